@@ -1,0 +1,599 @@
+/* attn.h: attention that any program can load. The whole C interface of libattn.
+ *
+ *   O = softmax(scale * Q K^T + bias, masked) V
+ *
+ * for CPUs (scalar, AVX2, AVX-512, NEON) and, through plugins, other devices. This header needs a
+ * C99 or C++11 compiler and nothing else. The library needs libc, libm and the loader.
+ *
+ * Contents
+ *   1. Basics: version, status, errors
+ *   2. Tensors
+ *   3. In a hurry: attention in one call
+ *   4. Contexts: threads, memory, instruction set
+ *   5. Plans: what is to be computed
+ *   6. Runs: computing it
+ *   7. Merging partial results
+ *   8. Introspection: what is there, what was chosen, and why
+ *
+ * Stability. This is a 0.x interface: a minor version may still change it, and the SOVERSION is
+ * then another (libattn.so.0.MINOR). From 1.0 on nothing is removed or changed within a major
+ * version.
+ *
+ * The contract of a result (every backend, every device)
+ *   Per query head:
+ *     S = scale * Q K^T                                     scale: 1/sqrt(head_dim) unless given
+ *     S = softcap * tanh(S / softcap)                       if softcap is given
+ *     S = S - slope * |query position - key position|       ALiBi, if given
+ *     S = S + bias                                          if given; -inf masks
+ *     S = -inf                                              wherever a mask forbids the key
+ *     O = softmax(S) V,   LSE = ln(sum_j exp(S_j))          sink: see attn_run_args
+ *   - Lengths are each sequence's own, never the tensor's extent. Query i stands at position
+ *     q_start + i, key j at k_start + j. By default k_start is 0 and q_start is
+ *     seqlen_k - seqlen_q (bottom-right alignment: the last query sees the last key) or 0
+ *     (ATTN_ALIGN_TOP_LEFT). The tensors q_start and k_start override that.
+ *   - Causal: key position <= query position. Window: query position - window_left <= key
+ *     position <= query position + window_right, each bound only where its feature is set.
+ *   - GQA and MQA: query head h reads kv head h / (heads_q / heads_kv).
+ *   - A row that may attend to no key, or whose scores are all -inf: O is exactly 0, LSE is -inf
+ *     (the sink's logit if there is a sink). Never NaN.
+ *   - What is masked out never influences a result, NaN and Inf included. A NaN that is attended
+ *     comes out as NaN.
+ *   - Accumulation in f32 or wider. Error against exact arithmetic: f32: 1e-5 * max|V|; f16 and
+ *     bf16: at most twice that of the plain computation in the same type, plus one ulp of max|V|.
+ *   - Deterministic and batch-invariant in bits: the same for any number of threads, any executor
+ *     order, and whatever else is in the call, for a given backend, instruction set, tile_k and
+ *     kv_chunk.
+ *
+ * Config structs
+ *   Every struct that begins with `struct_size` is a config struct. Start from its ATTN_*_INIT
+ *   macro (or attn_*_init() from another language); a field that is 0 then means "default".
+ *   Fields are only ever appended. A shorter struct of an older program reads as defaults; a
+ *   longer one of a newer program is refused if what this library does not know is non-zero.
+ *   Pointers in a config struct are borrowed for the call only, unless said otherwise.
+ *
+ * Threads
+ *   Contexts and plans are immutable after creation. Any number of threads may use the same one at
+ *   the same time, as long as concurrent runs have distinct outputs and workspaces. Destroying an
+ *   object while another thread uses it is an error of the caller.
+ */
+#ifndef ATTN_ATTN_H_
+#define ATTN_ATTN_H_
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifndef ATTN_API
+#if defined(_WIN32)
+#define ATTN_API __declspec(dllimport)
+#elif defined(__GNUC__)
+#define ATTN_API __attribute__((visibility("default")))
+#else
+#define ATTN_API
+#endif
+#endif
+
+/* Marks functions whose status must not be ignored. */
+#ifndef ATTN_MUST_CHECK
+#if defined(__GNUC__)
+#define ATTN_MUST_CHECK __attribute__((warn_unused_result))
+#else
+#define ATTN_MUST_CHECK
+#endif
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ------------------------------------------------------------------------------------------------
+ * 1. Basics: version, status, errors
+ * --------------------------------------------------------------------------------------------- */
+
+#define ATTN_VERSION_MAJOR 0
+#define ATTN_VERSION_MINOR 1
+#define ATTN_VERSION_PATCH 0
+
+/* One number for comparisons: 1002003 is version 1.2.3. */
+#define ATTN_MAKE_VERSION(major, minor, patch) ((major)*1000000 + (minor)*1000 + (patch))
+#define ATTN_VERSION ATTN_MAKE_VERSION(ATTN_VERSION_MAJOR, ATTN_VERSION_MINOR, ATTN_VERSION_PATCH)
+
+/* The version of the loaded library, comparable with ATTN_VERSION, the header's. Since 0.1. */
+ATTN_API int32_t attn_version(void);
+
+/* The same as text, "0.1.0". Static storage. Since 0.1. */
+ATTN_API const char* attn_version_string(void);
+
+typedef int32_t attn_status;
+enum {
+  ATTN_OK = 0,
+  ATTN_ERROR_INVALID_ARGUMENT = 1, /* a value that is never legal; the message names the field */
+  ATTN_ERROR_UNSUPPORTED = 2,      /* legal, but the backend that would have to cannot do it */
+  ATTN_ERROR_UNAVAILABLE = 3,      /* a forced backend or instruction set is not on this machine */
+  ATTN_ERROR_OUT_OF_MEMORY = 4,
+  ATTN_ERROR_WORKSPACE = 5, /* the workspace is missing, too small or not aligned */
+  ATTN_ERROR_VERSION = 6,   /* a struct or plugin of another version, not readable by this one */
+  ATTN_ERROR_EXECUTOR = 7,  /* the executor did not run the tasks; outputs are undefined */
+  ATTN_ERROR_DEVICE = 8,    /* the device failed; outputs are undefined */
+  ATTN_ERROR_INTERNAL = 9   /* a defect of the library */
+};
+
+/* The name of a status, "ATTN_ERROR_WORKSPACE"; for an unknown one "unknown status". Static
+ * storage. Since 0.1. */
+ATTN_API const char* attn_status_name(attn_status status);
+
+/* A caller-owned place for a failure's status and words. Every function that can fail takes a
+ * pointer to one, or NULL. It is written on failure only. `message` is NUL-terminated UTF-8, one
+ * line, and names the field, what it held and what is allowed. Frozen layout, 512 bytes. */
+typedef struct attn_error {
+  attn_status status;
+  char message[508];
+} attn_error;
+
+/* The message of the last failure on the calling thread, "" if there was none. Valid until the
+ * thread's next failure. A caller whose code may move between threads passes an attn_error
+ * instead. Since 0.1. */
+ATTN_API const char* attn_last_error(void);
+
+/* ------------------------------------------------------------------------------------------------
+ * 2. Tensors
+ * --------------------------------------------------------------------------------------------- */
+
+typedef int32_t attn_dtype;
+enum {
+  ATTN_DTYPE_INVALID = 0,
+  ATTN_DTYPE_F32 = 1,
+  ATTN_DTYPE_F16 = 2,    /* IEEE binary16 */
+  ATTN_DTYPE_BF16 = 3,   /* the upper half of an f32 */
+  ATTN_DTYPE_F8E4M3 = 4, /* finite only (OCP E4M3): no infinities, one NaN pattern */
+  ATTN_DTYPE_I8 = 5,
+  ATTN_DTYPE_U8 = 6, /* boolean masks: any non-zero byte is true */
+  ATTN_DTYPE_I32 = 7,
+  ATTN_DTYPE_I64 = 8
+};
+
+/* Bytes of one element; 0 for an invalid dtype. Since 0.1. */
+ATTN_API size_t attn_dtype_size(attn_dtype dtype);
+
+/* "f32", "bf16", ...; "invalid" for an invalid dtype. Static storage. Since 0.1. */
+ATTN_API const char* attn_dtype_name(attn_dtype dtype);
+
+/* Device types are numbered as in DLPack; a device type of 0 means the CPU. */
+typedef int32_t attn_device_type;
+enum { ATTN_DEVICE_CPU = 1, ATTN_DEVICE_CUDA = 2 };
+
+#define ATTN_MAX_RANK 6
+
+/* A view of the caller's memory; it owns nothing. Frozen layout, 144 bytes.
+ *
+ * Element (i0, i1, ...) lies at data + byte_offset + (i0*strides[0] + i1*strides[1] + ...) *
+ * element size. Strides are in elements, are taken literally, and may be 0 (broadcast) or negative
+ * for inputs. Alignment to the element's size is enough; nothing outside of the view is read or
+ * written. `data` may be NULL if the view has no elements. Entries of shape and strides from
+ * `rank` on are ignored. */
+typedef struct attn_tensor {
+  void* data;
+  uint64_t byte_offset;
+  attn_dtype dtype;
+  attn_device_type device_type;
+  int32_t device_id;
+  int32_t rank;
+  int64_t shape[ATTN_MAX_RANK];
+  int64_t strides[ATTN_MAX_RANK];
+  uint64_t reserved[2]; /* must be 0 */
+} attn_tensor;
+
+/* Describes contiguous (row-major) CPU memory: sets every field of `tensor`, strides from `shape`.
+ * Nothing is checked here; the call that takes the tensor does. Since 0.1. */
+ATTN_API void attn_tensor_init(attn_tensor* tensor, void* data, attn_dtype dtype, int32_t rank,
+                               const int64_t* shape);
+
+/* ------------------------------------------------------------------------------------------------
+ * 3. In a hurry: attention in one call
+ * --------------------------------------------------------------------------------------------- */
+
+/* What a plan asks for beyond softmax(scale * Q K^T) V. The ones marked with a tensor's name mean
+ * that each run carries that tensor. */
+typedef uint32_t attn_features;
+enum {
+  ATTN_CAUSAL = 1 << 0,
+  ATTN_WINDOW_LEFT = 1 << 1,  /* attn_plan_config.window_left is a bound */
+  ATTN_WINDOW_RIGHT = 1 << 2, /* attn_plan_config.window_right is a bound */
+  ATTN_SEQLENS_Q = 1 << 3,    /* seqlens_q (padded Q only) */
+  ATTN_SEQLENS_K = 1 << 4,    /* seqlens_k (padded K and V; paged ones always carry it) */
+  ATTN_Q_START = 1 << 5,      /* q_start */
+  ATTN_K_START = 1 << 6,      /* k_start */
+  ATTN_BIAS = 1 << 7,         /* bias, of attn_plan_config.bias_dtype */
+  ATTN_BIAS_RANGE = 1 << 8,   /* bias covers only the keys [k0, k0 + n); bias_k0 may be given */
+  ATTN_MASK = 1 << 9,         /* mask */
+  ATTN_MASK_RANGE = 1 << 10,  /* mask covers only the keys [k0, k0 + n); mask_k0 may be given */
+  ATTN_ALIBI = 1 << 11,       /* alibi_slopes */
+  ATTN_SINK = 1 << 12,        /* sink */
+  ATTN_BLOCK_MASK = 1 << 13   /* block_mask */
+};
+
+/* O = softmax(Q K^T / sqrt(head_dim)) V with a context of the library's own (all cores, created at
+ * the first call), planning and allocating as needed. For programs that call attention often, a
+ * context and a plan avoid that work.
+ *
+ *   q  [batch, heads_q,  seqlen_q, head_dim]     f32, f16 or bf16
+ *   k  [batch, heads_kv, seqlen_k, head_dim]
+ *   v  [batch, heads_kv, seqlen_k, head_dim_v]
+ *   o  [batch, heads_q,  seqlen_q, head_dim_v]   written
+ *   features  0 or ATTN_CAUSAL
+ *
+ * Thread-safe. Fails as attn_plan_create and attn_run do; o is untouched on failure unless the
+ * status is ATTN_ERROR_EXECUTOR or ATTN_ERROR_DEVICE. Since 0.1. */
+ATTN_API ATTN_MUST_CHECK attn_status attn_attention(const attn_tensor* q, const attn_tensor* k,
+                                                    const attn_tensor* v, const attn_tensor* o,
+                                                    attn_features features, attn_error* error);
+
+/* ------------------------------------------------------------------------------------------------
+ * 4. Contexts: threads, memory, instruction set
+ * --------------------------------------------------------------------------------------------- */
+
+typedef struct attn_context attn_context;
+
+/* Instruction sets of the CPU backends. */
+typedef int32_t attn_isa;
+enum {
+  ATTN_ISA_AUTO = 0,
+  ATTN_ISA_SCALAR = 1,
+  ATTN_ISA_AVX2 = 2,   /* with FMA and F16C */
+  ATTN_ISA_AVX512 = 3, /* F, BW, DQ, VL */
+  ATTN_ISA_NEON = 4    /* AArch64 */
+};
+
+/* Memory that the library asks for: at creation, at warm-up and in attn_attention, never in a run
+ * of a warmed-up context. `allocate` returns NULL when it cannot; alignment is a power of two.
+ * `deallocate` gets back the size and alignment of the request. Both are called from any thread. */
+typedef struct attn_allocator {
+  uint32_t struct_size;
+  uint32_t reserved; /* must be 0 */
+  void* user;
+  void* (*allocate)(void* user, size_t size, size_t alignment);
+  void (*deallocate)(void* user, void* pointer, size_t size, size_t alignment);
+} attn_allocator;
+#define ATTN_ALLOCATOR_INIT \
+  {sizeof(attn_allocator), 0, 0, 0, 0}
+ATTN_API void attn_allocator_init(attn_allocator* allocator, size_t size);
+
+/* One task of a parallel loop: `task` in [0, n), `worker` in [0, concurrency). Two tasks that run
+ * at the same time have different workers. */
+typedef void (*attn_task_fn)(void* arg, int64_t task, int32_t worker);
+
+/* The host's threads. `parallel_for` calls fn(arg, task, worker) once for each task, in any order
+ * and on any threads, and returns 0 after the last one has returned, or non-zero if it could not
+ * run them all. Tasks never wait for one another and never call back into the executor; one thread
+ * that runs them in a loop is a correct executor. It may be called from several threads at once
+ * if the program runs plans from several threads at once. */
+typedef struct attn_executor {
+  uint32_t struct_size;
+  int32_t concurrency; /* workers: 1 to 1024; 0 means 1 */
+  void* user;
+  int32_t (*parallel_for)(void* user, int64_t n, attn_task_fn fn, void* arg);
+} attn_executor;
+#define ATTN_EXECUTOR_INIT \
+  {sizeof(attn_executor), 0, 0, 0}
+ATTN_API void attn_executor_init(attn_executor* executor, size_t size);
+
+typedef int32_t attn_log_level;
+enum { ATTN_LOG_DEBUG = 1, ATTN_LOG_INFO = 2, ATTN_LOG_WARNING = 3 };
+
+/* Receives what the library has to say beside statuses: it prints nothing itself. Called from the
+ * thread that entered the library; `message` is valid during the call. */
+typedef void (*attn_log_fn)(void* user, attn_log_level level, const char* message);
+
+typedef struct attn_context_config {
+  uint32_t struct_size;
+  int32_t num_threads; /* of the built-in pool: 1 to 1024; 0: the CPUs that the process may use */
+  attn_isa isa;        /* force one; 0: ATTN_FORCE_ISA of the environment, else the best present */
+  uint32_t reserved;   /* must be 0 */
+  const attn_allocator* allocator; /* copied; NULL: malloc */
+  const attn_executor* executor;   /* copied; NULL: the built-in pool. Excludes num_threads */
+  const char* backend_dir; /* absolute directory of the plugins; NULL: ATTN_BACKEND_DIR of the
+                              environment (not in a set-uid process), else beside libattn */
+  attn_log_fn log;         /* NULL: nobody listens */
+  void* log_user;
+} attn_context_config;
+#define ATTN_CONTEXT_CONFIG_INIT \
+  {sizeof(attn_context_config), 0, 0, 0, 0, 0, 0, 0, 0}
+ATTN_API void attn_context_config_init(attn_context_config* config, size_t size);
+
+/* Creates a context. `config` may be NULL (all defaults). Starts no threads yet. On success
+ * *context is set and is the caller's to destroy; on failure it is untouched.
+ * Fails with INVALID_ARGUMENT, VERSION, UNAVAILABLE (a forced isa that this machine or build lacks)
+ * or OUT_OF_MEMORY. Since 0.1. */
+ATTN_API ATTN_MUST_CHECK attn_status attn_context_create(const attn_context_config* config,
+                                                         attn_context** context, attn_error* error);
+
+/* Destroys a context; NULL is legal. Plans made from it stay usable: they keep what they need. The
+ * threads end with the last of them. Since 0.1. */
+ATTN_API void attn_context_destroy(attn_context* context);
+
+/* Starts the threads now instead of in the first run, after which a run allocates nothing. In a
+ * child after fork() the next run does this again. Since 0.1. */
+ATTN_API ATTN_MUST_CHECK attn_status attn_context_warmup(attn_context* context, attn_error* error);
+
+/* ------------------------------------------------------------------------------------------------
+ * 5. Plans: what is to be computed
+ * --------------------------------------------------------------------------------------------- */
+
+typedef struct attn_plan attn_plan;
+
+typedef int32_t attn_plan_kind;
+enum { ATTN_PLAN_FORWARD = 0 };
+
+/* How a batch of sequences of uneven lengths lies in memory.
+ *   PADDED  [batch, heads, seqlen, dim], optional int32 lengths
+ *   PACKED  [1, heads, total, dim], sequence after sequence, with int32 cu_seqlens[batch + 1]
+ *   PAGED   (K and V only) [pages, heads_kv, page_size, dim] with an int32 block_table
+ *           [batch, pages per sequence] and lengths; unused entries are never read
+ * Other memory orders ([batch, seqlen, heads, dim] and so on) are a matter of strides. */
+typedef int32_t attn_layout;
+enum { ATTN_LAYOUT_PADDED = 0, ATTN_LAYOUT_PACKED = 1, ATTN_LAYOUT_PAGED = 2 };
+
+/* Where query 0 stands relative to key 0 when no q_start is given. */
+typedef int32_t attn_alignment;
+enum { ATTN_ALIGN_BOTTOM_RIGHT = 0, ATTN_ALIGN_TOP_LEFT = 1 };
+
+/* A kind of problem. Types, heads, head sizes and features are exact; the max_* fields are upper
+ * bounds, and each run may be smaller. */
+typedef struct attn_plan_config {
+  uint32_t struct_size;
+  attn_plan_kind kind;
+  attn_features features;
+  attn_device_type device_type; /* 0: CPU */
+  int32_t device_id;
+  attn_dtype q_dtype;    /* required: f32, f16 or bf16 */
+  attn_dtype k_dtype;    /* 0: q_dtype */
+  attn_dtype v_dtype;    /* 0: k_dtype */
+  attn_dtype o_dtype;    /* 0: q_dtype; f32 is legal for every q_dtype */
+  attn_dtype bias_dtype; /* f32 or q_dtype; 0: f32 */
+  attn_layout q_layout;  /* of q, o and lse */
+  attn_layout kv_layout;
+  attn_alignment alignment;
+  float scale;          /* 0: 1/sqrt(head_dim) */
+  float softcap;        /* 0: none; else > 0 */
+  int32_t page_size;    /* paged K and V only: keys a page */
+  int32_t block_q;      /* block mask only: queries a block */
+  int32_t block_k;      /* block mask only: keys a block */
+  int64_t heads_q;      /* required */
+  int64_t heads_kv;     /* 0: heads_q; divides heads_q */
+  int64_t head_dim;     /* required */
+  int64_t head_dim_v;   /* 0: head_dim */
+  int64_t max_batch;    /* sequences; 0: 1 */
+  int64_t max_seqlen_q; /* of any sequence; required, at least 1 */
+  int64_t max_seqlen_k; /* of any sequence; required, at least 1 */
+  int64_t max_total_q;  /* packed Q only; 0: max_batch * max_seqlen_q */
+  int64_t max_total_k;  /* packed K and V only; 0: max_batch * max_seqlen_k */
+  int64_t window_left;  /* >= 0; read only with ATTN_WINDOW_LEFT */
+  int64_t window_right; /* >= 0; read only with ATTN_WINDOW_RIGHT */
+  const char* backend; /* "standard", "flash", ...; NULL: the first that can. Forced means forced */
+  int64_t tile_k;      /* keys a step of the online softmax; 0: the backend's choice. Part of what
+                          fixes a result's bits */
+  int64_t kv_chunk;    /* keys a chunk where long K/V are split among workers; 0: the backend's
+                          choice. Part of what fixes a result's bits */
+} attn_plan_config;
+#define ATTN_PLAN_CONFIG_INIT \
+  {sizeof(attn_plan_config), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, \
+   0, 0, 0, 0, 0, 0, 0, 0, 0}
+ATTN_API void attn_plan_config_init(attn_plan_config* config, size_t size);
+
+/* Creates a plan: checks the problem, picks a backend (in the order of attn_context_backend, the
+ * first that accepts) and fixes its tiles. On success *plan is set and is the caller's to destroy;
+ * on failure it is untouched.
+ * Fails with INVALID_ARGUMENT, VERSION, UNAVAILABLE (the forced backend is not on this machine),
+ * UNSUPPORTED (no backend, or not the forced one, serves this; the message says why) or
+ * OUT_OF_MEMORY. Since 0.1. */
+ATTN_API ATTN_MUST_CHECK attn_status attn_plan_create(attn_context* context,
+                                                      const attn_plan_config* config,
+                                                      attn_plan** plan, attn_error* error);
+
+/* Destroys a plan; NULL is legal. Since 0.1. */
+ATTN_API void attn_plan_destroy(attn_plan* plan);
+
+/* Bytes of workspace that a run within the plan's bounds needs; may be 0. The workspace is aligned
+ * to ATTN_WORKSPACE_ALIGNMENT, on the plan's device, one for each concurrent run; its content on
+ * arrival does not matter. With T workers:
+ *   standard  T heads: scores [seqlen_q, seqlen_k] and f32 copies of Q, K, V and O
+ *   flash     T tiles, plus packed copies of K and V of as many heads as fit in 16 MiB (at least
+ *             one): O(T * tile + packed K/V), whatever the batch
+ * Since 0.1. */
+#define ATTN_WORKSPACE_ALIGNMENT 64
+ATTN_API ATTN_MUST_CHECK attn_status attn_plan_workspace_size(const attn_plan* plan, size_t* size,
+                                                              attn_error* error);
+
+/* ------------------------------------------------------------------------------------------------
+ * 6. Runs: computing it
+ * --------------------------------------------------------------------------------------------- */
+
+/* Everything that one run reads and writes. b = batch, hq = heads_q, hkv = heads_kv, sq and sk =
+ * extents of seqlen, d = head_dim, dv = head_dim_v. All tensors lie on the plan's device.
+ * A tensor whose feature is not in the plan must be NULL, and the other way round. */
+typedef struct attn_run_args {
+  uint32_t struct_size;
+  uint32_t reserved; /* must be 0 */
+
+  /* Padded: q [b, hq, sq, d], k [b, hkv, sk, d], v [b, hkv, sk, dv], o [b, hq, sq, dv].
+   * Packed: q [1, hq, total_q, d], o likewise; k [1, hkv, total_k, d], v likewise.
+   * Paged:  k [pages, hkv, page_size, d], v likewise. K and V may share memory.
+   * o may overlap no input. Rows of o and lse past a padded query's length are set to 0 and -inf;
+   * packed rows that belong to no sequence are left alone. */
+  const attn_tensor* q;
+  const attn_tensor* k;
+  const attn_tensor* v;
+  const attn_tensor* o;
+  const attn_tensor* lse; /* optional, f32 [b, hq, sq] or packed [1, hq, total_q]: the natural log
+                             of the softmax's denominator, the sink included */
+
+  /* int32 lengths, 0 <= length <= extent. */
+  const attn_tensor* seqlens_q;    /* [b] */
+  const attn_tensor* seqlens_k;    /* [b] */
+  const attn_tensor* cu_seqlens_q; /* [b + 1], packed Q: sequence i has rows [cu[i], cu[i + 1]) */
+  const attn_tensor* cu_seqlens_k; /* [b + 1], packed K and V */
+  const attn_tensor*
+      block_table; /* int32 [b, n], paged: page of key j is table[b][j / page_size] */
+
+  /* int64 [b]: positions of query 0 and key 0 of each sequence. */
+  const attn_tensor* q_start;
+  const attn_tensor* k_start;
+
+  /* Any dimension of bias, mask and block_mask may be 1, or of stride 0, to broadcast.
+   * Padded Q: [b, hq, sq, n]; packed Q: [1, hq, total_q, n], row = packed query row. Column =
+   * key within its sequence; n covers the longest seqlen_k of the call, unless ATTN_*_RANGE says
+   * that column c is key k0 + c of its sequence, k0 being int64 [b] or [1] (NULL: 0): outside of
+   * that range the mask attends and the bias is 0. A dimension of 1 broadcasts, also n. */
+  const attn_tensor* bias;    /* bias_dtype */
+  const attn_tensor* bias_k0; /* optional, with ATTN_BIAS_RANGE */
+  const attn_tensor* mask;    /* u8: a non-zero byte attends */
+  const attn_tensor* mask_k0; /* optional, with ATTN_MASK_RANGE */
+
+  const attn_tensor* alibi_slopes; /* f32 [hq] or [b, hq] */
+  const attn_tensor* sink; /* f32 [hq]: a logit that adds exp(sink) to each row's denominator and
+                              nothing to its numerator */
+  const attn_tensor* block_mask; /* u8 [b, hq, ceil(max sq / block_q), ceil(max sk / block_k)],
+                                    rows and columns counted within a sequence, also if packed;
+                                    a zero byte masks the block */
+
+  /* f32 scales of i8 and f8e4m3 K and V: [b, hkv, sk], or [b, hkv, sk, d / block]; paged and packed
+   * like K and V. */
+  const attn_tensor* k_scale;
+  const attn_tensor* v_scale;
+
+  void* workspace;
+  size_t workspace_size;
+  void* stream; /* the device's stream or queue; NULL on CPUs */
+} attn_run_args;
+#define ATTN_RUN_ARGS_INIT \
+  {sizeof(attn_run_args), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, \
+   0, 0}
+ATTN_API void attn_run_args_init(attn_run_args* args, size_t size);
+
+/* Runs a plan. On CPUs the result is there on return; on a device the work is in `stream`.
+ * Everything is checked before anything is written: lengths, offsets and page numbers too, where
+ * they lie in CPU memory. A batch, seqlen_q or seqlen_k of 0 is legal. Never allocates (after the
+ * context's first run or attn_context_warmup), never synchronises a device.
+ * Fails with INVALID_ARGUMENT, VERSION, WORKSPACE, EXECUTOR, DEVICE or OUT_OF_MEMORY (threads of
+ * the first run). Since 0.1. */
+ATTN_API ATTN_MUST_CHECK attn_status attn_run(const attn_plan* plan, const attn_run_args* args,
+                                              attn_error* error);
+
+/* ------------------------------------------------------------------------------------------------
+ * 7. Merging partial results
+ * --------------------------------------------------------------------------------------------- */
+
+/* Results of the same queries over disjoint sets of keys combine into the result over all of them:
+ *   LSE = ln(sum_p exp(LSE_p)),   O = sum_p exp(LSE_p - LSE) O_p
+ * summed in the order given. What ring attention, shared prefixes and split K/V are built on. A
+ * part with LSE -inf has no weight, whatever its O holds; all such: O 0 and LSE -inf. */
+typedef struct attn_merge_args {
+  uint32_t struct_size;
+  int32_t count;                       /* parts, at least 1 */
+  const attn_tensor* const* o_parts;   /* count x f32 [b, h, s, dv] */
+  const attn_tensor* const* lse_parts; /* count x f32 [b, h, s] */
+  const attn_tensor* o;                /* f32, f16 or bf16 [b, h, s, dv]; may be the very view of a
+                                          part, but overlap one in no other way */
+  const attn_tensor* lse;              /* optional, f32 [b, h, s]; likewise */
+  const attn_tensor* sink; /* optional, f32 [h]: applied once; then no part may have had it */
+  void* stream;
+} attn_merge_args;
+#define ATTN_MERGE_ARGS_INIT \
+  {sizeof(attn_merge_args), 0, 0, 0, 0, 0, 0, 0}
+ATTN_API void attn_merge_args_init(attn_merge_args* args, size_t size);
+
+/* Merges. Needs no plan and no workspace. Fails as attn_run does. Since 0.1. */
+ATTN_API ATTN_MUST_CHECK attn_status attn_merge(attn_context* context, const attn_merge_args* args,
+                                                attn_error* error);
+
+/* ------------------------------------------------------------------------------------------------
+ * 8. Introspection: what is there, what was chosen, and why
+ *
+ * The structs of this section are filled by the library, up to the caller's struct_size. Their
+ * strings live as long as the object that was asked. Nothing here touches a device.
+ * --------------------------------------------------------------------------------------------- */
+
+typedef struct attn_context_info {
+  uint32_t struct_size;
+  attn_isa isa;         /* what the CPU backends use */
+  const char* isa_name; /* "avx512" */
+  int32_t concurrency;  /* workers of the executor */
+  int32_t reserved;
+  size_t l1_cache_size; /* bytes of data cache for one core; 0 if unknown */
+  size_t l2_cache_size;
+  size_t l3_cache_size;
+  const char* backend_dir; /* where plugins are looked for; "" if nowhere */
+} attn_context_info;
+#define ATTN_CONTEXT_INFO_INIT \
+  {sizeof(attn_context_info), 0, 0, 0, 0, 0, 0, 0, 0}
+ATTN_API void attn_context_info_init(attn_context_info* info, size_t size);
+ATTN_API ATTN_MUST_CHECK attn_status attn_context_get_info(const attn_context* context,
+                                                           attn_context_info* info,
+                                                           attn_error* error);
+
+/* An instruction set that the library knows. */
+typedef struct attn_isa_info {
+  uint32_t struct_size;
+  attn_isa isa;
+  const char* name;
+  int32_t available; /* non-zero: compiled in, and this machine and its operating system have it */
+  int32_t reserved;
+  const char* reason; /* why it is not available, in words; "" if it is */
+} attn_isa_info;
+#define ATTN_ISA_INFO_INIT \
+  {sizeof(attn_isa_info), 0, 0, 0, 0, 0}
+ATTN_API void attn_isa_info_init(attn_isa_info* info, size_t size);
+ATTN_API int32_t attn_context_isa_count(const attn_context* context);
+ATTN_API ATTN_MUST_CHECK attn_status attn_context_get_isa(const attn_context* context,
+                                                          int32_t index, attn_isa_info* info,
+                                                          attn_error* error);
+
+/* A backend that the library knows, in the order in which plans try them. Plugins that are not
+ * there are listed too, with the reason. */
+typedef struct attn_backend_info {
+  uint32_t struct_size;
+  int32_t available;
+  const char* name;
+  const char* description; /* one line, what it serves */
+  const char* reason;      /* why it is not available, in words; "" if it is */
+} attn_backend_info;
+#define ATTN_BACKEND_INFO_INIT \
+  {sizeof(attn_backend_info), 0, 0, 0, 0}
+ATTN_API void attn_backend_info_init(attn_backend_info* info, size_t size);
+ATTN_API int32_t attn_context_backend_count(const attn_context* context);
+ATTN_API ATTN_MUST_CHECK attn_status attn_context_get_backend(const attn_context* context,
+                                                              int32_t index,
+                                                              attn_backend_info* info,
+                                                              attn_error* error);
+
+/* What a plan chose. */
+typedef struct attn_plan_info {
+  uint32_t struct_size;
+  attn_isa isa; /* 0 on devices that are no CPU */
+  const char* backend;
+  const char* isa_name; /* "" on devices that are no CPU */
+  int64_t tile_q;       /* 0 where the backend has no such thing */
+  int64_t tile_k;
+  int64_t kv_chunk;
+  size_t workspace_size;          /* bytes */
+  size_t standard_workspace_size; /* what the standard backend would need for the same bounds */
+} attn_plan_info;
+#define ATTN_PLAN_INFO_INIT \
+  {sizeof(attn_plan_info), 0, 0, 0, 0, 0, 0, 0, 0}
+ATTN_API void attn_plan_info_init(attn_plan_info* info, size_t size);
+ATTN_API ATTN_MUST_CHECK attn_status attn_plan_get_info(const attn_plan* plan, attn_plan_info* info,
+                                                        attn_error* error);
+
+/* Why backend `index` (as in attn_context_get_backend) was not chosen, in words; "" for the one
+ * that was; NULL for an index out of range. Lives as long as the plan. Since 0.1. */
+ATTN_API const char* attn_plan_refusal(const attn_plan* plan, int32_t index);
+
+/* All of that as text of several lines for people. Writes at most `size` bytes with the closing
+ * NUL, and returns the length that the whole text has without it, as snprintf does. `text` may be
+ * NULL if size is 0. Since 0.1. */
+ATTN_API size_t attn_plan_describe(const attn_plan* plan, char* text, size_t size);
+
+#ifdef __cplusplus
+} /* extern "C" */
+#endif
+
+#endif /* ATTN_ATTN_H_ */
