@@ -18,7 +18,7 @@ class Passage(NamedTuple):
 
 
 def split_long(text: str) -> Iterator[str]:
-    """The text in pieces of whole sentences, each of at most MAX_WORDS unless a sentence is longer."""
+    """The text in pieces of whole sentences, of at most MAX_WORDS words where sentences allow."""
     piece: list[str] = []
     for sentence in re.split(r"(?<=[.;:]) ", text):
         words = sentence.split()
