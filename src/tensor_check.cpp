@@ -45,19 +45,22 @@ bool byte_range(const attn_tensor& t, ByteRange* range) {
 // True if no two elements share memory: sorted by stride, each dimension steps over all that the
 // smaller ones span. (Interleavings that happen not to collide fail too; nobody writes to such.)
 bool is_free_of_overlap(const attn_tensor& t) {
-  int order[ATTN_MAX_RANK];
+  struct Dim {
+    int64_t stride;
+    int64_t extent;
+  } dims[ATTN_MAX_RANK];
   int count = 0;
   for (int i = 0; i < t.rank; ++i) {
-    if (t.shape[i] > 1) order[count++] = i;
+    if (t.shape[i] <= 1) continue;
+    const Dim dim{t.strides[i] < 0 ? -t.strides[i] : t.strides[i], t.shape[i]};
+    int at = count++;
+    for (; at > 0 && dims[at - 1].stride > dim.stride; --at) dims[at] = dims[at - 1];
+    dims[at] = dim;
   }
-  const auto distance = [&t](int dim) {
-    return t.strides[dim] < 0 ? -t.strides[dim] : t.strides[dim];
-  };
-  std::sort(order, order + count, [&](int a, int b) { return distance(a) < distance(b); });
   int64_t span = 0;  // of the dimensions so far: the highest offset
   for (int i = 0; i < count; ++i) {
-    if (distance(order[i]) <= span) return false;
-    span += (t.shape[order[i]] - 1) * distance(order[i]);
+    if (dims[i].stride <= span) return false;
+    span += (dims[i].extent - 1) * dims[i].stride;
   }
   return true;
 }
