@@ -92,7 +92,7 @@ class Layer:
 
 def erf(x: Array) -> Array:
     """The error function, |error| < 2e-7: Abramowitz and Stegun, 7.1.26."""
-    t = 1 / (1 + np.float32(0.3275911) * np.abs(x))
+    t: Array = np.reciprocal(1 + np.float32(0.3275911) * np.abs(x))
     series: Array = np.float32(1.061405429) * t + np.float32(-1.453152027)
     for coefficient in (1.421413741, -0.284496736, 0.254829592):
         series = series * t + np.float32(coefficient)
