@@ -6,7 +6,7 @@ drift from it; in API mode the C compiler then checks each against the header ag
 The library is looked for in this order:
   1. the prefix that the environment's ATTN_PREFIX names (include/attn/attn.h, lib/libattn.so)
   2. what pkg-config calls `attn`
-  3. the source tree that this file lies in, built into its folder build/
+  3. the source tree that this file lies in, built into its folder build/release/
 """
 
 import os
@@ -15,7 +15,7 @@ import re
 import shutil
 import subprocess
 import sysconfig
-from typing import List, NamedTuple, Optional
+from typing import NamedTuple, Optional
 
 import cffi
 
@@ -33,7 +33,7 @@ class Library(NamedTuple):
         return self.include / "attn" / "attn.h"
 
 
-def _libdir(candidates: List[pathlib.Path]) -> Optional[pathlib.Path]:
+def _libdir(candidates: list[pathlib.Path]) -> Optional[pathlib.Path]:
     names = ("libattn.so", "libattn.dylib", "attn.lib")
     return next((d for d in candidates if any((d / name).exists() for name in names)), None)
 
@@ -54,7 +54,7 @@ def _from_pkg_config() -> Optional[Library]:
 
     def variable(name: str) -> Optional[pathlib.Path]:
         run = subprocess.run([tool, f"--variable={name}", "attn"], capture_output=True, text=True)
-        return pathlib.Path(run.stdout.strip()) if run.returncode == 0 else None
+        return pathlib.Path(run.stdout.strip()).resolve() if run.returncode == 0 else None
 
     include, libdir = variable("includedir"), variable("libdir")
     return Library(include, libdir) if include and libdir else None
@@ -69,7 +69,7 @@ def find_library() -> Library:
     if installed:
         return installed
     root = HERE.parent.parent
-    in_tree = Library(root / "include", _libdir([root / "build"]))
+    in_tree = Library(root / "include", _libdir([root / "build" / "release"]))
     if not in_tree.header.exists():
         raise SystemExit("attn is not installed: set ATTN_PREFIX, or let pkg-config find `attn`")
     return in_tree

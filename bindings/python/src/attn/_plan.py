@@ -13,12 +13,12 @@ from . import _context, _names, _tensors
 from ._context import integer, text
 from ._errors import InvalidArgument, check, failure
 from ._native import ffi, lib
-from ._tensors import BF16, F32, I32, I64, POINTER, View, address
+from ._tensors import F32, I32, I64, POINTER, View, address
 
 if TYPE_CHECKING:
-    from ._context import Context
     from typing_extensions import Unpack
 
+    from ._context import Context
     from ._types import Alignment, Array, DType, Feature, Layout, RunTensors, Tensor
 
 # The tensors of attn_run_args, in its order.

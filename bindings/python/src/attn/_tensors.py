@@ -142,7 +142,7 @@ def _view_array(array: Array, name: str, container: int | None) -> View:
     return View(address(array), dtype, array.shape, strides, array.flags.writeable, array)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _capsule_functions() -> tuple[Any, Any]:
     import ctypes  # only DLPack needs it
 
@@ -242,17 +242,14 @@ def vector(tensor: object, name: str, dtype: int, batch: int | None = None) -> V
         found = _view_dlpack(tensor, name)
         if found.dtype == dtype:
             return found
-        tensor = np.from_dlpack(tensor)  # type: ignore[arg-type]
+        tensor = np.from_dlpack(tensor)
     array = np.asarray(tensor)
     if array.dtype != target:
         if array.size and array.dtype.kind not in ("iuf" if dtype == F32 else "iu"):
             raise TypeError(f"{name}: must hold {target} values, not {array.dtype}")
         converted = array.astype(target)
         if dtype != F32 and not np.array_equal(converted, array):
-            limits = np.iinfo(target)
-            raise InvalidArgument(
-                f"{name}: holds a value outside of {target}, [{limits.min}, {limits.max}]"
-            )
+            raise InvalidArgument(f"{name}: holds a value that does not fit in {target}")
         array = converted
     if array.ndim == 0 and batch is not None:
         array = np.broadcast_to(array, (batch,))
