@@ -224,12 +224,15 @@ def attention(
     # Calls of plain arrays are remembered whole: of those with the same shapes, strides and
     # options only the pointers differ.
     key: object = None
+    # fmt: off
     plain_options = (
         None is seqlens_q  # type: ignore[comparison-overlap]
-        is seqlens_k is cu_seqlens_q is cu_seqlens_k is max_seqlen_q is max_seqlen_k is block_table is q_start is k_start is bias is bias_k0 is mask
-        is mask_k0 is alibi_slopes is sink is block_mask is block_size is k_scale is v_scale
+        is seqlens_k is cu_seqlens_q is cu_seqlens_k is max_seqlen_q is max_seqlen_k
+        is block_table is q_start is k_start is bias is bias_k0 is mask is mask_k0
+        is alibi_slopes is sink is block_mask is block_size is k_scale is v_scale
         is dtype is out_dtype
-    )  # fmt: skip
+    )
+    # fmt: on
     if (
         plain_options
         and type(q) is type(k) is type(v) is _ndarray

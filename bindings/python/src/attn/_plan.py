@@ -604,6 +604,8 @@ def view_extras(
     A single number stands for `batch` of them, or for as many as there are cu_seqlens_q.
     """
     views: dict[str, View] = {}
+    if not tensors:
+        return views
     for name, dtype in _VECTORS.items():
         tensor = tensors.get(name)
         if tensor is None:

@@ -134,12 +134,12 @@ def _view_array(array: Array, name: str, container: int | None) -> View:
     if array.ndim > MAX_RANK:
         raise InvalidArgument(f"{name}: rank {array.ndim} is more than {MAX_RANK}")
     size = array.itemsize
-    strides = tuple([stride // size for stride in array.strides])
-    if any(stride * size != have for stride, have in zip(strides, array.strides)):
+    strides = [stride // size for stride in array.strides]
+    if [stride * size for stride in strides] != list(array.strides):
         raise InvalidArgument(
             f"{name}: strides of {array.strides} bytes are no multiples of its {size}-byte elements"
         )
-    return View(address(array), dtype, array.shape, strides, array.flags.writeable, array)
+    return View(address(array), dtype, array.shape, tuple(strides), array.flags.writeable, array)
 
 
 @functools.cache
