@@ -254,7 +254,7 @@ typedef struct attn_allocator {
   void (*deallocate)(void* user, void* pointer, size_t size, size_t alignment);
 } attn_allocator;
 #define ATTN_ALLOCATOR_INIT \
-  {sizeof(attn_allocator), 0, 0, 0, 0}
+  { sizeof(attn_allocator), 0, 0, 0, 0 }
 ATTN_API void attn_allocator_init(attn_allocator* allocator, size_t size);
 
 /* One task of a parallel loop: `task` in [0, n), `worker` in [0, concurrency). Two tasks that run
@@ -273,7 +273,7 @@ typedef struct attn_executor {
   int32_t (*parallel_for)(void* user, int64_t n, attn_task_fn fn, void* arg);
 } attn_executor;
 #define ATTN_EXECUTOR_INIT \
-  {sizeof(attn_executor), 0, 0, 0}
+  { sizeof(attn_executor), 0, 0, 0 }
 ATTN_API void attn_executor_init(attn_executor* executor, size_t size);
 
 typedef int32_t attn_log_level;
@@ -296,7 +296,7 @@ typedef struct attn_context_config {
   void* log_user;
 } attn_context_config;
 #define ATTN_CONTEXT_CONFIG_INIT \
-  {sizeof(attn_context_config), 0, 0, 0, 0, 0, 0, 0, 0}
+  { sizeof(attn_context_config), 0, 0, 0, 0, 0, 0, 0, 0 }
 ATTN_API void attn_context_config_init(attn_context_config* config, size_t size);
 
 /* Creates a context. `config` may be NULL (all defaults). Starts no threads yet. On success
@@ -374,9 +374,11 @@ typedef struct attn_plan_config {
   int64_t kv_chunk;    /* keys a chunk where long K/V are split among workers; 0: the backend's
                           choice. Part of what fixes a result's bits */
 } attn_plan_config;
-#define ATTN_PLAN_CONFIG_INIT \
-  {sizeof(attn_plan_config), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, \
-   0, 0, 0, 0, 0, 0, 0, 0, 0}
+#define ATTN_PLAN_CONFIG_INIT                                                                      \
+  {                                                                                                \
+    sizeof(attn_plan_config), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, \
+        0, 0, 0, 0, 0, 0, 0, 0                                                                     \
+  }
 ATTN_API void attn_plan_config_init(attn_plan_config* config, size_t size);
 
 /* Creates a plan: checks the problem, picks a backend (in the order of attn_context_backend, the
@@ -440,9 +442,10 @@ typedef struct attn_run_args {
 
   /* Any dimension of bias, mask and block_mask may be 1, or of stride 0, to broadcast.
    * Padded Q: [b, hq, sq, n]; packed Q: [1, hq, total_q, n], row = packed query row. Column =
-   * key within its sequence; n covers the longest seqlen_k of the call, unless ATTN_*_RANGE says
-   * that column c is key k0 + c of its sequence, k0 being int64 [b] or [1] (NULL: 0): outside of
-   * that range the mask attends and the bias is 0. A dimension of 1 broadcasts, also n. */
+   * key within its sequence; n is at least the longest seqlen_k of the call, unless ATTN_*_RANGE
+   * says that column c is key k0 + c of its sequence, k0 being int64 [b] or [1] (NULL: 0): outside
+   * of that range the mask attends and the bias is 0. There n = 1 is one key and does not
+   * broadcast. */
   const attn_tensor* bias;    /* bias_dtype */
   const attn_tensor* bias_k0; /* optional, with ATTN_BIAS_RANGE */
   const attn_tensor* mask;    /* u8: a non-zero byte attends */
@@ -464,9 +467,11 @@ typedef struct attn_run_args {
   size_t workspace_size;
   void* stream; /* the device's stream or queue; NULL on CPUs */
 } attn_run_args;
-#define ATTN_RUN_ARGS_INIT \
-  {sizeof(attn_run_args), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, \
-   0, 0}
+#define ATTN_RUN_ARGS_INIT                                                                         \
+  {                                                                                                \
+    sizeof(attn_run_args), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, \
+        0                                                                                          \
+  }
 ATTN_API void attn_run_args_init(attn_run_args* args, size_t size);
 
 /* Runs a plan. On CPUs the result is there on return; on a device the work is in `stream`.
@@ -498,7 +503,7 @@ typedef struct attn_merge_args {
   void* stream;
 } attn_merge_args;
 #define ATTN_MERGE_ARGS_INIT \
-  {sizeof(attn_merge_args), 0, 0, 0, 0, 0, 0, 0}
+  { sizeof(attn_merge_args), 0, 0, 0, 0, 0, 0, 0 }
 ATTN_API void attn_merge_args_init(attn_merge_args* args, size_t size);
 
 /* Merges. Needs no plan and no workspace. Fails as attn_run does. Since 0.1. */
@@ -524,7 +529,7 @@ typedef struct attn_context_info {
   const char* backend_dir; /* where plugins are looked for; "" if nowhere */
 } attn_context_info;
 #define ATTN_CONTEXT_INFO_INIT \
-  {sizeof(attn_context_info), 0, 0, 0, 0, 0, 0, 0, 0}
+  { sizeof(attn_context_info), 0, 0, 0, 0, 0, 0, 0, 0 }
 ATTN_API void attn_context_info_init(attn_context_info* info, size_t size);
 ATTN_API ATTN_MUST_CHECK attn_status attn_context_get_info(const attn_context* context,
                                                            attn_context_info* info,
@@ -540,7 +545,7 @@ typedef struct attn_isa_info {
   const char* reason; /* why it is not available, in words; "" if it is */
 } attn_isa_info;
 #define ATTN_ISA_INFO_INIT \
-  {sizeof(attn_isa_info), 0, 0, 0, 0, 0}
+  { sizeof(attn_isa_info), 0, 0, 0, 0, 0 }
 ATTN_API void attn_isa_info_init(attn_isa_info* info, size_t size);
 ATTN_API int32_t attn_context_isa_count(const attn_context* context);
 ATTN_API ATTN_MUST_CHECK attn_status attn_context_get_isa(const attn_context* context,
@@ -557,7 +562,7 @@ typedef struct attn_backend_info {
   const char* reason;      /* why it is not available, in words; "" if it is */
 } attn_backend_info;
 #define ATTN_BACKEND_INFO_INIT \
-  {sizeof(attn_backend_info), 0, 0, 0, 0}
+  { sizeof(attn_backend_info), 0, 0, 0, 0 }
 ATTN_API void attn_backend_info_init(attn_backend_info* info, size_t size);
 ATTN_API int32_t attn_context_backend_count(const attn_context* context);
 ATTN_API ATTN_MUST_CHECK attn_status attn_context_get_backend(const attn_context* context,
@@ -578,7 +583,7 @@ typedef struct attn_plan_info {
   size_t standard_workspace_size; /* what the standard backend would need for the same bounds */
 } attn_plan_info;
 #define ATTN_PLAN_INFO_INIT \
-  {sizeof(attn_plan_info), 0, 0, 0, 0, 0, 0, 0, 0}
+  { sizeof(attn_plan_info), 0, 0, 0, 0, 0, 0, 0, 0 }
 ATTN_API void attn_plan_info_init(attn_plan_info* info, size_t size);
 ATTN_API ATTN_MUST_CHECK attn_status attn_plan_get_info(const attn_plan* plan, attn_plan_info* info,
                                                         attn_error* error);

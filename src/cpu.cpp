@@ -1,0 +1,128 @@
+// What this machine's CPU and operating system offer.
+#include "cpu.h"
+
+#include <sched.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdint>
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
+namespace attn {
+namespace {
+
+#if defined(__x86_64__)
+
+struct Leaf {
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+};
+
+Leaf cpuid(unsigned leaf) {
+  Leaf r;
+  if (!__get_cpuid_count(leaf, 0, &r.eax, &r.ebx, &r.ecx, &r.edx)) r = Leaf{};
+  return r;
+}
+
+// XCR0: the register state that the operating system saves. Without it an instruction set that the
+// processor has cannot be used.
+uint64_t saved_state() {
+  uint32_t low, high;
+  asm volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  return (uint64_t{high} << 32) | low;
+}
+
+constexpr bool has(unsigned word, unsigned bits) { return (word & bits) == bits; }
+
+// Intel SDM volume 2, CPUID, leaves 1 and 7.
+const char* avx2_reason() {
+  constexpr unsigned kFma = 1u << 12, kOsxsave = 1u << 27, kAvx = 1u << 28, kF16c = 1u << 29;
+  constexpr unsigned kAvx2 = 1u << 5;
+  constexpr uint64_t kYmmState = 0x6;  // XMM and YMM
+  const Leaf leaf1 = cpuid(1);
+  if (!has(leaf1.ecx, kFma | kAvx | kF16c) || !has(cpuid(7).ebx, kAvx2)) {
+    return "the processor lacks AVX2, FMA or F16C";
+  }
+  if (!has(leaf1.ecx, kOsxsave) || (saved_state() & kYmmState) != kYmmState) {
+    return "the operating system does not save the AVX registers";
+  }
+  return "";
+}
+
+const char* avx512_reason() {
+  constexpr unsigned kF = 1u << 16, kDq = 1u << 17, kBw = 1u << 30, kVl = 1u << 31;
+  constexpr uint64_t kZmmState = 0xe6;  // XMM, YMM, masks and both parts of ZMM
+  if (const char* reason = avx2_reason(); *reason) return reason;
+  if (!has(cpuid(7).ebx, kF | kDq | kBw | kVl))
+    return "the processor lacks AVX-512 F, BW, DQ or VL";
+  if ((saved_state() & kZmmState) != kZmmState) {
+    return "the operating system does not save the AVX-512 registers";
+  }
+  return "";
+}
+
+const char* neon_reason() { return "this is no AArch64 processor"; }
+
+#else
+
+const char* avx2_reason() { return "this is no x86-64 processor"; }
+const char* avx512_reason() { return "this is no x86-64 processor"; }
+#if defined(__aarch64__)
+const char* neon_reason() { return ""; }
+#else
+const char* neon_reason() { return "this is no AArch64 processor"; }
+#endif
+
+#endif
+
+int count_cpus() {
+#if defined(__linux__)
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof(set), &set) == 0) return std::max(CPU_COUNT(&set), 1);
+#endif
+  return static_cast<int>(std::max(sysconf(_SC_NPROCESSORS_ONLN), 1L));
+}
+
+size_t cache_size(int name) { return static_cast<size_t>(std::max(sysconf(name), 0L)); }
+
+}  // namespace
+
+Cpu detect_cpu() {
+  Cpu cpu{{{ATTN_ISA_SCALAR, isa_name(ATTN_ISA_SCALAR), ""},
+           {ATTN_ISA_NEON, isa_name(ATTN_ISA_NEON), neon_reason()},
+           {ATTN_ISA_AVX2, isa_name(ATTN_ISA_AVX2), avx2_reason()},
+           {ATTN_ISA_AVX512, isa_name(ATTN_ISA_AVX512), avx512_reason()}},
+          ATTN_ISA_SCALAR,
+          count_cpus(),
+          0,
+          0,
+          0};
+  for (const IsaEntry& entry : cpu.isas) {
+    if (!*entry.reason) cpu.best_isa = entry.isa;
+  }
+#if defined(_SC_LEVEL1_DCACHE_SIZE)
+  cpu.l1_cache_size = cache_size(_SC_LEVEL1_DCACHE_SIZE);
+  cpu.l2_cache_size = cache_size(_SC_LEVEL2_CACHE_SIZE);
+  cpu.l3_cache_size = cache_size(_SC_LEVEL3_CACHE_SIZE);
+#endif
+  return cpu;
+}
+
+const char* isa_name(attn_isa isa) {
+  switch (isa) {
+    case ATTN_ISA_SCALAR:
+      return "scalar";
+    case ATTN_ISA_AVX2:
+      return "avx2";
+    case ATTN_ISA_AVX512:
+      return "avx512";
+    case ATTN_ISA_NEON:
+      return "neon";
+    default:
+      return "";
+  }
+}
+
+}  // namespace attn

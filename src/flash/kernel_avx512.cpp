@@ -1,0 +1,22 @@
+// Flash attention compiled for avx512.
+#include "../simd/vec_avx512.h"
+
+#define ATTN_FLASH_ISA avx512
+#define ATTN_FLASH_ROWS 12
+#define ATTN_FLASH_VECS 2
+#include "kernel.h"
+
+namespace attn::flash {
+
+const FlashKernels kFlashAvx512 = {
+    "avx512",
+    avx512::kLanes,
+    avx512::kPanel,
+    avx512::kRows,
+    avx512::pack_k<avx512::RowsF32>,
+    avx512::pack_v<avx512::RowsF32>,
+    avx512::scratch_size,
+    avx512::attend<avx512::RowsF32, avx512::IntervalMask>,
+};
+
+}  // namespace attn::flash

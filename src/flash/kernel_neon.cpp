@@ -1,0 +1,22 @@
+// Flash attention compiled for neon.
+#include "../simd/vec_neon.h"
+
+#define ATTN_FLASH_ISA neon
+#define ATTN_FLASH_ROWS 6
+#define ATTN_FLASH_VECS 4
+#include "kernel.h"
+
+namespace attn::flash {
+
+const FlashKernels kFlashNeon = {
+    "neon",
+    neon::kLanes,
+    neon::kPanel,
+    neon::kRows,
+    neon::pack_k<neon::RowsF32>,
+    neon::pack_v<neon::RowsF32>,
+    neon::scratch_size,
+    neon::attend<neon::RowsF32, neon::IntervalMask>,
+};
+
+}  // namespace attn::flash

@@ -1,0 +1,22 @@
+// Flash attention compiled for scalar.
+#include "../simd/vec_scalar.h"
+
+#define ATTN_FLASH_ISA scalar
+#define ATTN_FLASH_ROWS 4
+#define ATTN_FLASH_VECS 2
+#include "kernel.h"
+
+namespace attn::flash {
+
+const FlashKernels kFlashScalar = {
+    "scalar",
+    scalar::kLanes,
+    scalar::kPanel,
+    scalar::kRows,
+    scalar::pack_k<scalar::RowsF32>,
+    scalar::pack_v<scalar::RowsF32>,
+    scalar::scratch_size,
+    scalar::attend<scalar::RowsF32, scalar::IntervalMask>,
+};
+
+}  // namespace attn::flash

@@ -1,0 +1,114 @@
+// AVX-512: vectors of 16 floats. Needs -mavx512f -mavx512dq -mfma; names as in Google Highway.
+// The contract of each operation is written in vec_scalar.h.
+#ifndef ATTN_SIMD_VEC_AVX512_H_
+#define ATTN_SIMD_VEC_AVX512_H_
+
+// gcc 12 warns about the deliberately undefined operands in its own header (PR 105593).
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#ifndef __clang__
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
+#include <immintrin.h>
+#pragma GCC diagnostic pop
+#include <stddef.h>
+#include <stdint.h>
+
+#define ATTN_VEC_OP [[gnu::always_inline]] inline
+
+namespace attn::avx512 {
+namespace {
+
+constexpr int kLanes = 16;
+using Vec = __m512;
+using Mask = __mmask16;
+
+ATTN_VEC_OP Vec Zero() { return _mm512_setzero_ps(); }
+ATTN_VEC_OP Vec Set(float x) { return _mm512_set1_ps(x); }
+ATTN_VEC_OP Vec Broadcast(const float* p) { return _mm512_set1_ps(*p); }
+
+// The register itself is the operand: stops gcc from folding one load into each of its uses.
+ATTN_VEC_OP void Pin(Vec& v) { __asm__("" : "+v"(v)); }
+
+ATTN_VEC_OP Mask FirstN(int64_t n) {
+  return n <= 0 ? Mask{0} : n >= kLanes ? Mask{0xffff} : static_cast<Mask>((1u << n) - 1);
+}
+ATTN_VEC_OP Mask And(Mask a, Mask b) { return static_cast<Mask>(a & b); }
+ATTN_VEC_OP Mask AndNot(Mask a, Mask b) { return static_cast<Mask>(~a & b); }
+ATTN_VEC_OP Mask Eq(Vec a, Vec b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }
+ATTN_VEC_OP bool AllTrue(Mask m) { return m == 0xffff; }
+ATTN_VEC_OP Vec IfThenElse(Mask m, Vec yes, Vec no) { return _mm512_mask_blend_ps(m, no, yes); }
+
+ATTN_VEC_OP Vec Load(const float* p) { return _mm512_load_ps(p); }
+ATTN_VEC_OP Vec LoadU(const float* p) { return _mm512_loadu_ps(p); }
+ATTN_VEC_OP Vec LoadN(const float* p, int64_t n) { return _mm512_maskz_loadu_ps(FirstN(n), p); }
+ATTN_VEC_OP void Store(Vec v, float* p) { _mm512_store_ps(p, v); }
+ATTN_VEC_OP void StoreU(Vec v, float* p) { _mm512_storeu_ps(p, v); }
+ATTN_VEC_OP void StoreN(Vec v, float* p, int64_t n) { _mm512_mask_storeu_ps(p, FirstN(n), v); }
+
+ATTN_VEC_OP Vec Add(Vec a, Vec b) { return _mm512_add_ps(a, b); }
+ATTN_VEC_OP Vec Sub(Vec a, Vec b) { return _mm512_sub_ps(a, b); }
+ATTN_VEC_OP Vec Mul(Vec a, Vec b) { return _mm512_mul_ps(a, b); }
+ATTN_VEC_OP Vec Div(Vec a, Vec b) { return _mm512_div_ps(a, b); }
+ATTN_VEC_OP Vec MulAdd(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
+ATTN_VEC_OP Vec Max(Vec a, Vec b) { return _mm512_max_ps(a, b); }
+ATTN_VEC_OP Vec Min(Vec a, Vec b) { return _mm512_min_ps(a, b); }
+
+ATTN_VEC_OP bool AllFinite(Vec v) {
+  return _mm512_fpclass_ps_mask(v, 0x01 | 0x08 | 0x10 | 0x80) == 0;  // QNaN, +inf, -inf, SNaN
+}
+
+// The upper half is added to the lower one down to one lane.
+ATTN_VEC_OP float ReduceSum(Vec v) {
+  const __m256 a = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
+  const __m128 b = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+  const __m128 c = _mm_add_ps(b, _mm_movehl_ps(b, b));
+  return _mm_cvtss_f32(_mm_add_ss(c, _mm_movehdup_ps(c)));
+}
+ATTN_VEC_OP float ReduceMax(Vec v) {
+  const __m256 a = _mm256_max_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
+  const __m128 b = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+  const __m128 c = _mm_max_ps(b, _mm_movehl_ps(b, b));
+  return _mm_cvtss_f32(_mm_max_ss(c, _mm_movehdup_ps(c)));
+}
+
+// 2^x = 2^floor(x) * 2^f, f = x - floor(x) in [0, 1). vreduceps gives f (0 for -inf) and vscalefps
+// floors its second operand by itself and underflows to 0.
+ATTN_VEC_OP Vec Exp2(Vec x) {
+  const Vec f = _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+  Vec p = MulAdd(Set(1.86713005e-3f), f, Set(9.01703071e-3f));
+  p = MulAdd(p, f, Set(5.57999127e-2f));
+  p = MulAdd(p, f, Set(2.40164444e-1f));
+  p = MulAdd(p, f, Set(6.93151295e-1f));
+  p = MulAdd(p, f, Set(1.0f));
+  return _mm512_scalef_ps(p, x);
+}
+
+ATTN_VEC_OP void Transpose(Vec (&v)[kLanes]) {
+  Vec t[kLanes];
+  for (int i = 0; i < kLanes; i += 4) {  // 4 x 4 blocks within 128-bit quarters
+    const __m512d a = _mm512_castps_pd(_mm512_unpacklo_ps(v[i], v[i + 1]));
+    const __m512d b = _mm512_castps_pd(_mm512_unpackhi_ps(v[i], v[i + 1]));
+    const __m512d c = _mm512_castps_pd(_mm512_unpacklo_ps(v[i + 2], v[i + 3]));
+    const __m512d d = _mm512_castps_pd(_mm512_unpackhi_ps(v[i + 2], v[i + 3]));
+    t[i] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, c));
+    t[i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, c));
+    t[i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(b, d));
+    t[i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(b, d));
+  }
+  for (int i = 0; i < 4; ++i) {  // 4 x 4 quarters
+    const Vec a = _mm512_shuffle_f32x4(t[i], t[i + 4], 0x88);
+    const Vec b = _mm512_shuffle_f32x4(t[i], t[i + 4], 0xdd);
+    const Vec c = _mm512_shuffle_f32x4(t[i + 8], t[i + 12], 0x88);
+    const Vec d = _mm512_shuffle_f32x4(t[i + 8], t[i + 12], 0xdd);
+    v[i] = _mm512_shuffle_f32x4(a, c, 0x88);
+    v[i + 4] = _mm512_shuffle_f32x4(b, d, 0x88);
+    v[i + 8] = _mm512_shuffle_f32x4(a, c, 0xdd);
+    v[i + 12] = _mm512_shuffle_f32x4(b, d, 0xdd);
+  }
+}
+
+}  // namespace
+}  // namespace attn::avx512
+
+#endif  // ATTN_SIMD_VEC_AVX512_H_

@@ -1,0 +1,101 @@
+// NEON on AArch64: vectors of 4 floats; names as in Google Highway.
+// The contract of each operation is written in vec_scalar.h.
+#ifndef ATTN_SIMD_VEC_NEON_H_
+#define ATTN_SIMD_VEC_NEON_H_
+
+#include <arm_neon.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define ATTN_VEC_OP [[gnu::always_inline]] inline
+
+namespace attn::neon {
+namespace {
+
+constexpr int kLanes = 4;
+using Vec = float32x4_t;
+using Mask = uint32x4_t;
+
+ATTN_VEC_OP Vec Zero() { return vdupq_n_f32(0.0f); }
+ATTN_VEC_OP Vec Set(float x) { return vdupq_n_f32(x); }
+ATTN_VEC_OP Vec Broadcast(const float* p) { return vld1q_dup_f32(p); }
+
+ATTN_VEC_OP void Pin(Vec& v) { __asm__("" : "+w"(v)); }
+
+ATTN_VEC_OP Mask FirstN(int64_t n) {
+  const uint32_t clamped = n <= 0 ? 0 : n >= kLanes ? kLanes : static_cast<uint32_t>(n);
+  const uint32x4_t lane = {0, 1, 2, 3};
+  return vcgtq_u32(vdupq_n_u32(clamped), lane);
+}
+ATTN_VEC_OP Mask And(Mask a, Mask b) { return vandq_u32(a, b); }
+ATTN_VEC_OP Mask AndNot(Mask a, Mask b) { return vbicq_u32(b, a); }
+ATTN_VEC_OP Mask Eq(Vec a, Vec b) { return vceqq_f32(a, b); }
+ATTN_VEC_OP bool AllTrue(Mask m) { return vminvq_u32(m) != 0; }
+ATTN_VEC_OP Vec IfThenElse(Mask m, Vec yes, Vec no) { return vbslq_f32(m, yes, no); }
+
+ATTN_VEC_OP Vec Load(const float* p) { return vld1q_f32(p); }
+ATTN_VEC_OP Vec LoadU(const float* p) { return vld1q_f32(p); }
+ATTN_VEC_OP void Store(Vec v, float* p) { vst1q_f32(p, v); }
+ATTN_VEC_OP void StoreU(Vec v, float* p) { vst1q_f32(p, v); }
+ATTN_VEC_OP Vec LoadN(const float* p, int64_t n) {
+  if (n >= kLanes) return vld1q_f32(p);
+  float lanes[kLanes] = {};
+  for (int64_t i = 0; i < n; ++i) lanes[i] = p[i];
+  return vld1q_f32(lanes);
+}
+ATTN_VEC_OP void StoreN(Vec v, float* p, int64_t n) {
+  if (n >= kLanes) return vst1q_f32(p, v);
+  float lanes[kLanes];
+  vst1q_f32(lanes, v);
+  for (int64_t i = 0; i < n; ++i) p[i] = lanes[i];
+}
+
+ATTN_VEC_OP Vec Add(Vec a, Vec b) { return vaddq_f32(a, b); }
+ATTN_VEC_OP Vec Sub(Vec a, Vec b) { return vsubq_f32(a, b); }
+ATTN_VEC_OP Vec Mul(Vec a, Vec b) { return vmulq_f32(a, b); }
+ATTN_VEC_OP Vec Div(Vec a, Vec b) { return vdivq_f32(a, b); }
+ATTN_VEC_OP Vec MulAdd(Vec a, Vec b, Vec c) { return vfmaq_f32(c, a, b); }
+// A comparison and a select, since fmax returns NaN if either operand is NaN.
+ATTN_VEC_OP Vec Max(Vec a, Vec b) { return vbslq_f32(vcgtq_f32(a, b), a, b); }
+ATTN_VEC_OP Vec Min(Vec a, Vec b) { return vbslq_f32(vcltq_f32(a, b), a, b); }
+
+ATTN_VEC_OP bool AllFinite(Vec v) {
+  const Vec difference = vsubq_f32(v, v);  // 0, or NaN for NaN and infinities
+  return AllTrue(Eq(difference, Zero()));
+}
+
+// The upper half is added to the lower one down to one lane.
+ATTN_VEC_OP float ReduceSum(Vec v) {
+  const float32x2_t b = vadd_f32(vget_low_f32(v), vget_high_f32(v));
+  return vget_lane_f32(b, 0) + vget_lane_f32(b, 1);
+}
+ATTN_VEC_OP float ReduceMax(Vec v) { return vmaxvq_f32(v); }
+
+// 2^x = 2^n * 2^f, n = floor(x), f = x - n in [0, 1). The factor 2^n is built in the exponent's
+// bits: n = -127 gives 0, and the clamp's operand order lets NaN through to the polynomial.
+ATTN_VEC_OP Vec Exp2(Vec x) {
+  const Vec clamped = Max(Set(-127.0f), x);
+  const Vec n = vrndmq_f32(clamped);
+  const Vec f = Sub(clamped, n);
+  Vec p = MulAdd(Set(1.86713005e-3f), f, Set(9.01703071e-3f));
+  p = MulAdd(p, f, Set(5.57999127e-2f));
+  p = MulAdd(p, f, Set(2.40164444e-1f));
+  p = MulAdd(p, f, Set(6.93151295e-1f));
+  p = MulAdd(p, f, Set(1.0f));
+  const int32x4_t exponent = vaddq_s32(vcvtq_s32_f32(n), vdupq_n_s32(127));
+  return Mul(p, vreinterpretq_f32_s32(vshlq_n_s32(exponent, 23)));
+}
+
+ATTN_VEC_OP void Transpose(Vec (&v)[kLanes]) {
+  const float32x4x2_t a = vtrnq_f32(v[0], v[1]);
+  const float32x4x2_t b = vtrnq_f32(v[2], v[3]);
+  v[0] = vcombine_f32(vget_low_f32(a.val[0]), vget_low_f32(b.val[0]));
+  v[1] = vcombine_f32(vget_low_f32(a.val[1]), vget_low_f32(b.val[1]));
+  v[2] = vcombine_f32(vget_high_f32(a.val[0]), vget_high_f32(b.val[0]));
+  v[3] = vcombine_f32(vget_high_f32(a.val[1]), vget_high_f32(b.val[1]));
+}
+
+}  // namespace
+}  // namespace attn::neon
+
+#endif  // ATTN_SIMD_VEC_NEON_H_

@@ -1,0 +1,100 @@
+// Plain C++: vectors of one float, and the contract that all vec_*.h keep.
+//
+// These headers are included only by translation units that are compiled for one instruction set.
+// Everything stands in an anonymous namespace inside attn::<isa>, and no standard C++ header is
+// included: an inline function with external linkage that is compiled here with, say, AVX-512 could
+// be picked by the linker for the whole program. Compile such units with -ffp-contract=off: the
+// operations are then the same in every unrolled variant of a kernel, and so are the bits.
+//
+// Names and meanings are those of Google Highway where it has the operation.
+#ifndef ATTN_SIMD_VEC_SCALAR_H_
+#define ATTN_SIMD_VEC_SCALAR_H_
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define ATTN_VEC_OP [[gnu::always_inline]] inline
+
+namespace attn::scalar {
+namespace {
+
+constexpr int kLanes = 1;  // floats in a Vec
+using Vec = float;
+using Mask = bool;  // one truth value for each lane
+
+ATTN_VEC_OP Vec Zero() { return 0.0f; }
+ATTN_VEC_OP Vec Set(float x) { return x; }
+ATTN_VEC_OP Vec Broadcast(const float* p) { return *p; }  // Set(*p)
+
+// Keeps v in a register; see vec_avx512.h. Nothing to do here.
+ATTN_VEC_OP void Pin(Vec&) {}
+
+// Lanes 0 .. n-1; n may be negative (none) or exceed kLanes (all).
+ATTN_VEC_OP Mask FirstN(int64_t n) { return n > 0; }
+ATTN_VEC_OP Mask And(Mask a, Mask b) { return a && b; }
+ATTN_VEC_OP Mask AndNot(Mask a, Mask b) { return !a && b; }
+ATTN_VEC_OP Mask Eq(Vec a, Vec b) { return a == b; }  // false for NaN
+ATTN_VEC_OP bool AllTrue(Mask m) { return m; }
+ATTN_VEC_OP Vec IfThenElse(Mask m, Vec yes, Vec no) { return m ? yes : no; }
+
+// Load and Store want p aligned to the vector; LoadU and StoreU to a float. LoadN and StoreN touch
+// only the first n floats (as FirstN); the other lanes of LoadN are 0.
+ATTN_VEC_OP Vec Load(const float* p) { return *p; }
+ATTN_VEC_OP Vec LoadU(const float* p) { return *p; }
+ATTN_VEC_OP Vec LoadN(const float* p, int64_t n) { return n > 0 ? *p : 0.0f; }
+ATTN_VEC_OP void Store(Vec v, float* p) { *p = v; }
+ATTN_VEC_OP void StoreU(Vec v, float* p) { *p = v; }
+ATTN_VEC_OP void StoreN(Vec v, float* p, int64_t n) {
+  if (n > 0) *p = v;
+}
+
+ATTN_VEC_OP Vec Add(Vec a, Vec b) { return a + b; }
+ATTN_VEC_OP Vec Sub(Vec a, Vec b) { return a - b; }
+ATTN_VEC_OP Vec Mul(Vec a, Vec b) { return a * b; }
+ATTN_VEC_OP Vec Div(Vec a, Vec b) { return a / b; }
+ATTN_VEC_OP Vec MulAdd(Vec a, Vec b, Vec c) { return a * b + c; }  // a * b + c; fused elsewhere
+// b where either operand is NaN: so Max(x, m) skips NaN in x, and Max(bound, x) keeps it.
+ATTN_VEC_OP Vec Max(Vec a, Vec b) { return a > b ? a : b; }
+ATTN_VEC_OP Vec Min(Vec a, Vec b) { return a < b ? a : b; }
+
+// No lane is NaN or infinite.
+ATTN_VEC_OP bool AllFinite(Vec v) { return v - v == 0.0f; }
+
+// The order of the sum is fixed: halves are added. ReduceMax wants a vector without NaN.
+ATTN_VEC_OP float ReduceSum(Vec v) { return v; }
+ATTN_VEC_OP float ReduceMax(Vec v) { return v; }
+
+// 2^x for x < 128: relative error below 3e-7; exactly 1 for 0; 0 for -inf and where the result
+// would be far below the smallest normal number; NaN for NaN. The polynomial is the minimax one
+// (relative error 8e-8) on [0, 1) with 2^0 = 1 fixed.
+//
+// 2^x = 2^n * 2^f, n = floor(x), f = x - n in [0, 1). The factor 2^n is built in the exponent's
+// bits: n = -127 gives 0, and the clamp's operand order lets NaN through to the polynomial.
+ATTN_VEC_OP Vec Exp2(Vec x) {
+  const float clamped = Max(-127.0f, x);
+  const float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
+  const float nearest = (clamped + kRound) - kRound;
+  const float n = nearest > clamped ? nearest - 1.0f : nearest;
+  const float f = clamped - n;
+  float p = MulAdd(1.86713005e-3f, f, 9.01703071e-3f);
+  p = MulAdd(p, f, 5.57999127e-2f);
+  p = MulAdd(p, f, 2.40164444e-1f);
+  p = MulAdd(p, f, 6.93151295e-1f);
+  p = MulAdd(p, f, 1.0f);
+  // n + 127 as an integer: the low mantissa bits of n + 127 + 2^23.
+  const float biased = n + (8388608.0f + 127.0f);
+  uint32_t bits;
+  __builtin_memcpy(&bits, &biased, sizeof bits);
+  bits <<= 23;
+  float power;
+  __builtin_memcpy(&power, &bits, sizeof power);
+  return p * power;
+}
+
+// v[i] lane j <-> v[j] lane i.
+ATTN_VEC_OP void Transpose(Vec (&)[kLanes]) {}
+
+}  // namespace
+}  // namespace attn::scalar
+
+#endif  // ATTN_SIMD_VEC_SCALAR_H_
