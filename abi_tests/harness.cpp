@@ -5,8 +5,9 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
-// (keeps cmocka.h from being sorted up)
+extern "C" {  // which its header forgets
 #include <cmocka.h>
+}
 #undef fail  // macros of CMocka with the names of functions here
 #undef run_tests
 
