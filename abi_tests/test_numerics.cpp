@@ -250,7 +250,7 @@ void pairwise_for_flash() {
 
 void random_problems() {
   Random random{20};
-  const int problems = full_grid() ? 3000 : 150;
+  const int problems = full_grid() ? 6000 : 500;
   for (int i = 0; i < problems; i++) check_everywhere(random_problem(random));
 }
 
