@@ -48,6 +48,20 @@ def progress_bar(console: Console) -> Progress:
     )
 
 
+def new_table(console: Console) -> Table:
+    """With lines on a terminal, plain elsewhere."""
+    return Table(box=box.SIMPLE_HEAD if console.is_terminal else None, pad_edge=False)
+
+
+def print_table(console: Console, table: Table) -> None:
+    if console.is_terminal:
+        console.print(table)
+        return
+    with console.capture() as captured:
+        console.print(table)
+    print("\n".join(line.rstrip() for line in captured.get().splitlines()), end="\n\n")
+
+
 def search(console: Console, context: attn.Context, question: str) -> None:
     """Prints the passages of the manual that are nearest to the question."""
     passages = manual.passages(ROOT)
@@ -68,8 +82,9 @@ def search(console: Console, context: attn.Context, question: str) -> None:
     console.print(Text(f"Q: {question}\n", style="bold"))
     for index in np.argsort(-scores)[:ANSWERS]:
         passage = passages[index]
-        console.print(Text(f"{scores[index]:.3f}  {passage.place}  {passage.title}", style="cyan"))
-        console.print(Text(f"{passage.text}\n"))
+        place = f"{scores[index]:.3f}  {passage.place}  {passage.title}".rstrip()
+        console.print(Text(place, style="cyan"))
+        console.print(Text(f"{passage.text}\n"), soft_wrap=not console.is_terminal)
 
 
 def show_machine(console: Console, context: attn.Context) -> None:
@@ -79,19 +94,19 @@ def show_machine(console: Console, context: attn.Context) -> None:
         f"attn {attn.version()} on this machine: instruction set {info.isa}, "
         f"{info.concurrency} thread{'s' if info.concurrency > 1 else ''}\n"
     )
-    table = Table(box=box.SIMPLE_HEAD)
+    table = new_table(console)
     for column in ("instruction set", "here", "why not"):
         table.add_column(column)
     for isa in context.isas():
         table.add_row(isa.name, "yes" if isa.available else "no", Text(isa.reason))
-    console.print(table)
-    table = Table(box=box.SIMPLE_HEAD)
+    print_table(console, table)
+    table = new_table(console)
     for column in ("backend", "here", "what it serves, or why it is not here"):
         table.add_column(column)
     for backend in context.backends():
         words = backend.description if backend.available else backend.reason
         table.add_row(backend.name, "yes" if backend.available else "no", Text(words))
-    console.print(table)
+    print_table(console, table)
 
 
 def available_memory() -> int:
@@ -130,6 +145,10 @@ def compare(console: Console) -> list[Row]:
     """Measures standard beside flash over SEQLENS, and prints the table."""
     threads = min(attn.Context().info.concurrency, MAX_THREADS)
     context = attn.Context(num_threads=threads)
+    console.print(
+        f"Standard beside flash: f32, {threads} heads of {HEAD_DIM}, {threads} threads, "
+        f"seqlen {SEQLENS[0]} to {SEQLENS[-1]} ...\n"
+    )
     rows: list[Row] = []
     skipped: list[str] = []
     with progress_bar(console) as bar:
@@ -158,16 +177,11 @@ def compare(console: Console) -> list[Row]:
                 rows.append(Row(seqlen, *(measure(plan, q, k, v) for plan in plans.values())))
             bar.advance(task)
 
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        title=f"standard beside flash: f32, {threads} heads of {HEAD_DIM}, {threads} threads",
-        title_justify="left",
-    )
+    table = new_table(console)
     table.add_column("seqlen", justify="right")
-    for column in ("standard", "flash", "faster"):
-        table.add_column(column, justify="right")
-    for column in ("standard", "flash", "smaller"):
-        table.add_column(column, justify="right")
+    for what, ratio in (("time", "faster"), ("workspace", "smaller")):
+        for column in (f"standard {what}", f"flash {what}", ratio):
+            table.add_column(column, justify="right")
     for row in rows:
         table.add_row(
             str(row.seqlen),
@@ -178,7 +192,7 @@ def compare(console: Console) -> list[Row]:
             size(row.flash.workspace),
             f"{row.standard.workspace / row.flash.workspace:.1f} x",
         )
-    console.print(table)
+    print_table(console, table)
     for line in skipped:
         console.print(line)
     console.print(
@@ -206,7 +220,7 @@ def main() -> int:
     parser.add_argument("question", nargs="*", default=[QUESTION], help=f"default: {QUESTION}")
     question = " ".join(parser.parse_args().question)
     # Elsewhere than on a terminal nothing is known of the width: lines stay whole.
-    console = Console(highlight=False, **({} if sys.stdout.isatty() else {"width": 160}))
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
     context = attn.Context()
     search(console, context, question)
     show_machine(console, context)
