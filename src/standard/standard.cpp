@@ -343,7 +343,7 @@ void attend(Head* head) {
   const Head& h = *head;
   const attn_features features = h.problem.features;
   const int64_t n = h.sequence.seqlen_k;
-  const bool exact = h.nonfinite_count > 0;
+  const bool exact = h.nonfinite_count > 0;  // row by row, see hide_masked_values
 
   compute_scores(h);
   for (int64_t i = h.row_begin; i < h.row_end; ++i) {
