@@ -27,10 +27,26 @@ bool is_float(attn_dtype dtype) {
 
 bool is_quantised(attn_dtype dtype) { return dtype == ATTN_DTYPE_I8 || dtype == ATTN_DTYPE_F8E4M3; }
 
+// Where a checker writes what it found.
+class Checker {
+ protected:
+  explicit Checker(attn_error* error) : error_(error) {}
+
+  [[gnu::format(printf, 2, 3)]] attn_status bad(const char* format, ...) {
+    va_list args;
+    va_start(args, format);
+    vfail(error_, ATTN_ERROR_INVALID_ARGUMENT, format, args);
+    va_end(args);
+    return ATTN_ERROR_INVALID_ARGUMENT;
+  }
+
+  attn_error* error_;
+};
+
 // Checks of the fields of an attn_plan_config. Messages call a field by its name.
-class ProblemChecker {
+class ProblemChecker : Checker {
  public:
-  ProblemChecker(attn_plan_config* problem, attn_error* error) : p_(*problem), error_(error) {}
+  ProblemChecker(attn_plan_config* problem, attn_error* error) : Checker(error), p_(*problem) {}
 
   attn_status check() {
     ATTN_TRY(
@@ -47,10 +63,6 @@ class ProblemChecker {
   }
 
  private:
-  template <typename... Args>
-  attn_status bad(const char* format, Args... args) {
-    return fail(error_, ATTN_ERROR_INVALID_ARGUMENT, format, args...);
-  }
   bool has(attn_features feature) const { return (p_.features & feature) != 0; }
 
   attn_status one_of(const char* field, int32_t value, int32_t low, int32_t high,
@@ -206,15 +218,14 @@ class ProblemChecker {
   }
 
   attn_plan_config& p_;
-  attn_error* error_;
 };
 
 // Checks of an attn_run_args against its plan's problem.
-class RunChecker {
+class RunChecker : Checker {
  public:
   RunChecker(const attn_plan_config& problem, const attn_run_args& args, attn_run_shape* shape,
              attn_error* error)
-      : p_(problem), a_(args), s_(*shape), error_(error) {}
+      : Checker(error), p_(problem), a_(args), s_(*shape) {}
 
   attn_status check() {
     s_ = attn_run_shape{};
@@ -239,10 +250,6 @@ class RunChecker {
   }
 
  private:
-  template <typename... Args>
-  attn_status bad(const char* format, Args... args) {
-    return fail(error_, ATTN_ERROR_INVALID_ARGUMENT, format, args...);
-  }
   bool has(attn_features feature) const { return (p_.features & feature) != 0; }
   bool q_packed() const { return p_.q_layout == ATTN_LAYOUT_PACKED; }
   bool kv_packed() const { return p_.kv_layout == ATTN_LAYOUT_PACKED; }
@@ -552,7 +559,6 @@ class RunChecker {
   const attn_plan_config& p_;
   const attn_run_args& a_;
   attn_run_shape& s_;
-  attn_error* error_;
   int64_t longest_q_ = 0;
   int64_t longest_k_ = 0;
 };
