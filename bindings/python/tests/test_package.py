@@ -216,7 +216,7 @@ x = np.zeros((1, 1, 2, 4), np.float32)
 assert_type(attn.attention(x, x, x), npt.NDArray[Any])
 assert_type(attn.attention(x, x, x, causal=True, window=(1, None)), npt.NDArray[Any])
 assert_type(attn.attention(x, x, x, lse=True), tuple[npt.NDArray[Any], npt.NDArray[Any]])
-attn.attention(memoryview(x), x, x, seqlens_k=[2], mask=x > 0, sink=np.zeros(1))
+attn.attention(memoryview(bytes(32)), x, x, seqlens_k=[2], mask=x > 0, sink=np.zeros(1))
 attn.attention(x, x, x, alignment="middle")  # type: ignore[call-overload]
 attn.attention(x, x, [1.0])  # type: ignore[call-overload]
 attn.attention(x, x, x, casual=True)  # type: ignore[call-overload]

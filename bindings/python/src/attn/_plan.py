@@ -456,9 +456,9 @@ class Plan:
         Examples
         --------
         >>> import numpy as np
-        >>> plan = Plan(heads_q=1, head_dim=2, max_seqlen_q=1, max_seqlen_k=3)
-        >>> q, k = np.zeros((1, 1, 1, 2), np.float32), np.zeros((1, 1, 3, 2), np.float32)
-        >>> v = np.zeros((1, 1, 3, 2), np.float32)
+        >>> plan = Plan(heads_q=1, head_dim=2, max_seqlen_q=1, max_seqlen_k=2)
+        >>> q, k = np.zeros((1, 1, 1, 2), np.float32), np.zeros((1, 1, 2, 2), np.float32)
+        >>> v = np.zeros((1, 1, 2, 2), np.float32)
         >>> step = plan.bind(q, k, v)
         >>> v[:] = 7
         >>> step()
