@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import attn
 import numpy as np
@@ -90,9 +92,9 @@ class Layer:
 
 def erf(x: Array) -> Array:
     """The error function, |error| < 2e-7: Abramowitz and Stegun, 7.1.26."""
-    t = 1 / (1 + np.float32(0.3275911) * np.abs(x))
-    series = np.float32(1.061405429)
-    for coefficient in (-1.453152027, 1.421413741, -0.284496736, 0.254829592):
+    t: Array = np.reciprocal(1 + np.float32(0.3275911) * np.abs(x))
+    series: Array = np.float32(1.061405429) * t + np.float32(-1.453152027)
+    for coefficient in (1.421413741, -0.284496736, 0.254829592):
         series = series * t + np.float32(coefficient)
     y: Array = np.copysign(1 - series * t * np.exp(-x * x), x)
     return y
@@ -104,8 +106,19 @@ def gelu(x: Array) -> Array:
     return y
 
 
+class Batch(NamedTuple):
+    indices: list[int]  # of the sentences
+    ids: npt.NDArray[np.int64]  # [b, s], padded
+    lengths: npt.NDArray[np.int32]  # [b]
+
+
 class MiniLM:
-    """The model, its tokenizer, and the attn context that its layers share."""
+    """The model, its tokenizer, and the attn context that its layers share.
+
+    Batches run side by side, one a thread: NumPy and attn both let go of Python's lock, and an
+    attn context serves any number of threads. NumPy's own threads would only be in the way:
+    OPENBLAS_NUM_THREADS=1.
+    """
 
     def __init__(self, context: attn.Context | None = None) -> None:
         self.context = context if context is not None else attn.Context()
@@ -170,19 +183,17 @@ class MiniLM:
         y: Array = (mean / np.linalg.norm(mean, axis=-1, keepdims=True)).astype(np.float32)
         return y
 
-    def batches(
-        self, sentences: Sequence[str], batch_size: int, pad_to: int
-    ) -> Iterator[tuple[list[int], npt.NDArray[np.int64], npt.NDArray[np.int32]]]:
-        """Sentences of like lengths together: their indices, padded ids and lengths."""
+    def batches(self, sentences: Sequence[str], batch_size: int, pad_to: int) -> Iterator[Batch]:
+        """Sentences of like lengths together, the longest first, so that no thread ends late."""
         tokens = [encoding.ids for encoding in self.tokenizer.encode_batch(list(sentences))]
-        order = sorted(range(len(tokens)), key=lambda i: len(tokens[i]))
+        order = sorted(range(len(tokens)), key=lambda i: -len(tokens[i]))
         for first in range(0, len(order), batch_size):
             indices = order[first : first + batch_size]
             lengths = np.array([len(tokens[i]) for i in indices], np.int32)
             ids = np.zeros((len(indices), max(int(lengths.max()), pad_to)), np.int64)
             for row, i in enumerate(indices):
                 ids[row, : len(tokens[i])] = tokens[i]
-            yield indices, ids, lengths
+            yield Batch(indices, ids, lengths)
 
     def embed(
         self,
@@ -198,7 +209,12 @@ class MiniLM:
         is called with the number of sentences done since its last call.
         """
         embeddings = np.empty((len(sentences), WIDTH), np.float32)
-        for indices, ids, lengths in self.batches(sentences, batch_size, pad_to):
-            embeddings[indices] = self.forward(ids, lengths)
-            progress(len(indices))
+
+        def work(batch: Batch) -> int:
+            embeddings[batch.indices] = self.forward(batch.ids, batch.lengths)
+            return len(batch.indices)
+
+        with ThreadPoolExecutor(self.context.info.concurrency) as pool:
+            for count in pool.map(work, self.batches(sentences, batch_size, pad_to)):
+                progress(count)
         return embeddings

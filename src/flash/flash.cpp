@@ -1,19 +1,419 @@
-// The flash backend: placeholder until its host side lands.
+// The flash backend's host side: what it serves, how work is cut into tasks, where things lie in
+// the workspace. The arithmetic is in kernel.h.
+//
+// A unit is one (sequence, kv head). As many units as fit in the packing buffer make a batch of
+// units: its K and V are packed in one parallel loop, then all query tiles that read them are
+// computed in a second one.
+//
+// Workspace: [workers] scratch | [kMaxUnits] Unit | packed K and V
 #include "flash.h"
 
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+
 #include "../error.h"
+#include "../sequence.h"
+#include "../tensor.h"
+#include "kernel_args.h"
 
 namespace attn {
 namespace {
 
-attn_status probe(const attn_host*, attn_error*) { return ATTN_OK; }
-attn_status plan_create(const attn_host*, const attn_plan_config*, attn_backend_plan*,
-                        attn_error* error) {
-  return fail(error, ATTN_ERROR_UNSUPPORTED, "not there yet");
+using flash::AttendArgs;
+using flash::FlashKernels;
+using flash::PackArgs;
+using flash::TileShape;
+
+constexpr int64_t kMaxHeadDim = 512;
+constexpr int64_t kMaxTileK = 4096;
+constexpr int64_t kTileKMultiple = 64;                  // a multiple of every panel
+constexpr int64_t kMaxSeqlen = int64_t{1} << 40;        // keeps all sizes far from overflow
+constexpr int64_t kUnbounded = int64_t{1} << 61;        // more than any difference of positions
+constexpr int64_t kPackedCapacity = int64_t{16} << 20;  // bytes; more where one unit needs more
+constexpr int64_t kMaxUnits = 256;                      // in a batch of units
+constexpr int64_t kKeysPerPackTask = 1024;
+constexpr int64_t kTileQ = 96;
+constexpr int64_t kTileK = 256;
+
+constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+constexpr int64_t round_up(int64_t n, int64_t multiple) { return ceil_div(n, multiple) * multiple; }
+
+const FlashKernels* kernels_for(attn_isa isa) {
+  switch (isa) {
+    case ATTN_ISA_SCALAR:
+      return &flash::kFlashScalar;
+#if defined(__x86_64__)
+    case ATTN_ISA_AVX2:
+      return &flash::kFlashAvx2;
+    case ATTN_ISA_AVX512:
+      return &flash::kFlashAvx512;
+#elif defined(__aarch64__)
+    case ATTN_ISA_NEON:
+      return &flash::kFlashNeon;
+#endif
+    default:
+      return nullptr;
+  }
 }
+
+// ---- sizes, all in bytes and multiples of 64
+
+int64_t packed_k_size(const FlashKernels& kernels, int64_t seqlen_k, int64_t head_dim) {
+  return round_up(round_up(seqlen_k, kernels.panel) * head_dim * int64_t{sizeof(float)}, 64);
+}
+
+int64_t packed_v_size(const FlashKernels& kernels, int64_t seqlen_k, int64_t head_dim_v) {
+  return round_up(seqlen_k * round_up(head_dim_v, kernels.lanes) * int64_t{sizeof(float)}, 64);
+}
+
+int64_t nonfinite_size(int64_t seqlen_k, int64_t tile_k) {
+  return round_up(ceil_div(seqlen_k, tile_k), 64);
+}
+
+// One (sequence, kv head) of the batch of units at hand.
+struct Unit {
+  Sequence sequence;
+  int64_t head_kv;
+  int64_t
+      first_key;  // keys [first_key, end_key) are packed: whole key blocks that some query needs
+  int64_t end_key;
+  float* packed_k;
+  float* packed_v;
+  uint8_t* nonfinite;
+  int64_t pack_tasks_end;  // tasks of this unit and the ones before it
+  int64_t attend_tasks_end;
+};
+
+struct Workspace {
+  size_t scratch_size;  // of one worker
+  size_t units_offset;
+  size_t packed_offset;
+  size_t packed_size;
+  size_t size;
+};
+
+Workspace lay_out(const FlashKernels& kernels, const attn_host& host,
+                  const attn_plan_config& problem, int64_t tile_q, int64_t tile_k) {
+  const TileShape tile{tile_q, tile_k, problem.head_dim, problem.head_dim_v};
+  const int64_t unit_size = packed_k_size(kernels, problem.max_seqlen_k, problem.head_dim) +
+                            packed_v_size(kernels, problem.max_seqlen_k, problem.head_dim_v) +
+                            nonfinite_size(problem.max_seqlen_k, tile_k);
+  int64_t units;
+  if (__builtin_mul_overflow(problem.max_batch, problem.heads_kv, &units)) units = kMaxUnits;
+  units = std::clamp<int64_t>(units, 1, kMaxUnits);
+
+  Workspace w{};
+  w.scratch_size = kernels.scratch_size(&tile);
+  w.units_offset = w.scratch_size * static_cast<size_t>(host.concurrency);
+  w.packed_offset = w.units_offset +
+                    static_cast<size_t>(round_up(units * static_cast<int64_t>(sizeof(Unit)), 64));
+  w.packed_size =
+      static_cast<size_t>(std::min(units * unit_size, std::max(kPackedCapacity, unit_size)));
+  w.size = w.packed_offset + w.packed_size;
+  return w;
+}
+
+// ---- a run
+
+struct Run {
+  const attn_host& host;
+  const attn_plan_config& problem;
+  const attn_run_args& args;
+  const attn_run_shape& shape;
+  const FlashKernels& kernels;
+  int64_t tile_q;
+  int64_t tile_k;
+  Workspace workspace;
+  Unit* units;  // the batch of units at hand
+  int64_t num_units;
+};
+
+char* workspace_at(const Run& run, size_t offset) {
+  return static_cast<char*>(run.args.workspace) + offset;
+}
+
+// Rows of q and o that belong to the sequence, those past a padded query's length included.
+int64_t rows_of(const Run& run, const Sequence& sequence) {
+  return run.problem.q_layout == ATTN_LAYOUT_PACKED ? sequence.seqlen_q : run.shape.seqlen_q;
+}
+
+int64_t heads_per_kv(const Run& run) { return run.problem.heads_q / run.problem.heads_kv; }
+
+// The keys that the unit's queries need, in whole blocks of tile_k.
+KeyRange needed_blocks(const Run& run, const Sequence& sequence) {
+  // Both ends of a row's interval move only to the right from one query to the next, but a row
+  // without a key says nothing about them: so the bounds are taken without clamping each row.
+  const bool causal = run.problem.features & ATTN_CAUSAL;
+  const bool right = run.problem.features & ATTN_WINDOW_RIGHT;
+  const bool left = run.problem.features & ATTN_WINDOW_LEFT;
+  const int64_t diagonal = sequence.q_start - sequence.k_start;
+  int64_t begin = 0;
+  int64_t end = sequence.seqlen_k;
+  if (left) begin = std::max(begin, diagonal - run.problem.window_left);
+  const int64_t last = diagonal + sequence.seqlen_q - 1;
+  if (causal) end = std::min(end, last + 1);
+  if (right) end = std::min(end, last + run.problem.window_right + 1);
+  if (begin >= end || sequence.seqlen_q == 0) return {0, 0};
+  return {begin / run.tile_k * run.tile_k, std::min(round_up(end, run.tile_k), sequence.seqlen_k)};
+}
+
+// The unit that a task belongs to; *task becomes its number within the unit.
+const Unit& unit_of(const Run& run, int64_t Unit::*tasks_end, int64_t* task) {
+  const Unit* unit =
+      std::upper_bound(run.units, run.units + run.num_units, *task,
+                       [tasks_end](int64_t t, const Unit& u) { return t < u.*tasks_end; });
+  if (unit != run.units) *task -= unit[-1].*tasks_end;
+  return *unit;
+}
+
+int64_t keys_per_pack_task(const Run& run) { return round_up(kKeysPerPackTask, run.tile_k); }
+
+void pack_task(void* arg, int64_t task, int32_t) {
+  const Run& run = *static_cast<const Run*>(arg);
+  const Unit& unit = unit_of(run, &Unit::pack_tasks_end, &task);
+  PackArgs pack{};
+  pack.key_begin = unit.first_key + task * keys_per_pack_task(run);
+  pack.key_end = std::min(pack.key_begin + keys_per_pack_task(run), unit.end_key);
+  pack.tile_k = run.tile_k;
+
+  const auto rows = [&](const attn_tensor& t) -> flash::Rows {
+    return {key_row(run.problem, run.args, t, unit.sequence, unit.head_kv, 0), t.strides[2],
+            t.strides[3]};
+  };
+  pack.rows = rows(*run.args.k);
+  pack.dim = run.problem.head_dim;
+  pack.packed = unit.packed_k;
+  run.kernels.pack_k(&pack);
+
+  pack.rows = rows(*run.args.v);
+  pack.dim = run.problem.head_dim_v;
+  pack.packed = unit.packed_v;
+  pack.nonfinite = unit.nonfinite;
+  run.kernels.pack_v(&pack);
+}
+
+// Rows [begin, end) of o are 0 and of lse -inf.
+void clear_rows(const Run& run, const Sequence& sequence, int64_t head, int64_t begin,
+                int64_t end) {
+  const attn_tensor& o = *run.args.o;
+  for (int64_t i = begin; i < end; ++i) {
+    float* row = reinterpret_cast<float*>(query_row(run.problem, o, sequence, head, i));
+    for (int64_t dim = 0; dim < run.problem.head_dim_v; ++dim) row[dim * o.strides[3]] = 0.0f;
+    if (run.args.lse) {
+      *reinterpret_cast<float*>(query_row(run.problem, *run.args.lse, sequence, head, i)) =
+          -std::numeric_limits<float>::infinity();
+    }
+  }
+}
+
+void attend_task(void* arg, int64_t task, int32_t worker) {
+  const Run& run = *static_cast<const Run*>(arg);
+  const attn_plan_config& problem = run.problem;
+  const Unit& unit = unit_of(run, &Unit::attend_tasks_end, &task);
+  const Sequence& sequence = unit.sequence;
+  const int64_t head = unit.head_kv * heads_per_kv(run) + task % heads_per_kv(run);
+  const int64_t rows = rows_of(run, sequence);
+  // The last queries have the most keys if the mask is causal: longest tasks first.
+  const int64_t tile = ceil_div(rows, run.tile_q) - 1 - task / heads_per_kv(run);
+  const int64_t begin = tile * run.tile_q;
+  const int64_t end = std::min(begin + run.tile_q, rows);
+  const int64_t attended_end = std::clamp(sequence.seqlen_q, begin, end);
+
+  clear_rows(run, sequence, head, attended_end, end);
+  if (begin == attended_end) return;
+
+  const int64_t diagonal = sequence.q_start + begin - sequence.k_start;
+  AttendArgs attend{};
+  attend.shape = {run.tile_q, run.tile_k, problem.head_dim, problem.head_dim_v};
+  attend.q = {query_row(problem, *run.args.q, sequence, head, begin), run.args.q->strides[2],
+              run.args.q->strides[3]};
+  attend.rows = attended_end - begin;
+  attend.key_lo = -kUnbounded;
+  attend.key_hi = kUnbounded;
+  if (problem.features & ATTN_CAUSAL) attend.key_hi = diagonal + 1;
+  if (problem.features & ATTN_WINDOW_RIGHT) {
+    attend.key_hi = std::min(attend.key_hi, diagonal + problem.window_right + 1);
+  }
+  if (problem.features & ATTN_WINDOW_LEFT) attend.key_lo = diagonal - problem.window_left;
+  attend.key_lo = std::clamp(attend.key_lo, -kUnbounded, kUnbounded);
+  attend.key_hi = std::clamp(attend.key_hi, -kUnbounded, kUnbounded);
+  attend.seqlen_k = sequence.seqlen_k;
+  attend.scale = problem.scale;
+  attend.packed_k = unit.packed_k;
+  attend.packed_v = unit.packed_v;
+  attend.nonfinite = unit.nonfinite;
+  attend.o = reinterpret_cast<float*>(query_row(problem, *run.args.o, sequence, head, begin));
+  attend.o_row_stride = run.args.o->strides[2];
+  attend.o_dim_stride = run.args.o->strides[3];
+  if (run.args.lse) {
+    attend.lse = reinterpret_cast<float*>(query_row(problem, *run.args.lse, sequence, head, begin));
+    attend.lse_stride = run.args.lse->strides[2];
+  }
+  attend.scratch = workspace_at(run, run.workspace.scratch_size * static_cast<size_t>(worker));
+  run.kernels.attend(&attend);
+}
+
+// Puts as many units from `first` on into run->units as fit; returns the number of the next one.
+int64_t gather_units(Run* run, int64_t first, int64_t total) {
+  const FlashKernels& kernels = run->kernels;
+  char* packed = workspace_at(*run, run->workspace.packed_offset);
+  int64_t room = static_cast<int64_t>(run->workspace.packed_size);
+  int64_t pack_tasks = 0;
+  int64_t attend_tasks = 0;
+  run->num_units = 0;
+  int64_t next = first;
+  for (; next < total && run->num_units < kMaxUnits; ++next) {
+    Unit unit{};
+    unit.sequence = sequence_at(run->problem, run->args, run->shape, next / run->problem.heads_kv);
+    unit.head_kv = next % run->problem.heads_kv;
+    const int64_t seqlen_k = unit.sequence.seqlen_k;
+    const int64_t k_size = packed_k_size(kernels, seqlen_k, run->problem.head_dim);
+    const int64_t v_size = packed_v_size(kernels, seqlen_k, run->problem.head_dim_v);
+    const int64_t size = k_size + v_size + nonfinite_size(seqlen_k, run->tile_k);
+    if (size > room) break;
+    room -= size;
+    unit.packed_k = reinterpret_cast<float*>(packed);
+    unit.packed_v = reinterpret_cast<float*>(packed + k_size);
+    unit.nonfinite = reinterpret_cast<uint8_t*>(packed + k_size + v_size);
+    packed += size;
+
+    const KeyRange keys = needed_blocks(*run, unit.sequence);
+    unit.first_key = keys.begin;
+    unit.end_key = keys.end;
+    pack_tasks += ceil_div(keys.end - keys.begin, keys_per_pack_task(*run));
+    attend_tasks += ceil_div(rows_of(*run, unit.sequence), run->tile_q) * heads_per_kv(*run);
+    unit.pack_tasks_end = pack_tasks;
+    unit.attend_tasks_end = attend_tasks;
+    run->units[run->num_units++] = unit;
+  }
+  return next;
+}
+
+attn_status run_plan(const attn_host* host, const attn_plan_config* problem,
+                     const attn_backend_plan* plan, const attn_run_args* args,
+                     const attn_run_shape* shape, attn_error* error) {
+  const FlashKernels& kernels = *kernels_for(plan->isa);
+  Run run{*host,        *problem,
+          *args,        *shape,
+          kernels,      plan->tile_q,
+          plan->tile_k, lay_out(kernels, *host, *problem, plan->tile_q, plan->tile_k),
+          nullptr,      0};
+  run.units = reinterpret_cast<Unit*>(workspace_at(run, run.workspace.units_offset));
+  const int64_t total = shape->batch * problem->heads_kv;
+  for (int64_t unit = 0; unit < total;) {
+    unit = gather_units(&run, unit, total);
+    const Unit& last = run.units[run.num_units - 1];
+    if (last.pack_tasks_end > 0) {
+      ATTN_TRY(host->parallel_for(host, last.pack_tasks_end, pack_task, &run, error));
+    }
+    if (last.attend_tasks_end > 0) {
+      ATTN_TRY(host->parallel_for(host, last.attend_tasks_end, attend_task, &run, error));
+    }
+  }
+  return ATTN_OK;
+}
+
+// ---- a plan
+
+attn_status probe(const attn_host* host, attn_error* error) {
+  if (kernels_for(host->isa)) return ATTN_OK;
+  return fail(error, ATTN_ERROR_UNAVAILABLE, "flash has no kernels for instruction set %d",
+              static_cast<int>(host->isa));
+}
+
+attn_status check_f32(const char* field, attn_dtype dtype, attn_error* error) {
+  if (dtype == ATTN_DTYPE_F32) return ATTN_OK;
+  return fail(error, ATTN_ERROR_UNSUPPORTED, "%s is not f32, the only type that flash serves yet",
+              field);
+}
+
+attn_status check_head_dim(const char* field, int64_t value, attn_error* error) {
+  if (value <= kMaxHeadDim) return ATTN_OK;
+  return fail(error, ATTN_ERROR_UNSUPPORTED, "%s is %lld; flash serves 1 to %lld", field,
+              static_cast<long long>(value), static_cast<long long>(kMaxHeadDim));
+}
+
+attn_status check_features(const attn_plan_config& problem, attn_error* error) {
+  constexpr struct {
+    attn_features feature;
+    const char* name;
+  } kNotYet[] = {
+      {ATTN_BIAS, "ATTN_BIAS"},
+      {ATTN_MASK, "ATTN_MASK"},
+      {ATTN_ALIBI, "ATTN_ALIBI"},
+      {ATTN_SINK, "ATTN_SINK"},
+      {ATTN_BLOCK_MASK, "ATTN_BLOCK_MASK"},
+  };
+  for (const auto& entry : kNotYet) {
+    if (problem.features & entry.feature) {
+      return fail(error, ATTN_ERROR_UNSUPPORTED, "features has %s, which flash does not serve yet",
+                  entry.name);
+    }
+  }
+  if (problem.softcap != 0.0f) {
+    return fail(error, ATTN_ERROR_UNSUPPORTED, "softcap is %g; flash serves only 0 (none) yet",
+                static_cast<double>(problem.softcap));
+  }
+  if (problem.kv_layout == ATTN_LAYOUT_PAGED) {
+    return fail(error, ATTN_ERROR_UNSUPPORTED,
+                "kv_layout is paged; flash serves padded and packed yet");
+  }
+  return ATTN_OK;
+}
+
+attn_status plan_create(const attn_host* host, const attn_plan_config* problem,
+                        attn_backend_plan* plan, attn_error* error) {
+  ATTN_TRY(probe(host, error));
+  ATTN_TRY(check_f32("q_dtype", problem->q_dtype, error));
+  ATTN_TRY(check_f32("k_dtype", problem->k_dtype, error));
+  ATTN_TRY(check_f32("v_dtype", problem->v_dtype, error));
+  ATTN_TRY(check_f32("o_dtype", problem->o_dtype, error));
+  ATTN_TRY(check_features(*problem, error));
+  ATTN_TRY(check_head_dim("head_dim", problem->head_dim, error));
+  ATTN_TRY(check_head_dim("head_dim_v", problem->head_dim_v, error));
+  if (problem->max_seqlen_q > kMaxSeqlen || problem->max_seqlen_k > kMaxSeqlen) {
+    return fail(error, ATTN_ERROR_UNSUPPORTED,
+                "max_seqlen_q is %lld and max_seqlen_k %lld; flash serves up to %lld",
+                static_cast<long long>(problem->max_seqlen_q),
+                static_cast<long long>(problem->max_seqlen_k), static_cast<long long>(kMaxSeqlen));
+  }
+  if (problem->tile_k % kTileKMultiple != 0 || problem->tile_k > kMaxTileK) {
+    return fail(error, ATTN_ERROR_UNSUPPORTED,
+                "tile_k is %lld; flash serves multiples of %lld up to %lld",
+                static_cast<long long>(problem->tile_k), static_cast<long long>(kTileKMultiple),
+                static_cast<long long>(kMaxTileK));
+  }
+  if (problem->kv_chunk != 0) {
+    return fail(error, ATTN_ERROR_UNSUPPORTED,
+                "kv_chunk is %lld; flash does not split K and V yet and serves only 0",
+                static_cast<long long>(problem->kv_chunk));
+  }
+  const FlashKernels& kernels = *kernels_for(host->isa);
+  plan->isa = host->isa;
+  plan->tile_q = round_up(std::min(kTileQ, problem->max_seqlen_q), kernels.micro_rows);
+  plan->tile_k = problem->tile_k ? problem->tile_k : kTileK;
+  plan->workspace_size = lay_out(kernels, *host, *problem, plan->tile_q, plan->tile_k).size;
+  return ATTN_OK;
+}
+
+void plan_destroy(const attn_host*, const attn_plan_config*, attn_backend_plan*) {}
 
 }  // namespace
 
-const attn_backend kFlashBackend = {sizeof(attn_backend), ATTN_BACKEND_ABI, "flash", "", ATTN_DEVICE_CPU, 0, probe, plan_create, nullptr, nullptr, nullptr};
+const attn_backend kFlashBackend = {
+    sizeof(attn_backend),
+    ATTN_BACKEND_ABI,
+    "flash",
+    "tiled, with online softmax; f32, padded and packed layouts, causality, windows and lengths",
+    ATTN_DEVICE_CPU,
+    0,
+    probe,
+    plan_create,
+    plan_destroy,
+    run_plan,
+    nullptr,
+};
 
 }  // namespace attn

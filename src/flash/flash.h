@@ -1,4 +1,5 @@
-// The flash backend: tiled attention with online softmax.
+// The flash backend: tiled attention with online softmax, O(workers * tile + packed K and V)
+// memory.
 #ifndef ATTN_FLASH_FLASH_H_
 #define ATTN_FLASH_FLASH_H_
 

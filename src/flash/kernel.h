@@ -142,6 +142,7 @@ template <Init kInit, int kM, int kN>
   const float* row[(kM + 2) / 3];
   ATTN_UNROLL
   for (int i = 0; i < (kM + 2) / 3; ++i) row[i] = a + 3 * i * lda;
+#pragma GCC unroll 4
   for (int64_t p = 0; p < k; ++p) {
     Vec bv[kN];
     ATTN_UNROLL
@@ -236,6 +237,11 @@ struct Group {
 // Masks each row's keys outside of its interval.
 struct IntervalMask {
   static void apply(const AttendArgs& args, const Group& group) {
+    const int64_t last = group.row + group.rows - 1;
+    if (last + args.key_lo <= group.key + group.begin &&
+        min(group.row + args.key_hi, args.seqlen_k) >= group.key + group.end) {
+      return;
+    }
     for (int r = 0; r < group.rows; ++r) {
       float* s = group.s + r * group.lds;
       const int64_t row = group.row + r;
@@ -262,12 +268,15 @@ void softmax(const Group& group, float* m, float* l, float* alpha) {
   for (int r = 0; r < group.rows; ++r) {
     const float* s = group.s + r * group.lds;
     Vec best[kVecs];
-    for (Vec& v : best) v = Set(-kInfinity);
+    ATTN_UNROLL
+    for (int v = 0; v < kVecs; ++v) best[v] = Set(-kInfinity);
     int64_t column = group.begin;
     for (; column + kPanel <= group.end; column += kPanel) {
+      ATTN_UNROLL
       for (int v = 0; v < kVecs; ++v) best[v] = Max(Load(s + column + v * kLanes), best[v]);
     }
     for (; column < group.end; column += kLanes) best[0] = Max(Load(s + column), best[0]);
+    ATTN_UNROLL
     for (int v = 1; v < kVecs; ++v) best[0] = Max(best[0], best[v]);
     row_max[r] = ReduceMax(best[0]);
   }
@@ -293,14 +302,17 @@ void softmax(const Group& group, float* m, float* l, float* alpha) {
       return weight;
     };
     Vec sum[kVecs];
-    for (Vec& v : sum) v = Zero();
+    ATTN_UNROLL for (int v = 0; v < kVecs; ++v) sum[v] = Zero();
     int64_t column = group.begin;
     for (; column + kPanel <= group.end; column += kPanel) {
+      ATTN_UNROLL
       for (int v = 0; v < kVecs; ++v) sum[v] = Add(sum[v], exponentiate(s + column + v * kLanes));
     }
+    ATTN_UNROLL
     for (int v = 0; v < kVecs; ++v, column += kLanes) {
       if (column < group.end) sum[v] = Add(sum[v], exponentiate(s + column));
     }
+    ATTN_UNROLL
     for (int v = 1; v < kVecs; ++v) sum[0] = Add(sum[0], sum[v]);
     Store(MulAdd(Load(l + r * kLanes), Broadcast(alpha + r), sum[0]), l + r * kLanes);
   }

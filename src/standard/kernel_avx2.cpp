@@ -8,6 +8,6 @@
 
 namespace attn::standard {
 
-const Kernels kAvx2 = {avx2::multiply, avx2::exponentiate};
+const Kernels kAvx2 = {avx2::multiply, avx2::apply_softcap, avx2::exponentiate};
 
 }  // namespace attn::standard

@@ -8,6 +8,6 @@
 
 namespace attn::standard {
 
-const Kernels kAvx512 = {avx512::multiply, avx512::exponentiate};
+const Kernels kAvx512 = {avx512::multiply, avx512::apply_softcap, avx512::exponentiate};
 
 }  // namespace attn::standard

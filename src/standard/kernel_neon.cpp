@@ -8,6 +8,6 @@
 
 namespace attn::standard {
 
-const Kernels kNeon = {neon::multiply, neon::exponentiate};
+const Kernels kNeon = {neon::multiply, neon::apply_softcap, neon::exponentiate};
 
 }  // namespace attn::standard

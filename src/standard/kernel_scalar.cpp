@@ -8,6 +8,6 @@
 
 namespace attn::standard {
 
-const Kernels kScalar = {scalar::multiply, scalar::exponentiate};
+const Kernels kScalar = {scalar::multiply, scalar::apply_softcap, scalar::exponentiate};
 
 }  // namespace attn::standard

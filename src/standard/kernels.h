@@ -1,4 +1,4 @@
-// What the standard backend asks of each instruction set: two loops, on plain data.
+// What the standard backend asks of each instruction set: three loops, on plain data.
 #ifndef ATTN_STANDARD_KERNELS_H_
 #define ATTN_STANDARD_KERNELS_H_
 
@@ -33,6 +33,8 @@ struct Exponentials {
 
 struct Kernels {
   void (*multiply)(const Product* product);
+  // row [n] = softcap * tanh(row / softcap); the row is aligned, and in whole vectors, as above.
+  void (*apply_softcap)(float* row, int64_t n, float softcap);
   void (*exponentiate)(Exponentials* exponentials);
 };
 

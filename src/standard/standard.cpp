@@ -176,10 +176,6 @@ void apply_scale(float* row, int64_t n, float scale) {
   for (int64_t j = 0; j < n; ++j) row[j] *= scale;
 }
 
-void apply_softcap(float* row, int64_t n, float softcap) {
-  for (int64_t j = 0; j < n; ++j) row[j] = softcap * std::tanh(row[j] / softcap);
-}
-
 void add_alibi(const Head& h, int64_t i, float* row) {
   const attn_tensor& slopes = *h.args.alibi_slopes;
   const char* at =
@@ -345,7 +341,7 @@ void attend(Head* head) {
   for (int64_t i = h.row_begin; i < h.row_end; ++i) {
     float* row = h.score_row(i);
     apply_scale(row, n, h.problem.scale);
-    if (h.problem.softcap > 0) apply_softcap(row, n, h.problem.softcap);
+    if (h.problem.softcap > 0) h.kernels.apply_softcap(row, n, h.problem.softcap);
     if (features & ATTN_ALIBI) add_alibi(h, i, row);
     if (features & ATTN_BIAS) add_bias(h, i, row);
     if (features & ATTN_MASK) apply_mask(h, i, row);
