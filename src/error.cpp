@@ -1,7 +1,6 @@
 // Failures: formatting and the thread's last message.
 #include "error.h"
 
-#include <cstdarg>
 #include <cstdio>
 #include <cstring>
 
@@ -13,11 +12,16 @@ thread_local char last_message[sizeof(attn_error::message)];
 }  // namespace
 
 attn_status fail(attn_error* error, attn_status status, const char* format, ...) {
-  error->status = status;
   va_list args;
   va_start(args, format);
-  std::vsnprintf(error->message, sizeof(error->message), format, args);
+  vfail(error, status, format, args);
   va_end(args);
+  return status;
+}
+
+attn_status vfail(attn_error* error, attn_status status, const char* format, va_list args) {
+  error->status = status;
+  std::vsnprintf(error->message, sizeof(error->message), format, args);
   return status;
 }
 

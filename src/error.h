@@ -4,11 +4,15 @@
 
 #include <attn/attn.h>
 
+#include <cstdarg>
+
 namespace attn {
 
 // Writes `status` and the formatted message to *error and returns `status`.
 [[gnu::format(printf, 3, 4)]] attn_status fail(attn_error* error, attn_status status,
                                                const char* format, ...);
+
+attn_status vfail(attn_error* error, attn_status status, const char* format, va_list args);
 
 // Keeps a failure for attn_last_error() of this thread.
 void remember_error(const attn_error& error);

@@ -1,0 +1,28 @@
+// compare.h: runs a problem on every backend and instruction set, and compares with the reference.
+#ifndef ATTN_ABI_TESTS_COMPARE_H_
+#define ATTN_ABI_TESTS_COMPARE_H_
+
+#include "placement.h"
+#include "reference.h"
+
+namespace attn_test {
+
+// The named backend has to serve this problem: standard everything here, flash f32 with any head
+// size up to 512, padded and packed, causal, windows, lengths, starts, GQA and LSE.
+bool must_serve(const std::string& backend, const Problem& problem);
+
+// The message names one of the things in the problem that only standard has to serve.
+bool refusal_names_a_reason(const std::string& message, const Problem& problem);
+
+// Compares a result with what is right. Returns "" or the first difference in words.
+std::string difference(const Problem& problem, const Placement& placement,
+                       const Expected& expected);
+
+// Runs on all targets, checks results, damage and refusals, and counts what ran and what was
+// refused as "LABEL" and "LABEL refused".
+void check_everywhere(const Problem& problem);
+void check_everywhere(const Problem& problem, const Data& data);
+
+}  // namespace attn_test
+
+#endif  // ATTN_ABI_TESTS_COMPARE_H_

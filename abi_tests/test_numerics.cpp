@@ -1,0 +1,280 @@
+// test_numerics.cpp: results against the float64 reference, on every backend and instruction set.
+#include <algorithm>
+#include <initializer_list>
+
+#include "compare.h"
+
+namespace attn_test {
+namespace {
+
+Problem problem(const char* name, std::vector<int64_t> seqlens_q, std::vector<int64_t> seqlens_k,
+                int64_t heads_q, int64_t heads_kv, int64_t head_dim, int64_t head_dim_v) {
+  Problem p;
+  p.name = name;
+  p.seqlens_q = std::move(seqlens_q);
+  p.seqlens_k = std::move(seqlens_k);
+  p.heads_q = heads_q;
+  p.heads_kv = heads_kv;
+  p.head_dim = head_dim;
+  p.head_dim_v = head_dim_v;
+  p.seed = static_cast<uint64_t>(p.seqlens_q[0] * 1000003 + p.seqlens_k[0] * 1009 + head_dim);
+  return p;
+}
+
+void set_types(Problem& p, attn_dtype dtype) {
+  p.q_dtype = p.k_dtype = p.v_dtype = p.o_dtype = dtype;
+}
+
+// Every head size up to past the widest vector unit, and a choice of the large ones.
+void head_dims() {
+  for (int64_t d = 1; d <= 512; d++) {
+    const bool chosen = d <= 70 || d % 64 == 0 || d % 64 == 1 || d % 64 == 63;
+    if (!chosen && !full_grid()) continue;
+    Problem p = problem("head_dim", {5}, {19}, 2, 1, d, d);
+    p.guard = d % 2 ? Guard::kAfter : Guard::kBefore;
+    check_everywhere(p);
+    p = problem("head_dim_v", {3}, {21}, 2, 2, (d * 7) % 93 + 1, d);
+    p.causal = true;
+    check_everywhere(p);
+  }
+}
+
+// Lengths around every tile size that a kernel might have.
+void key_tails() {
+  for (int64_t keys = 1; keys <= 1100; keys++) {
+    const int64_t distance = std::min(keys % 128, 128 - keys % 128);
+    if (keys > 140 && (full_grid() ? distance > 20 : distance > 1)) continue;
+    Problem p = problem("keys", {3}, {keys}, 2, 1, 8, 8);
+    p.guard = keys % 2 ? Guard::kAfter : Guard::kBefore;
+    check_everywhere(p);
+    p.name = "keys, causal";
+    p.seqlens_q = {std::min<int64_t>(keys, 20)};
+    p.causal = true;
+    check_everywhere(p);
+  }
+}
+
+void query_tails() {
+  for (int64_t queries = 1; queries <= 530; queries++) {
+    const int64_t distance = std::min(queries % 96, 96 - queries % 96);
+    if (queries > 100 && distance > (full_grid() ? 20 : 1)) continue;
+    Problem p = problem("queries", {queries}, {37}, 3, 3, 16, 16);
+    p.guard = queries % 2 ? Guard::kAfter : Guard::kBefore;
+    check_everywhere(p);
+    p.name = "queries, causal";
+    p.seqlens_k = {queries};
+    p.causal = true;
+    check_everywhere(p);
+  }
+}
+
+// Causal and windows with queries and keys of different numbers, and both alignments.
+void causal_and_windows() {
+  for (const int64_t queries : {1, 2, 7, 33, 64, 150}) {
+    for (const int64_t keys : {1, 2, 9, 40, 65, 200, 300}) {
+      for (int variant = 0; variant < 10; variant++) {
+        Problem p = problem("window", {queries}, {keys}, 2, 1, 12, 12);
+        p.alignment = variant & 1 ? ATTN_ALIGN_TOP_LEFT : ATTN_ALIGN_BOTTOM_RIGHT;
+        p.causal = variant < 4;
+        if (variant == 2 || variant == 3) p.window_left = 5;
+        if (variant == 4 || variant == 5) p.window_left = 0, p.window_right = 0;
+        if (variant == 6 || variant == 7) p.window_left = 100, p.window_right = 3;
+        if (variant == 8) p.window_left = 64;
+        if (variant == 9) p.window_right = 63;
+        p.poison_masked = true;
+        check_everywhere(p);
+      }
+    }
+  }
+}
+
+void starts() {
+  for (const int64_t q_start : {-300, -3, 0, 1, 70, 140, 500}) {
+    for (const int64_t k_start : {-50, 0, 3, 130}) {
+      for (const bool window : {false, true}) {
+        Problem p = problem("starts", {40, 70}, {150, 133}, 2, 2, 16, 16);
+        p.q_rows = p.k_rows = Rows::kPacked;
+        p.q_start = {q_start, q_start + 17};
+        p.k_start = {k_start, k_start - 1};
+        p.causal = true;
+        if (window) p.window_left = 31;
+        p.poison_masked = true;
+        check_everywhere(p);
+      }
+    }
+  }
+  // Positions far beyond 32 bits.
+  Problem p = problem("far positions", {20}, {40}, 1, 1, 8, 8);
+  p.q_start = {(int64_t{1} << 45) + 20};
+  p.k_start = {int64_t{1} << 45};
+  p.causal = true;
+  p.window_left = 4;
+  check_everywhere(p);
+}
+
+void grouped_heads() {
+  for (const int64_t heads_kv : {1, 2, 3, 4, 6, 12}) {
+    for (const int64_t queries : {1, 5, 50}) {
+      Problem p = problem("heads", {queries, queries}, {70, 70}, 12, heads_kv, 20, 24);
+      check_everywhere(p);
+      p.causal = true;
+      p.k_order.outer_to_inner = p.v_order.outer_to_inner = {0, 2, 1, 3};
+      check_everywhere(p);
+    }
+  }
+}
+
+// Sequences of very different lengths in one batch, padded and packed, some of them empty.
+void uneven_lengths() {
+  for (const Rows q_rows : {Rows::kPaddedLengths, Rows::kPacked}) {
+    for (const Rows k_rows : {Rows::kPaddedLengths, Rows::kPacked, Rows::kPaged}) {
+      for (int variant = 0; variant < 4; variant++) {
+        Problem p = problem("lengths", {5, 0, 100, 33, 1}, {200, 7, 0, 64, 129}, 4, 2, 16, 16);
+        p.q_rows = q_rows;
+        p.k_rows = k_rows;
+        p.causal = variant & 1;
+        p.slack_q = variant & 2 ? 3 : 0;
+        p.slack_k = variant & 2 ? 30 : 0;
+        p.plan_slack = variant & 2 ? 9 : 0;
+        p.page_size = 16;
+        check_everywhere(p);
+      }
+    }
+  }
+}
+
+void nothing_at_all() {
+  for (int variant = 0; variant < 5; variant++) {
+    for (const Rows q_rows : {Rows::kPadded, Rows::kPaddedLengths, Rows::kPacked}) {
+      for (const Rows k_rows : {Rows::kPadded, Rows::kPaddedLengths, Rows::kPacked, Rows::kPaged}) {
+        Problem p = problem("empty", {4, 4}, {6, 6}, 2, 1, 8, 8);
+        if (variant == 0) p.seqlens_q = p.seqlens_k = {};
+        if (variant == 1) p.seqlens_q = {0, 0};
+        if (variant == 2) p.seqlens_k = {0, 0};
+        if (variant == 3) p.seqlens_q = p.seqlens_k = {0, 0};
+        if (variant == 4) p.seqlens_k = {0, 0}, p.causal = true, p.window_left = 3;
+        p.q_rows = q_rows;
+        p.k_rows = k_rows;
+        check_everywhere(p);
+      }
+    }
+  }
+  // Every feature that standard has, with no key.
+  Problem p = problem("empty with sink", {4}, {0}, 2, 1, 8, 8);
+  p.sink = true;
+  check_everywhere(p);
+}
+
+// Scores far from 0: the row's maximum moves with almost every key, and far below the others.
+void large_scores() {
+  for (const double magnitude : {1e-3, 3.0, 8.0}) {
+    for (const bool causal : {false, true}) {
+      Problem p = problem("large scores", {70}, {500}, 1, 1, 32, 32);
+      p.causal = causal;
+      Data data = make_data(p);
+      for (double& x : data.k.x) x = static_cast<float>(x * magnitude);
+      check_everywhere(p, data);
+      // Scores that rise with the key, so that every tile rescales what was before.
+      for (int64_t j = 0; j < 500; j++)
+        for (int64_t x = 0; x < 32; x++) data.k.at(0, 0, j, x) *= static_cast<double>(j) / 500;
+      for (double& x : data.k.x) x = static_cast<float>(x);
+      check_everywhere(p, data);
+    }
+  }
+}
+
+// All scores the same: O is the mean of V, LSE is the score + ln(seqlen_k).
+void equal_scores() {
+  for (const int64_t keys : {1, 100, 1000}) {
+    Problem p = problem("equal scores", {9}, {keys}, 1, 1, 16, 16);
+    Data data = make_data(p);
+    for (double& x : data.q.x) x = 5;
+    for (double& x : data.k.x) x = 5;
+    check_everywhere(p, data);
+    for (double& x : data.k.x) x = -50;
+    check_everywhere(p, data);
+  }
+}
+
+void storage_types() {
+  for (const attn_dtype dtype : {ATTN_DTYPE_F16, ATTN_DTYPE_BF16}) {
+    for (const int64_t keys : {1, 2, 17, 64, 200}) {
+      for (const int64_t dim : {1, 40, 64, 128}) {
+        for (int variant = 0; variant < 3; variant++) {
+          Problem p = problem("types", {9}, {keys}, 2, 1, dim, dim);
+          set_types(p, dtype);
+          p.causal = variant == 1;
+          if (variant == 2) p.o_dtype = ATTN_DTYPE_F32;
+          check_everywhere(p);
+        }
+      }
+    }
+  }
+}
+
+// A sink of -inf is none; a large one takes all the weight.
+void sinks() {
+  for (const double sink : {-double{INFINITY}, -50.0, 0.0, 90.0}) {
+    for (const int64_t keys : {0, 1, 60}) {
+      Problem p = problem("sink", {20}, {keys}, 3, 1, 16, 16);
+      p.sink = true;
+      p.causal = true;
+      p.alignment = ATTN_ALIGN_TOP_LEFT;
+      Data data = make_data(p);
+      for (double& x : data.sink) x = sink;
+      check_everywhere(p, data);
+    }
+  }
+}
+
+void pairwise() {
+  for (const Problem& p : pairwise_problems(1)) check_everywhere(p);
+  if (!full_grid()) return;
+  for (uint64_t seed = 2; seed < 6; seed++) {
+    for (const Problem& p : pairwise_problems(seed)) check_everywhere(p);
+  }
+}
+
+// Every pair of choices among those that flash has to serve.
+void pairwise_for_flash() {
+  for (Problem p : pairwise_problems(11)) {
+    set_types(p, ATTN_DTYPE_F32);
+    p.bias_dtype = ATTN_DTYPE_F32;
+    if (p.k_rows == Rows::kPaged) p.k_rows = Rows::kPaddedLengths;
+    p.bias.present = p.mask.present = p.block_mask.present = p.sink = false;
+    p.alibi = 0;
+    p.softcap = 0;
+    check_everywhere(p);
+  }
+}
+
+void random_problems() {
+  Random random{20};
+  const int problems = full_grid() ? 6000 : 500;
+  for (int i = 0; i < problems; i++) check_everywhere(random_problem(random));
+}
+
+// Nothing above may pass because nothing ran.
+void enough_ran() {
+  for (const Target& target : targets()) {
+    const int least = target.backend == "standard" ? 1500 : target.backend == "flash" ? 1200 : 0;
+    CHECK(counted(target.label()) >= least, "%s ran %d problems, at least %d expected",
+          target.label().c_str(), counted(target.label()), least);
+  }
+  CHECK(counted("standard/scalar") > 0);
+  CHECK(counted("flash/scalar") > 0);
+}
+
+}  // namespace
+}  // namespace attn_test
+
+int main(int argc, char** argv) {
+  using namespace attn_test;
+  const Test tests[] = {
+      TEST(head_dims),    TEST(key_tails),          TEST(query_tails),     TEST(causal_and_windows),
+      TEST(starts),       TEST(grouped_heads),      TEST(uneven_lengths),  TEST(nothing_at_all),
+      TEST(large_scores), TEST(equal_scores),       TEST(storage_types),   TEST(sinks),
+      TEST(pairwise),     TEST(pairwise_for_flash), TEST(random_problems), TEST(enough_ran),
+  };
+  return run_tests("numerics", argc, argv, tests);
+}

@@ -1,0 +1,185 @@
+// limits.cpp: the FMA peak and the read bandwidth of this machine.
+#include "limits.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+#include <thread>
+#include <vector>
+
+namespace bench {
+
+double seconds_on_threads(int threads, const std::function<void(int thread)>& body) {
+  using Clock = std::chrono::steady_clock;
+  std::vector<Clock::time_point> starts(threads), ends(threads);
+  std::atomic<int> waiting{threads};
+  auto run = [&](int thread) {
+    waiting.fetch_sub(1);
+    while (waiting.load() > 0) std::this_thread::yield();
+    starts[thread] = Clock::now();
+    body(thread);
+    ends[thread] = Clock::now();
+  };
+  std::vector<std::thread> others;
+  for (int thread = 1; thread < threads; ++thread) others.emplace_back(run, thread);
+  run(0);
+  for (std::thread& other : others) other.join();
+  return std::chrono::duration<double>(*std::max_element(ends.begin(), ends.end()) -
+                                       *std::min_element(starts.begin(), starts.end()))
+      .count();
+}
+
+namespace {
+
+// The accumulators are operands of inline assembly: a compiler that spills or rearranges them
+// would measure itself instead of the machine. Chains needed: latency * units, which is 8 on
+// today's x86 cores (4 * 2) and 16 on the widest AArch64 ones (4 * 4).
+
+#define CHAINS_12(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11)
+#define CHAINS_24(X) \
+  CHAINS_12(X) X(12) X(13) X(14) X(15) X(16) X(17) X(18) X(19) X(20) X(21) X(22) X(23)
+
+#define DECLARE(i) Vector acc##i = x * static_cast<float>(i);
+#define KEEP(i) asm volatile("" : : REGISTER(acc##i));
+
+#if defined(__x86_64__)
+
+#define REGISTER "v"
+#define FMA(i) asm volatile("vfmadd231ps %1, %2, %0" : "+v"(acc##i) : "v"(x), "v"(y));
+
+__attribute__((target("avx512f"))) void run_fma_avx512(int64_t steps) {
+  typedef float Vector __attribute__((vector_size(64)));
+  const Vector x = Vector{} + 0.999f, y = Vector{} + 1.001f;
+  CHAINS_12(DECLARE)
+  for (int64_t step = 0; step < steps; ++step) {
+    CHAINS_12(FMA)
+  }
+  CHAINS_12(KEEP)
+}
+
+#undef REGISTER
+#define REGISTER "x"
+#undef FMA
+#define FMA(i) asm volatile("vfmadd231ps %1, %2, %0" : "+x"(acc##i) : "x"(x), "x"(y));
+
+__attribute__((target("avx2,fma"))) void run_fma_avx2(int64_t steps) {
+  typedef float Vector __attribute__((vector_size(32)));
+  const Vector x = Vector{} + 0.999f, y = Vector{} + 1.001f;
+  CHAINS_12(DECLARE)
+  for (int64_t step = 0; step < steps; ++step) {
+    CHAINS_12(FMA)
+  }
+  CHAINS_12(KEEP)
+}
+
+#undef FMA
+// Without FMA: even chains multiply, odd ones add.
+#define FMA(i)                                            \
+  if (i % 2 == 0)                                         \
+    asm volatile("mulps %1, %0" : "+x"(acc##i) : "x"(y)); \
+  else                                                    \
+    asm volatile("addps %1, %0" : "+x"(acc##i) : "x"(x));
+
+void run_fma_scalar(int64_t steps) {
+  typedef float Vector __attribute__((vector_size(16)));
+  const Vector x = Vector{} + 0.999f, y = Vector{} + 1.0f;
+  CHAINS_12(DECLARE)
+  for (int64_t step = 0; step < steps; ++step) {
+    CHAINS_12(FMA)
+  }
+  CHAINS_12(KEEP)
+}
+
+#elif defined(__aarch64__)
+
+#define REGISTER "w"
+#define FMA(i) asm volatile("fmla %0.4s, %1.4s, %2.4s" : "+w"(acc##i) : "w"(x), "w"(y));
+
+void run_fma_neon(int64_t steps) {
+  typedef float Vector __attribute__((vector_size(16)));
+  const Vector x = Vector{} + 0.999f, y = Vector{} + 1.001f;
+  CHAINS_24(DECLARE)
+  for (int64_t step = 0; step < steps; ++step) {
+    CHAINS_24(FMA)
+  }
+  CHAINS_24(KEEP)
+}
+
+#endif
+
+}  // namespace
+
+double fma_flops_per_step(attn_isa isa) {
+  switch (isa) {
+#if defined(__x86_64__)
+    case ATTN_ISA_AVX512:
+      return 12 * 16 * 2;
+    case ATTN_ISA_AVX2:
+      return 12 * 8 * 2;
+    case ATTN_ISA_SCALAR:
+      return 12 * 4;
+#elif defined(__aarch64__)
+    case ATTN_ISA_NEON:
+    case ATTN_ISA_SCALAR:
+      return 24 * 4 * 2;
+#endif
+    default:
+      return 0;
+  }
+}
+
+void run_fma(attn_isa isa, int64_t steps) {
+  switch (isa) {
+#if defined(__x86_64__)
+    case ATTN_ISA_AVX512:
+      return run_fma_avx512(steps);
+    case ATTN_ISA_AVX2:
+      return run_fma_avx2(steps);
+    case ATTN_ISA_SCALAR:
+      return run_fma_scalar(steps);
+#elif defined(__aarch64__)
+    case ATTN_ISA_NEON:
+    case ATTN_ISA_SCALAR:
+      return run_fma_neon(steps);
+#endif
+    default:
+      return;
+  }
+}
+
+constexpr size_t kHugePage = size_t{2} << 20;
+
+ReadBuffer::ReadBuffer(size_t bytes) : size_(bytes), data_(std::aligned_alloc(kHugePage, bytes)) {
+  if (!data_) throw std::bad_alloc();
+  madvise(data_.get(), size_, MADV_HUGEPAGE);  // a wish: 4 KiB pages read some 10% slower
+  std::memset(data_.get(), 1, size_);
+}
+
+// Four streams at once, each prefetched: one plain stream reads at half of that on server cores.
+uint64_t ReadBuffer::read(int part, int parts) const {
+  constexpr size_t kStreams = 4, kLine = 64, kAhead = 16;  // kAhead in lines
+  typedef uint64_t Vector __attribute__((vector_size(16)));
+  const char* data = static_cast<const char*>(data_.get());
+  const size_t stream_lines = size_ / kLine / kStreams / parts;
+  Vector sums[kLine / sizeof(Vector)] = {};
+  for (size_t line = 0; line < stream_lines; ++line) {
+    for (size_t stream = 0; stream < kStreams; ++stream) {
+      const char* at = data + ((part * kStreams + stream) * stream_lines + line) * kLine;
+      __builtin_prefetch(at + kAhead * kLine);
+      for (size_t i = 0; i < kLine / sizeof(Vector); ++i) {
+        sums[i] += reinterpret_cast<const Vector*>(at)[i];
+      }
+    }
+  }
+  const Vector sum = sums[0] + sums[1] + sums[2] + sums[3];
+  return sum[0] + sum[1];
+}
+
+void ReadBuffer::Free::operator()(void* pointer) const { std::free(pointer); }
+
+}  // namespace bench

@@ -1,0 +1,123 @@
+"""Who can be measured: the library's own program, and the peers in their processes."""
+
+import dataclasses
+import json
+import pathlib
+import re
+import subprocess
+import sys
+
+from cases import Case
+
+OWN = ("standard", "flash")
+
+
+class NotServed(Exception):
+    """Why a row cannot be measured, in words."""
+
+
+@dataclasses.dataclass
+class OwnSample:
+    seconds: float
+    peak: float  # FLOP/s of the row's instruction set and threads, measured just before
+    workspace: int  # bytes
+
+
+class AttnBench:
+    """The program attn_bench, which measures the library and the machine's limits."""
+
+    def __init__(self, program, threads):
+        self.command = [str(program)] + ([f"--threads={threads}"] if threads else [])
+        listed = self._run("--benchmark_list_tests=true").split()
+        names = [line.split("/") for line in listed]
+        self.rows = [(Case.parse(n[0]), n[1]) for n in names if Case.parse(n[0])]
+        self.limits = [n[0] for n in names if n[0].startswith("limit_")]
+        context = self._measure("^limit_fma_.*_1t/", 0.001)["context"]
+        self.version = context["attn_version"]
+        self.isa = context["isa"]
+
+    def _run(self, *arguments):
+        result = subprocess.run(self.command + list(arguments), capture_output=True, text=True)
+        if result.returncode != 0:
+            raise RuntimeError(f"{self.command[0]} failed: {result.stderr.strip()[-500:]}")
+        return result.stdout
+
+    def _measure(self, filter_regex, seconds):
+        return json.loads(
+            self._run(
+                f"--benchmark_filter={filter_regex}",
+                f"--benchmark_min_time={seconds}",
+                "--benchmark_format=json",
+            )
+        )
+
+    def measure_limits(self):
+        """{name: FLOP/s or bytes/s} of all limits."""
+        return {
+            row["name"].split("/")[0]: row.get("flops_per_second") or row["bytes_per_second"]
+            for row in self._measure("^limit_", 0.001)["benchmarks"]
+        }
+
+    def peak_name(self, case):
+        return f"limit_fma_{case.dtype}_{case.isa or self.isa}_{case.threads}t"
+
+    def measure_peak(self, case):
+        """FLOP/s of the case's instruction set and threads."""
+        output = self._measure(f"^{self.peak_name(case)}/", 0.001)
+        return output["benchmarks"][0]["flops_per_second"]
+
+    def measure(self, case, who, seconds):
+        output = self._measure(
+            f"^({self.peak_name(case)}/|{re.escape(f'{case}/{who}')}/)", seconds
+        )
+        peak, row = output["benchmarks"]
+        if row.get("error_occurred"):
+            raise NotServed(row["error_message"])
+        if (row["heads"], row["flops"]) != (case.heads, case.flops):
+            raise RuntimeError(f"{case}: attn_bench and cases.py differ in heads or flops")
+        return OwnSample(
+            row["flops"] / row["flops_per_second"], peak["flops_per_second"], int(row["workspace"])
+        )
+
+
+class Peer:
+    """A peer in a process of its own, which is started here and ends with the driver."""
+
+    def __init__(self, name):
+        self.name = name
+        self.process = subprocess.Popen(
+            [sys.executable, str(pathlib.Path(__file__).with_name("peers.py")), name],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        answer = self._read()
+        self.version = answer.get("version")
+        self.reason = answer.get("reason")  # why it cannot be measured at all, or None
+
+    def _read(self):
+        line = self.process.stdout.readline()
+        return json.loads(line) if line else {"reason": "its process ended"}
+
+    def measure(self, case, seconds):
+        if self.reason:
+            raise NotServed(self.reason)
+        try:
+            request = json.dumps({"case": str(case), "seconds": seconds})
+            self.process.stdin.write(request + "\n")
+            self.process.stdin.flush()
+            answer = self._read()
+        except BrokenPipeError:
+            answer = {"reason": "its process ended"}
+        if "reason" in answer:
+            if self.process.poll() is not None:
+                self.reason = answer["reason"]
+            raise NotServed(answer["reason"])
+        return answer["seconds"]
+
+    def close(self):
+        try:
+            self.process.stdin.close()
+        except BrokenPipeError:
+            pass
+        self.process.wait()

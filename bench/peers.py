@@ -1,0 +1,233 @@
+"""The peers' side of the benchmark: one process for each peer, asked over stdin and stdout.
+
+    python peers.py {ort|openvino|torch}
+
+The first line of stdout is {"version"}, or {"reason"} if the peer is not there. Each line of stdin
+is {"case", "seconds"}: run that case for at least so many seconds. The answer is {"seconds"}, the
+mean of a run, or {"reason"}, why the peer does not serve the case. Every case's result is compared
+with NumPy's before it is timed.
+"""
+
+import json
+import math
+import os
+import sys
+import time
+
+import numpy as np
+
+from cases import Case
+
+
+class NotServed(Exception):
+    """Why a peer does not serve a case, in words."""
+
+
+def aligned_empty(shape):
+    """Uninitialised f32 memory at a multiple of 64 bytes, as the library's own rows have it."""
+    size = math.prod(shape) * 4
+    raw = np.empty(size + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + size].view(np.float32).reshape(shape)
+
+
+def make_inputs(case):
+    """q, k, v [1, heads, seqlen, head_dim]."""
+    random = np.random.default_rng(1)
+    tensors = [aligned_empty((1, case.heads, case.seqlen, case.head_dim)) for _ in range(3)]
+    for tensor in tensors:
+        random.standard_normal(dtype=np.float32, out=tensor)
+    return tensors
+
+
+def check_result(case, q, k, v, o):
+    """Compares some rows of the first and the last head with exact arithmetic (in f64)."""
+    for head in {0, case.heads - 1}:
+        for i in {0, case.seqlen // 2, case.seqlen - 1}:
+            keys = i + 1 if case.causal else case.seqlen
+            scores = k[0, head, :keys].astype(np.float64) @ q[0, head, i] / math.sqrt(case.head_dim)
+            weights = np.exp(scores - scores.max())
+            expected = weights @ v[0, head, :keys] / weights.sum()
+            if not np.abs(o[0, head, i] - expected).max() <= 1e-4:
+                raise NotServed(f"its result is wrong in row {i} of head {head}")
+
+
+class Ort:
+    """ONNX Runtime's com.microsoft.MultiHeadAttention through IO binding."""
+
+    def __init__(self):
+        import onnxruntime
+
+        self.module = onnxruntime
+        self.version = onnxruntime.__version__
+
+    def prepare(self, case, q, k, v):
+        from onnx import TensorProto, helper
+
+        # The operator's own layout: [batch, seqlen, heads * head_dim].
+        shape = (1, case.seqlen, case.heads * case.head_dim)
+        node = helper.make_node(
+            "MultiHeadAttention",
+            ["q", "k", "v"],
+            ["o"],
+            domain="com.microsoft",
+            num_heads=case.heads,
+            unidirectional=int(case.causal),
+        )
+        values = {
+            name: helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in "qkvo"
+        }
+        graph = helper.make_graph([node], "attention", [values[n] for n in "qkv"], [values["o"]])
+        opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
+        model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
+
+        options = self.module.SessionOptions()
+        options.intra_op_num_threads = case.threads
+        options.inter_op_num_threads = 1
+        # Its threads spin within a run, but not while others are being measured.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        session = self.module.InferenceSession(
+            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+        binding = session.io_binding()
+        tensors = {name: aligned_empty(shape) for name in "qkvo"}
+        heads_last = (1, case.seqlen, case.heads, case.head_dim)
+        for name, tensor in zip("qkv", (q, k, v)):
+            tensors[name].reshape(heads_last)[:] = tensor.transpose(0, 2, 1, 3)
+        for name, tensor in tensors.items():
+            bind = binding.bind_output if name == "o" else binding.bind_input
+            bind(name, "cpu", 0, np.float32, shape, tensor.ctypes.data)
+        o = tensors["o"].reshape(heads_last).transpose(0, 2, 1, 3)
+        # The binding holds addresses only: the closure keeps the tensors.
+        return lambda: (session.run_with_iobinding(binding), tensors), o
+
+
+class OpenVino:
+    """OpenVINO's ScaledDotProductAttention on the CPU."""
+
+    def __init__(self):
+        import openvino
+
+        self.module = openvino
+        self.version = openvino.__version__.split("-")[0]
+
+    def prepare(self, case, q, k, v):
+        from openvino import opset13
+
+        shape = list(q.shape)
+        parameters = [opset13.parameter(shape, self.module.Type.f32) for _ in range(3)]
+        node = opset13.scaled_dot_product_attention(*parameters, causal=case.causal)
+        model = self.module.Model([node.output(0)], parameters)
+        compiled = self.module.Core().compile_model(
+            model,
+            "CPU",
+            {
+                "INFERENCE_NUM_THREADS": case.threads,
+                "NUM_STREAMS": 1,
+                "PERFORMANCE_HINT": "LATENCY",
+                "INFERENCE_PRECISION_HINT": "f32",
+            },
+        )
+        request = compiled.create_infer_request()
+        o = aligned_empty(shape)
+        tensors = [self.module.Tensor(t, shared_memory=True) for t in (q, k, v, o)]
+        for i, tensor in enumerate(tensors[:3]):
+            request.set_input_tensor(i, tensor)
+        request.set_output_tensor(0, tensors[3])
+        # The request holds addresses only: the closure keeps the tensors and the model.
+        return lambda: (request.infer(), tensors, compiled), o
+
+
+class Torch:
+    """PyTorch's scaled_dot_product_attention, with the flash kernel for CPUs."""
+
+    def __init__(self):
+        import torch
+
+        self.module = torch
+        self.version = torch.__version__
+
+    def prepare(self, case, q, k, v):
+        torch = self.module
+        tensors = [torch.from_numpy(tensor) for tensor in (q, k, v)]
+        o = np.empty(q.shape, np.float32)
+        result = torch.from_numpy(o)
+        attention = torch.nn.functional.scaled_dot_product_attention
+
+        def run():
+            torch.set_num_threads(case.threads)
+            with torch.inference_mode():
+                return attention(*tensors, is_causal=case.causal)
+
+        result.copy_(run())
+        return run, o
+
+
+PEERS = {"ort": Ort, "openvino": OpenVino, "torch": Torch}
+
+
+class Measurer:
+    """Keeps what it prepared as long as the cases have the same head_dim and seqlen."""
+
+    def __init__(self, peer):
+        self.peer = peer
+        self.prepared = {}
+
+    def prepare(self, case):
+        if case.isa:
+            raise NotServed("it chooses its instruction set itself")
+        if case.dtype != "f32":
+            raise NotServed("measured for f32 only")
+        if any((c.head_dim, c.seqlen) != (case.head_dim, case.seqlen) for c in self.prepared):
+            self.prepared.clear()
+        if case not in self.prepared:
+            q, k, v = make_inputs(case)
+            run, o = self.peer.prepare(case, q, k, v)
+            run()
+            check_result(case, q, k, v, o)
+            self.prepared[case] = run
+        return self.prepared[case]
+
+    def measure(self, case, seconds):
+        """The mean of enough runs to fill `seconds`, after one run apart (as Google Benchmark)."""
+        run = self.prepare(case)
+        runs, elapsed = 1, time_runs(run, 1)
+        if elapsed < seconds:
+            runs = math.ceil(seconds / elapsed)
+            elapsed = time_runs(run, runs)
+        return elapsed / runs
+
+
+def time_runs(run, n):
+    start = time.perf_counter()
+    for _ in range(n):
+        run()
+    return time.perf_counter() - start
+
+
+def serve(name):
+    # The protocol keeps stdout for itself: what libraries print goes to stderr.
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+
+    def answer(**fields):
+        answers.write(json.dumps(fields) + "\n")
+
+    try:
+        peer = PEERS[name]()
+    except ImportError as error:
+        answer(reason=f"not installed ({error})")
+        return
+    answer(version=peer.version)
+    measurer = Measurer(peer)
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            case = Case.parse(request["case"])
+            answer(seconds=measurer.measure(case, request["seconds"]))
+        except Exception as error:  # whatever a peer raises is why it does not serve the case
+            answer(reason=" ".join(str(error).split())[:200])
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1])
