@@ -14,6 +14,7 @@
 #include <limits>
 
 #include "../error.h"
+#include "../merge.h"
 #include "../sequence.h"
 #include "../tensor.h"
 #include "kernel_args.h"
@@ -434,7 +435,7 @@ const attn_backend kFlashBackend = {
     plan_create,
     plan_destroy,
     run_plan,
-    nullptr,
+    merge_cpu,
 };
 
 }  // namespace attn
