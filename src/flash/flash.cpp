@@ -82,8 +82,7 @@ int64_t nonfinite_size(int64_t seqlen_k, int64_t tile_k) {
 struct Unit {
   Sequence sequence;
   int64_t head_kv;
-  int64_t
-      first_key;  // keys [first_key, end_key) are packed: whole key blocks that some query needs
+  int64_t first_key;  // keys [first_key, end_key) are packed: the blocks that some query needs
   int64_t end_key;
   float* packed_k;
   float* packed_v;

@@ -73,7 +73,7 @@ ATTN_VEC_OP float ReduceMax(Vec v) {
 }
 
 // 2^x = 2^floor(x) * 2^f, f = x - floor(x) in [0, 1). vreduceps gives f (0 for -inf) and vscalefps
-// floors its second operand by itself and underflows to 0.
+// floors its second operand by itself. The comparison is true for NaN.
 ATTN_VEC_OP Vec Exp2(Vec x) {
   const Vec f = _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
   Vec p = MulAdd(Set(1.86713005e-3f), f, Set(9.01703071e-3f));
@@ -81,7 +81,8 @@ ATTN_VEC_OP Vec Exp2(Vec x) {
   p = MulAdd(p, f, Set(2.40164444e-1f));
   p = MulAdd(p, f, Set(6.93151295e-1f));
   p = MulAdd(p, f, Set(1.0f));
-  return _mm512_scalef_ps(p, x);
+  const Mask large = _mm512_cmp_ps_mask(x, Set(-100.0f), _CMP_NLT_UQ);
+  return _mm512_maskz_scalef_ps(large, p, x);
 }
 
 ATTN_VEC_OP void Transpose(Vec (&v)[kLanes]) {

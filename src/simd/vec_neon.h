@@ -71,18 +71,20 @@ ATTN_VEC_OP float ReduceSum(Vec v) {
 }
 ATTN_VEC_OP float ReduceMax(Vec v) { return vmaxvq_f32(v); }
 
-// 2^x = 2^n * 2^f, n = floor(x), f = x - n in [0, 1). The factor 2^n is built in the exponent's
-// bits: n = -127 gives 0, and the clamp's operand order lets NaN through to the polynomial.
+// 2^x = 2^n * 2^f, n = floor(x), f = x - n in [0, 1). The factor 2^(n - 26) is built in the
+// exponent's bits, n = -101 giving 0, and 2^26 is part of the polynomial. The clamp's operand order
+// lets NaN through.
 ATTN_VEC_OP Vec Exp2(Vec x) {
-  const Vec clamped = Max(Set(-127.0f), x);
+  constexpr float k2To26 = 67108864.0f;
+  const Vec clamped = Max(Set(-101.0f), x);
   const Vec n = vrndmq_f32(clamped);
   const Vec f = Sub(clamped, n);
-  Vec p = MulAdd(Set(1.86713005e-3f), f, Set(9.01703071e-3f));
-  p = MulAdd(p, f, Set(5.57999127e-2f));
-  p = MulAdd(p, f, Set(2.40164444e-1f));
-  p = MulAdd(p, f, Set(6.93151295e-1f));
-  p = MulAdd(p, f, Set(1.0f));
-  const int32x4_t exponent = vaddq_s32(vcvtq_s32_f32(n), vdupq_n_s32(127));
+  Vec p = MulAdd(Set(1.86713005e-3f * k2To26), f, Set(9.01703071e-3f * k2To26));
+  p = MulAdd(p, f, Set(5.57999127e-2f * k2To26));
+  p = MulAdd(p, f, Set(2.40164444e-1f * k2To26));
+  p = MulAdd(p, f, Set(6.93151295e-1f * k2To26));
+  p = MulAdd(p, f, Set(k2To26));
+  const int32x4_t exponent = vaddq_s32(vcvtq_s32_f32(n), vdupq_n_s32(101));
   return Mul(p, vreinterpretq_f32_s32(vshlq_n_s32(exponent, 23)));
 }
 

@@ -64,25 +64,28 @@ ATTN_VEC_OP bool AllFinite(Vec v) { return v - v == 0.0f; }
 ATTN_VEC_OP float ReduceSum(Vec v) { return v; }
 ATTN_VEC_OP float ReduceMax(Vec v) { return v; }
 
-// 2^x for x < 128: relative error below 3e-7; exactly 1 for 0; 0 for -inf and where the result
-// would be far below the smallest normal number; NaN for NaN. The polynomial is the minimax one
+// 2^x for x < 127: relative error below 3e-7; exactly 1 for 0; NaN for NaN; exactly 0 for x < -100.
+// That is nothing beside a softmax's greatest weight, 1, and keeps what follows clear of denormal
+// numbers: arithmetic on one costs more than a hundred cycles. The polynomial is the minimax one
 // (relative error 8e-8) on [0, 1) with 2^0 = 1 fixed.
 //
-// 2^x = 2^n * 2^f, n = floor(x), f = x - n in [0, 1). The factor 2^n is built in the exponent's
-// bits: n = -127 gives 0, and the clamp's operand order lets NaN through to the polynomial.
+// 2^x = 2^n * 2^f, n = floor(x), f = x - n in [0, 1). The factor 2^(n - 26) is built in the
+// exponent's bits, n = -101 giving 0, and 2^26 is part of the polynomial. The clamp's operand order
+// lets NaN through.
 ATTN_VEC_OP Vec Exp2(Vec x) {
-  const float clamped = Max(-127.0f, x);
+  constexpr float k2To26 = 67108864.0f;
+  const float clamped = Max(-101.0f, x);
   const float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
   const float nearest = (clamped + kRound) - kRound;
   const float n = nearest > clamped ? nearest - 1.0f : nearest;
   const float f = clamped - n;
-  float p = MulAdd(1.86713005e-3f, f, 9.01703071e-3f);
-  p = MulAdd(p, f, 5.57999127e-2f);
-  p = MulAdd(p, f, 2.40164444e-1f);
-  p = MulAdd(p, f, 6.93151295e-1f);
-  p = MulAdd(p, f, 1.0f);
-  // n + 127 as an integer: the low mantissa bits of n + 127 + 2^23.
-  const float biased = n + (8388608.0f + 127.0f);
+  float p = MulAdd(1.86713005e-3f * k2To26, f, 9.01703071e-3f * k2To26);
+  p = MulAdd(p, f, 5.57999127e-2f * k2To26);
+  p = MulAdd(p, f, 2.40164444e-1f * k2To26);
+  p = MulAdd(p, f, 6.93151295e-1f * k2To26);
+  p = MulAdd(p, f, k2To26);
+  // n + 101 as an integer: the low mantissa bits of n + 101 + 2^23.
+  const float biased = n + (8388608.0f + 101.0f);
   uint32_t bits;
   __builtin_memcpy(&bits, &biased, sizeof bits);
   bits <<= 23;
