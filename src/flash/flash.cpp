@@ -35,7 +35,7 @@ constexpr int64_t kPackedCapacity = int64_t{16} << 20;  // bytes; more where one
 constexpr int64_t kMaxUnits = 256;                      // in a batch of units
 constexpr int64_t kKeysPerPackTask = 1024;
 constexpr int64_t kTileQ = 96;
-constexpr int64_t kTileK = 256;
+constexpr int64_t kTileK = 512;
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 constexpr int64_t round_up(int64_t n, int64_t multiple) { return ceil_div(n, multiple) * multiple; }

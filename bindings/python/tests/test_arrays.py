@@ -325,11 +325,9 @@ def test_unsupported_types(qkv, wrong):
         attn.attention(q, np.zeros(k.shape, wrong), v)
 
 
-@pytest.mark.parametrize("wrong", [None, 3, "text", [[1.0]], object()], ids=repr)
-@pytest.mark.parametrize("name", ["q", "k", "v", "out", "mask", "bias"])
+@pytest.mark.parametrize("wrong", [3, "text", [[1.0]], object()], ids=repr)
+@pytest.mark.parametrize("name", ["q", "k", "v", "out", "lse", "mask", "bias"])
 def test_no_arrays(qkv, name, wrong):
-    if wrong is None and name not in ("q", "k", "v"):
-        pytest.skip("None means absent")
     arguments = dict(zip("qkv", qkv))
     arguments[name] = wrong
     with pytest.raises(TypeError, match=f"{name}: must be a NumPy array"):

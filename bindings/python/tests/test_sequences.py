@@ -81,12 +81,9 @@ def test_packed_in_token_order(sequences):
 @pytest.mark.parametrize("poison", [0.0, np.nan])
 def test_paged(rng, sequences, poison):
     q, k, v = sequences
-    k_pages, table = page(rng, k, poison)
-    v_pages, v_table = page(np.random.default_rng(1), v, poison)
-    rng_again = np.random.default_rng(2)
-    k_pages, table = page(rng_again, k, poison)
-    v_pages, v_table = page(np.random.default_rng(2), v, poison)
-    np.testing.assert_array_equal(table, v_table)
+    both = [np.concatenate([a, b], axis=2) for a, b in zip(k, v)]
+    pages, table = page(rng, both, poison)
+    k_pages, v_pages = pages[..., :8], pages[..., 8:]
     packed_q, cu_q = pack(q)
     out, lse = attn.attention(
         packed_q, k_pages, v_pages, cu_seqlens_q=cu_q, block_table=table, seqlens_k=LENGTHS_K,
@@ -106,9 +103,8 @@ def test_paged(rng, sequences, poison):
 
 def test_one_paged_sequence_without_batch(rng, sequences):
     q, k, v = (x[2] for x in sequences)
-    k_pages, table = page(np.random.default_rng(3), [k], 0.0)
-    v_pages, _ = page(np.random.default_rng(3), [v], 0.0)
-    out = attn.attention(q, k_pages, v_pages, block_table=table, seqlens_k=[7])
+    pages, table = page(rng, [np.concatenate([k, v], axis=2)], 0.0)
+    out = attn.attention(q, pages[..., :8], pages[..., 8:], block_table=table, seqlens_k=[7])
     assert_attention(out[None], None, q[None], k[None], v[None])
 
 

@@ -114,6 +114,8 @@ class Context:
             config.isa = _names.value_of("isa", isa, _names.ISAS)
         directory = None
         if backend_dir is not None:
+            if not isinstance(backend_dir, (str, bytes, os.PathLike)):
+                raise TypeError(f"backend_dir: must be a path, not {type(backend_dir).__name__}")
             directory = ffi.new("char[]", os.fsencode(backend_dir))
             config.backend_dir = directory
         self._log_handle: Any = None

@@ -432,8 +432,8 @@ class Plan:
             call.run()
         else:
             scratch = _tensors.output(workspace, "workspace")
-            if scratch.strides != (1,):
-                raise InvalidArgument("workspace: must be contiguous bytes")
+            if scratch.dtype != _tensors.U8 or scratch.strides != (1,):
+                raise InvalidArgument("workspace: must be contiguous uint8 [bytes]")
             call.use_workspace(scratch.pointer, scratch.shape[0])
             call.run_prepared()
         return result
@@ -456,9 +456,9 @@ class Plan:
         Examples
         --------
         >>> import numpy as np
-        >>> plan = Plan(heads_q=1, head_dim=2, max_seqlen_q=1, max_seqlen_k=3)
-        >>> q, k = np.zeros((1, 1, 1, 2), np.float32), np.zeros((1, 1, 3, 2), np.float32)
-        >>> v = np.zeros((1, 1, 3, 2), np.float32)
+        >>> plan = Plan(heads_q=1, head_dim=2, max_seqlen_q=1, max_seqlen_k=2)
+        >>> q, k = np.zeros((1, 1, 1, 2), np.float32), np.zeros((1, 1, 2, 2), np.float32)
+        >>> v = np.zeros((1, 1, 2, 2), np.float32)
         >>> step = plan.bind(q, k, v)
         >>> v[:] = 7
         >>> step()
@@ -637,7 +637,10 @@ def view_outputs(
     if out is None:
         shape = q.shape[:-1] + views["v"].shape[-1:]
         prototype = q.owner if isinstance(q.owner, np.ndarray) else None
-        dtype = _tensors.numpy_dtype(o_dtype, prototype, "out")
+        if prototype is not None and q.dtype == o_dtype:
+            dtype = prototype.dtype
+        else:
+            dtype = _tensors.numpy_dtype(o_dtype, "out")
         if prototype is None:
             out = np.empty(shape, dtype)
         else:  # in q's memory order

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ._types import Array
 
 F32: int = lib.ATTN_DTYPE_F32
+F16: int = lib.ATTN_DTYPE_F16
 BF16: int = lib.ATTN_DTYPE_BF16
 F8E4M3: int = lib.ATTN_DTYPE_F8E4M3
 U8: int = lib.ATTN_DTYPE_U8
@@ -29,13 +30,13 @@ LAYOUT = struct.Struct(f"@QQiiii{MAX_RANK}q{MAX_RANK}q2Q")
 POINTER = struct.Struct("@Q")
 
 _FROM_NUMPY: dict[Any, int] = {
-    np.dtype(np.float32): lib.ATTN_DTYPE_F32,
-    np.dtype(np.float16): lib.ATTN_DTYPE_F16,
+    np.dtype(np.float32): F32,
+    np.dtype(np.float16): F16,
     np.dtype(np.int8): lib.ATTN_DTYPE_I8,
-    np.dtype(np.uint8): lib.ATTN_DTYPE_U8,
-    np.dtype(np.bool_): lib.ATTN_DTYPE_U8,
-    np.dtype(np.int32): lib.ATTN_DTYPE_I32,
-    np.dtype(np.int64): lib.ATTN_DTYPE_I64,
+    np.dtype(np.uint8): U8,
+    np.dtype(np.bool_): U8,
+    np.dtype(np.int32): I32,
+    np.dtype(np.int64): I64,
 }
 # Types that NumPy does not have itself; ml_dtypes registers them under these names.
 _FROM_NAME: dict[str, int] = {"bfloat16": BF16, "float8_e4m3fn": F8E4M3}
@@ -43,15 +44,15 @@ _FROM_NAME: dict[str, int] = {"bfloat16": BF16, "float8_e4m3fn": F8E4M3}
 _CONTAINERS: dict[int, Any] = {BF16: np.dtype(np.uint16), F8E4M3: np.dtype(np.uint8)}
 # (code, bits) of DLPack.
 _FROM_DLPACK: dict[tuple[int, int], int] = {
-    (2, 32): lib.ATTN_DTYPE_F32,
-    (2, 16): lib.ATTN_DTYPE_F16,
+    (2, 32): F32,
+    (2, 16): F16,
     (4, 16): BF16,
     (10, 8): F8E4M3,
     (0, 8): lib.ATTN_DTYPE_I8,
-    (1, 8): lib.ATTN_DTYPE_U8,
-    (6, 8): lib.ATTN_DTYPE_U8,
-    (0, 32): lib.ATTN_DTYPE_I32,
-    (0, 64): lib.ATTN_DTYPE_I64,
+    (1, 8): U8,
+    (6, 8): U8,
+    (0, 32): I32,
+    (0, 64): I64,
 }
 _DLPACK_READ_ONLY = 1
 _DLPACK_COPIED = 2
@@ -115,13 +116,14 @@ def dtype_of(array: Array, name: str, container: int | None = None) -> int:
     return code
 
 
-def numpy_dtype(dtype: int, like: Array | None, name: str) -> Any:
-    """The NumPy type for a new array of `dtype`: that of `like` if it holds the same."""
-    if like is not None and dtype_of(like, name, dtype) == dtype:
-        return like.dtype
-    for found, code in _FROM_NUMPY.items():
-        if code == dtype:
-            return found
+def numpy_dtype(dtype: int, name: str) -> Any:
+    """The NumPy type for a new output of `dtype`."""
+    if dtype == F32:
+        return np.dtype(np.float32)
+    if dtype == F16:
+        return np.dtype(np.float16)
+    if dtype != BF16:
+        raise InvalidArgument(f"{name}: must be f32, f16 or bf16")
     try:
         import ml_dtypes  # optional
     except ImportError:

@@ -26,43 +26,6 @@ if TYPE_CHECKING:
     # Short vectors and tables of numbers: used in place where the type fits, else converted.
     Vector: TypeAlias = Union[Tensor, int, float, Sequence[int], Sequence[float], Sequence[Any]]
 
-    class RunTensors(TypedDict, total=False):
-        """The tensors of a run beside q, k, v, out and lse."""
-
-        seqlens_q: Vector | None
-        seqlens_k: Vector | None
-        cu_seqlens_q: Vector | None
-        cu_seqlens_k: Vector | None
-        block_table: Vector | None
-        q_start: Vector | None
-        k_start: Vector | None
-        bias: Tensor | None
-        bias_k0: Vector | None
-        mask: Tensor | None
-        mask_k0: Vector | None
-        alibi_slopes: Vector | None
-        sink: Vector | None
-        block_mask: Tensor | None
-        k_scale: Tensor | None
-        v_scale: Tensor | None
-
-    class AttentionOptions(RunTensors, total=False):
-        """What `attention` takes beside q, k, v, out and lse."""
-
-        causal: bool
-        window: tuple[int | None, int | None] | None
-        scale: float | None
-        softcap: float | None
-        alignment: Alignment
-        max_seqlen_q: int | None
-        max_seqlen_k: int | None
-        block_size: tuple[int, int] | None
-        dtype: DType | None
-        out_dtype: DType | None
-        backend: str | None
-        context: Context | None
-
-
 DType = Literal["f32", "f16", "bf16", "f8e4m3", "i8"]
 Layout = Literal["padded", "packed", "paged"]
 Alignment = Literal["bottom_right", "top_left"]
@@ -80,3 +43,41 @@ Feature = Literal[
     "sink",
     "block_mask",
 ]
+
+
+class RunTensors(TypedDict, total=False):
+    """The tensors of a run beside q, k, v, out and lse."""
+
+    seqlens_q: Vector | None
+    seqlens_k: Vector | None
+    cu_seqlens_q: Vector | None
+    cu_seqlens_k: Vector | None
+    block_table: Vector | None
+    q_start: Vector | None
+    k_start: Vector | None
+    bias: Tensor | None
+    bias_k0: Vector | None
+    mask: Tensor | None
+    mask_k0: Vector | None
+    alibi_slopes: Vector | None
+    sink: Vector | None
+    block_mask: Tensor | None
+    k_scale: Tensor | None
+    v_scale: Tensor | None
+
+
+class AttentionOptions(RunTensors, total=False):
+    """What `attention` takes beside q, k, v, out and lse."""
+
+    causal: bool
+    window: tuple[int | None, int | None] | None
+    scale: float | None
+    softcap: float | None
+    alignment: Alignment
+    max_seqlen_q: int | None
+    max_seqlen_k: int | None
+    block_size: tuple[int, int] | None
+    dtype: DType | None
+    out_dtype: DType | None
+    backend: str | None
+    context: Context | None
