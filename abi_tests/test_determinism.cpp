@@ -19,8 +19,8 @@ std::vector<Problem> problems() {
   p.heads_kv = 2;
   p.head_dim = 40;
   p.head_dim_v = 24;
-  p.seqlens_q = {130, 7, 200, 1};
-  p.seqlens_k = {300, 50, 200, 515};
+  p.seqlens_q = {70, 7, 100, 1};
+  p.seqlens_k = {150, 50, 100, 300};
   p.q_rows = p.k_rows = Rows::kPacked;
   p.name = "full";
   list.push_back(p);
@@ -33,7 +33,7 @@ std::vector<Problem> problems() {
   p.name = "decode";
   p.window_left = -1;
   p.seqlens_q = {1, 1, 1, 1};
-  p.seqlens_k = {1000, 3, 129, 600};
+  p.seqlens_k = {600, 3, 129, 400};
   list.push_back(p);
   p.name = "additions";
   p.seqlens_q = {20, 7, 33, 1};
