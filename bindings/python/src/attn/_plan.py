@@ -502,8 +502,6 @@ class Call:
 
     def run(self) -> None:
         """Runs with the calling thread's workspace."""
-        if self._size == 0:
-            return self.run_prepared()
         # Taken away while in use: a signal handler or callback may run another plan meanwhile.
         workspace = _kept.workspace
         _kept.workspace = None
@@ -640,7 +638,7 @@ def view_outputs(
         if prototype is not None and q.dtype == o_dtype:
             dtype = prototype.dtype
         else:
-            dtype = _tensors.numpy_dtype(o_dtype, "out")
+            dtype = _tensors.numpy_dtype(o_dtype)
         if prototype is None:
             out = np.empty(shape, dtype)
         else:  # in q's memory order

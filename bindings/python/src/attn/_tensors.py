@@ -93,10 +93,7 @@ class View(NamedTuple):
 def address(array: Array) -> int:
     """Where element 0 of an array lies. A third of the time of array.ctypes.data."""
     if array.flags.c_contiguous:
-        try:
-            return int(ffi.cast("uintptr_t", ffi.from_buffer(array)))
-        except (BufferError, TypeError, ValueError):
-            pass  # types that NumPy does not export as buffers: bfloat16
+        return int(ffi.cast("uintptr_t", ffi.from_buffer(array)))
     data: int = array.__array_interface__["data"][0]
     return data
 
@@ -116,18 +113,18 @@ def dtype_of(array: Array, name: str, container: int | None = None) -> int:
     return code
 
 
-def numpy_dtype(dtype: int, name: str) -> Any:
+def numpy_dtype(dtype: int) -> Any:
     """The NumPy type for a new output of `dtype`."""
     if dtype == F32:
         return np.dtype(np.float32)
     if dtype == F16:
         return np.dtype(np.float16)
     if dtype != BF16:
-        raise InvalidArgument(f"{name}: must be f32, f16 or bf16")
+        raise InvalidArgument("out_dtype: must be f32, f16 or bf16")
     try:
         import ml_dtypes  # optional
     except ImportError:
-        raise TypeError(f"{name}: pass an array, or install ml_dtypes for bfloat16") from None
+        raise TypeError("out: pass an array, or install ml_dtypes for bfloat16") from None
     return np.dtype(ml_dtypes.bfloat16)
 
 
@@ -168,6 +165,8 @@ def _view_dlpack(producer: Any, name: str) -> View:
         capsule = producer.__dlpack__(max_version=(1, 0))
     except TypeError:  # a producer from before DLPack 1.0
         capsule = producer.__dlpack__()
+    except BufferError as error:
+        raise TypeError(f"{name}: {error}") from error
     name_of, pointer_of = _capsule_functions()
     capsule_name = name_of(capsule)
     # The capsule is not renamed, so it stays the owner: its destructor calls the deleter.
