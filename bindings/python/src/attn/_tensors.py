@@ -27,7 +27,6 @@ MAX_RANK: int = lib.ATTN_MAX_RANK
 # attn_tensor, byte for byte: data, byte_offset, dtype, device_type, device_id, rank, shape,
 # strides, reserved.
 LAYOUT = struct.Struct(f"@QQiiii{MAX_RANK}q{MAX_RANK}q2Q")
-POINTER = struct.Struct("@Q")
 
 _FROM_NUMPY: dict[Any, int] = {
     np.dtype(np.float32): F32,
@@ -57,6 +56,10 @@ _FROM_DLPACK: dict[tuple[int, int], int] = {
 _DLPACK_READ_ONLY = 1
 _DLPACK_COPIED = 2
 _DEVICE_NAMES = {2: "cuda", 3: "cuda_host", 4: "opencl", 7: "vulkan", 8: "metal", 10: "rocm"}
+
+_FIRST = [(slice(1),) * rank for rank in range(64)]  # 64: NumPy's own limit of the rank
+_cast = ffi.cast
+_from_buffer = ffi.from_buffer
 
 
 class View(NamedTuple):
@@ -92,10 +95,12 @@ class View(NamedTuple):
 
 def address(array: Array) -> int:
     """Where element 0 of an array lies. A third of the time of array.ctypes.data."""
-    if array.flags.c_contiguous:
-        return int(ffi.cast("uintptr_t", ffi.from_buffer(array)))
-    data: int = array.__array_interface__["data"][0]
-    return data
+    return int(_cast("uintptr_t", element_0(array)))
+
+
+def element_0(array: Array) -> Any:
+    """The same as cdata. Buffers must be contiguous, which the slice of element 0 alone is."""
+    return _from_buffer(array if array.flags.c_contiguous else array[_FIRST[array.ndim]])
 
 
 def dtype_of(array: Array, name: str, container: int | None = None) -> int:
