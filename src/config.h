@@ -19,6 +19,11 @@ inline void init_config(void* config, size_t size) {
   std::memcpy(config, &struct_size, sizeof(struct_size));
 }
 
+// A struct_size that some version of some struct may have: anything else was not set, and what it
+// says lies there must not be touched.
+attn_status check_plausible_size(const char* name, uint32_t size, attn_error* error);
+
+// A struct that this version can read: nothing that it does not know is non-zero.
 attn_status check_struct_size(const void* config, const char* name, size_t known_size,
                               attn_error* error);
 
@@ -37,11 +42,7 @@ template <typename Info>
 attn_status write_info(const Info& from, const char* name, Info* to, attn_error* error) {
   if (!to) return fail(error, ATTN_ERROR_INVALID_ARGUMENT, "%s is NULL", name);
   const uint32_t size = to->struct_size;
-  if (size < sizeof(uint32_t)) {
-    return fail(error, ATTN_ERROR_INVALID_ARGUMENT,
-                "%s.struct_size is %u; set it with the ATTN_*_INIT macro of the struct", name,
-                size);
-  }
+  ATTN_TRY(check_plausible_size(name, size, error));
   init_config(to, size);
   std::memcpy(reinterpret_cast<char*>(to) + sizeof(uint32_t),
               reinterpret_cast<const char*>(&from) + sizeof(uint32_t),

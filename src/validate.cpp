@@ -220,6 +220,12 @@ class ProblemChecker : Checker {
   attn_plan_config& p_;
 };
 
+attn_status check_stream(attn_device_type device_type, const void* stream, attn_error* error) {
+  if (!stream || device_type != ATTN_DEVICE_CPU) return ATTN_OK;
+  return fail(error, ATTN_ERROR_INVALID_ARGUMENT,
+              "stream is given, but CPUs have none; must be NULL");
+}
+
 // Checks of an attn_run_args against its plan's problem.
 class RunChecker : Checker {
  public:
@@ -231,6 +237,7 @@ class RunChecker : Checker {
     s_ = attn_run_shape{};
     s_.struct_size = sizeof(attn_run_shape);
     if (a_.reserved != 0) return bad("reserved is %u; must be 0", a_.reserved);
+    ATTN_TRY(check_stream(p_.device_type, a_.stream, error_));
     ATTN_TRY(queries());
     ATTN_TRY(keys_and_values());
     ATTN_TRY(outputs());
@@ -602,6 +609,7 @@ attn_status check_merge(const attn_merge_args& args, attn_error* error) {
   }
   const Device device{o.tensor->device_type ? o.tensor->device_type : ATTN_DEVICE_CPU,
                       o.tensor->device_id};
+  ATTN_TRY(check_stream(device.type, args.stream, error));
   const auto shape_like_o = [&](const Argument& arg, int rank) -> attn_status {
     for (int i = 0; i < rank; ++i) {
       ATTN_TRY(check_extent(arg, i, o.tensor->shape[i], "as in o", error));

@@ -41,6 +41,13 @@ constexpr int64_t round_up(int64_t n, int64_t multiple) {
 }
 constexpr int64_t round_down(int64_t n, int64_t multiple) { return n / multiple * multiple; }
 
+// Columns of a V panel: 5 vectors, say, become 3 + 2 rather than 4 + 1, since a register tile one
+// vector wide has too few accumulators to hide the latency of its additions.
+constexpr int64_t v_panel(int64_t padded_dim) {
+  const int64_t panels = (padded_dim + kPanel - 1) / kPanel;
+  return round_up((padded_dim + panels - 1) / panels, kLanes);
+}
+
 // ---- reading rows
 
 struct RowsF32 {
@@ -56,9 +63,14 @@ struct RowsF32 {
   // Elements [dim, dim + n) of a row, at most kLanes of them; the other lanes are 0.
   Vec load(int64_t row, int64_t dim, int64_t n) const {
     const float* p = data + row * row_stride + dim * dim_stride;
-    if (dim_stride == 1) return n >= kLanes ? LoadU(p) : LoadN(p, n);
+    if (dim_stride != 1) return gather(p, dim_stride, n);
+    return n >= kLanes ? LoadU(p) : LoadN(p, n);
+  }
+
+  // Out of line, to keep the loops around load() short.
+  [[gnu::noinline]] static Vec gather(const float* p, int64_t stride, int64_t n) {
     alignas(64) float lanes[kLanes] = {};
-    for (int64_t i = 0; i < min(n, kLanes); ++i) lanes[i] = p[i * dim_stride];
+    for (int64_t i = 0; i < min(n, kLanes); ++i) lanes[i] = p[i * stride];
     return Load(lanes);
   }
 };
@@ -95,8 +107,8 @@ void pack_v(const PackArgs* args) {
     const int64_t end = min(begin + args->tile_k, args->key_end);
     float* packed = args->packed + begin * padded_dim;
     Vec poison = Zero();  // 0 * v is NaN if v is not finite, and NaN stays
-    for (int64_t panel = 0; panel < padded_dim; panel += kPanel) {
-      const int64_t width = min(kPanel, padded_dim - panel);
+    for (int64_t panel = 0; panel < padded_dim; panel += v_panel(padded_dim)) {
+      const int64_t width = min(v_panel(padded_dim), padded_dim - panel);
       for (int64_t key = begin; key < end; ++key) {
         for (int64_t i = 0; i < width; i += kLanes) {
           const Vec v = rows.load(key, panel + i, args->dim - panel - i);
@@ -121,11 +133,29 @@ void pack_v(const PackArgs* args) {
 
 enum class Init { kZero, kRescale };
 
-// C = A B, or C = diag(alpha) C + A B:  A [kM, k] row-major, B [k, kN * kLanes] with row stride
-// ldb, C [kM, kN * kLanes]. B and C are aligned to vectors.
+// C = A B, or C = diag(alpha) C + A B:  A [m, k] row-major, B [k, n] with row stride ldb, C [m, n].
+// B and C are aligned to vectors.
+struct Product {
+  const float* a;
+  int64_t lda;
+  const float* b;
+  int64_t ldb;
+  int64_t k;
+  const float* alpha;
+  float* c;
+  int64_t ldc;
+  const float* ahead;  // k / kUnroll cache lines from here on are fetched into L2
+};
+
+constexpr int kUnroll = 4;
+constexpr int kLine = 16;  // floats in a cache line
+
 template <Init kInit, int kM, int kN>
-[[gnu::noinline]] void multiply(const float* a, int64_t lda, const float* b, int64_t ldb, int64_t k,
-                                const float* alpha, float* c, int64_t ldc) {
+[[gnu::noinline]] void multiply(const Product& product) {
+  const int64_t lda = product.lda;
+  const int64_t ldb = product.ldb;
+  const int64_t ldc = product.ldc;
+  float* c = product.c;
   Vec acc[kM][kN];
   ATTN_UNROLL
   for (int r = 0; r < kM; ++r) {
@@ -134,16 +164,16 @@ template <Init kInit, int kM, int kN>
       if constexpr (kInit == Init::kZero) {
         acc[r][v] = Zero();
       } else {  // + 0 so that no -0 depends on how many additions of 0 follow
-        acc[r][v] = MulAdd(Broadcast(alpha + r), Load(c + r * ldc + v * kLanes), Zero());
+        acc[r][v] = MulAdd(Broadcast(product.alpha + r), Load(c + r * ldc + v * kLanes), Zero());
       }
     }
   }
   // One pointer for three rows: x86 addresses base + {0, 1, 2} * lda.
   const float* row[(kM + 2) / 3];
   ATTN_UNROLL
-  for (int i = 0; i < (kM + 2) / 3; ++i) row[i] = a + 3 * i * lda;
-#pragma GCC unroll 4
-  for (int64_t p = 0; p < k; ++p) {
+  for (int i = 0; i < (kM + 2) / 3; ++i) row[i] = product.a + 3 * i * lda;
+  const float* b = product.b;
+  const auto step = [&]() __attribute__((always_inline)) {
     Vec bv[kN];
     ATTN_UNROLL
     for (int v = 0; v < kN; ++v) {
@@ -160,7 +190,16 @@ template <Init kInit, int kM, int kN>
     ATTN_UNROLL
     for (int i = 0; i < (kM + 2) / 3; ++i) ++row[i];
     b += ldb;
+  };
+  const float* ahead = product.ahead;
+  int64_t p = product.k;
+  for (; p >= kUnroll; p -= kUnroll) {
+    __builtin_prefetch(ahead, 0, 2);
+    ahead += kLine;
+    ATTN_UNROLL
+    for (int i = 0; i < kUnroll; ++i) step();
   }
+  for (; p > 0; --p) step();
   ATTN_UNROLL
   for (int r = 0; r < kM; ++r) {
     ATTN_UNROLL
@@ -170,19 +209,14 @@ template <Init kInit, int kM, int kN>
 
 // The same for `rows` <= kM and `vecs` <= kN.
 template <Init kInit, int kM = kRows, int kN = kVecs>
-void multiply(int rows, int vecs, const float* a, int64_t lda, const float* b, int64_t ldb,
-              int64_t k, const float* alpha, float* c, int64_t ldc) {
+void multiply(int rows, int vecs, const Product& product) {
   if constexpr (kM > 1) {
-    if (rows < kM) {
-      return multiply<kInit, kM - 1, kN>(rows, vecs, a, lda, b, ldb, k, alpha, c, ldc);
-    }
+    if (rows < kM) return multiply<kInit, kM - 1, kN>(rows, vecs, product);
   }
   if constexpr (kN > 1) {
-    if (vecs < kN) {
-      return multiply<kInit, kM, kN - 1>(rows, vecs, a, lda, b, ldb, k, alpha, c, ldc);
-    }
+    if (vecs < kN) return multiply<kInit, kM, kN - 1>(rows, vecs, product);
   }
-  multiply<kInit, kM, kN>(a, lda, b, ldb, k, alpha, c, ldc);
+  multiply<kInit, kM, kN>(product);
 }
 
 // ---- a query tile
@@ -230,16 +264,21 @@ struct Group {
   int64_t key;    // of column 0
   int64_t begin;  // columns [begin, end) are attended by some row; begin is a multiple of kPanel
   int64_t end;
+  bool first;  // no key block before this one: O holds nothing yet
   float* s;
   int64_t lds;
+  int64_t next_key;  // the key block after this one, and how many keys it has
+  int64_t next_keys;
 };
 
 // Masks each row's keys outside of its interval.
 struct IntervalMask {
   static void apply(const AttendArgs& args, const Group& group) {
-    const int64_t last = group.row + group.rows - 1;
-    if (last + args.key_lo <= group.key + group.begin &&
-        min(group.row + args.key_hi, args.seqlen_k) >= group.key + group.end) {
+    // Nothing to do where all rows attend to all columns, whole vectors of them.
+    const int64_t last_row = group.row + group.rows - 1;
+    const int64_t end = round_up(group.end, kLanes);
+    if (last_row + args.key_lo <= group.key + group.begin &&
+        min(group.row + args.key_hi, args.seqlen_k) >= group.key + end) {
       return;
     }
     for (int r = 0; r < group.rows; ++r) {
@@ -320,36 +359,56 @@ void softmax(const Group& group, float* m, float* l, float* alpha) {
 
 // O = alpha O + P V where V holds NaN or infinities: keys marked with P = -0 do not take part.
 // The same operations in the same order as multiply(), one row and vector at a time.
-void multiply_marked(int rows, int vecs, const float* p, int64_t ldp, const float* v, int64_t ldv,
-                     int64_t keys, const float* alpha, float* o, int64_t ldo) {
+template <Init kInit>
+void multiply_marked(int rows, int vecs, const Product& product) {
   for (int r = 0; r < rows; ++r) {
     for (int i = 0; i < vecs; ++i) {
-      float* out = o + r * ldo + i * kLanes;
-      Vec acc = MulAdd(Broadcast(alpha + r), Load(out), Zero());
-      for (int64_t key = 0; key < keys; ++key) {
-        const float weight = p[r * ldp + key];
+      float* out = product.c + r * product.ldc + i * kLanes;
+      Vec acc = Zero();
+      if constexpr (kInit == Init::kRescale) {
+        acc = MulAdd(Broadcast(product.alpha + r), Load(out), Zero());
+      }
+      for (int64_t key = 0; key < product.k; ++key) {
+        const float weight = product.a[r * product.lda + key];
         if (weight == 0.0f && __builtin_signbit(weight)) continue;
-        acc = MulAdd(Set(weight), Load(v + key * ldv + i * kLanes), acc);
+        acc = MulAdd(Set(weight), Load(product.b + key * product.ldb + i * kLanes), acc);
       }
       Store(acc, out);
     }
   }
 }
 
-// One group of rows against one key block. Mask is the stage between S = Q K^T and the softmax.
-template <class Mask>
-void attend_group(const AttendArgs& args, const Scratch& scratch, Group group) {
+// The part of the next block that one product fetches, `steps` steps of k after the block's first.
+// Where there is no more to fetch: what is in the cache already.
+const float* share(const float* next, int64_t size, int64_t steps, const float* cached) {
+  const int64_t offset = steps / kUnroll * kLine;
+  return offset < size ? next + offset : cached;
+}
+
+// One group of rows against one key block. Stage is what happens to S between Q K^T and the
+// softmax: masks now; softcap, ALiBi and bias would come here.
+template <class Stage>
+void attend_group(const AttendArgs& args, const Scratch& scratch, const Group& group) {
   const int64_t tile_k = args.shape.tile_k;
   const int64_t head_dim = args.shape.head_dim;
-  const float* q = scratch.q + group.row * scratch.ldq;
+  const int64_t group_index = group.row / kRows;
+  Product qk{};
+  qk.a = scratch.q + group.row * scratch.ldq;
+  qk.lda = scratch.ldq;
+  qk.ldb = kPanel;
+  qk.k = head_dim;
+  qk.ldc = group.lds;
   for (int64_t column = group.begin; column < group.end; column += kPanel) {
     const int vecs = static_cast<int>(min(kVecs, (group.end - column + kLanes - 1) / kLanes));
-    multiply<Init::kZero>(group.rows, vecs, q, scratch.ldq,
-                          args.packed_k + (group.key + column) * head_dim, kPanel, head_dim,
-                          nullptr, group.s + column, group.lds);
+    qk.b = args.packed_k + (group.key + column) * head_dim;
+    qk.c = group.s + column;
+    const int64_t call = (group_index * tile_k + column) / kPanel;
+    qk.ahead = share(args.packed_k + group.next_key * head_dim, group.next_keys * head_dim,
+                     call * head_dim, qk.b);
+    multiply<Init::kZero>(group.rows, vecs, qk);
   }
 
-  Mask::apply(args, group);
+  Stage::apply(args, group);
 
   alignas(64) float alpha[kPaddedRows];
   float* m = scratch.m + group.row;
@@ -363,50 +422,72 @@ void attend_group(const AttendArgs& args, const Scratch& scratch, Group group) {
 
   const int64_t padded_dim = round_up(args.shape.head_dim_v, kLanes);
   const int64_t block_keys = min(tile_k, args.seqlen_k - group.key);
-  const float* v = args.packed_v + group.key * padded_dim;
-  for (int64_t dim = 0; dim < padded_dim; dim += kPanel) {
-    const int64_t width = min(kPanel, padded_dim - dim);
-    const auto product = nonfinite ? multiply_marked : multiply<Init::kRescale>;
-    product(group.rows, static_cast<int>(width / kLanes), group.s + group.begin, group.lds,
-            v + group.begin * width, width, group.end - group.begin, alpha,
-            scratch.o + group.row * scratch.ldo + dim, scratch.ldo);
-    v += block_keys * width;
+  Product pv{};
+  pv.a = group.s + group.begin;
+  pv.lda = group.lds;
+  pv.k = group.end - group.begin;
+  pv.alpha = alpha;
+  pv.ldc = scratch.ldo;
+  const int64_t panel = v_panel(padded_dim);
+  for (int64_t dim = 0; dim < padded_dim; dim += panel) {
+    pv.ldb = min(panel, padded_dim - dim);
+    pv.b = args.packed_v + group.key * padded_dim + block_keys * dim + group.begin * pv.ldb;
+    pv.c = scratch.o + group.row * scratch.ldo + dim;
+    pv.ahead = share(args.packed_v + group.next_key * padded_dim, group.next_keys * padded_dim,
+                     (group_index * padded_dim + dim) / kPanel * tile_k, pv.b);
+    const int vecs = static_cast<int>(pv.ldb / kLanes);
+    if (nonfinite) {
+      group.first ? multiply_marked<Init::kZero>(group.rows, vecs, pv)
+                  : multiply_marked<Init::kRescale>(group.rows, vecs, pv);
+    } else {
+      group.first ? multiply<Init::kZero>(group.rows, vecs, pv)
+                  : multiply<Init::kRescale>(group.rows, vecs, pv);
+    }
   }
 }
 
-// Q times scale * log2(e); m = -inf, l = 0, O = 0.
+// Q times scale * log2(e); m = -inf, l = 0.
 template <class Reader>
 void begin_tile(const AttendArgs& args, const Scratch& scratch) {
-  const Reader rows(args.q);
+  const Reader reader(args.q);
   const Vec scale = Set(args.scale * 1.44269504088896341f);
-  for (int64_t r = 0; r < args.rows; ++r) {
-    for (int64_t dim = 0; dim < args.shape.head_dim; dim += kLanes) {
-      Store(Mul(rows.load(r, dim, args.shape.head_dim - dim), scale),
-            scratch.q + r * scratch.ldq + dim);
-    }
-    for (int64_t dim = 0; dim < args.shape.head_dim_v; dim += kLanes) {
-      Store(Zero(), scratch.o + r * scratch.ldo + dim);
+  const int64_t rows = args.rows;
+  const int64_t head_dim = args.shape.head_dim;
+  for (int64_t r = 0; r < rows; ++r) {
+    float* q = scratch.q + r * scratch.ldq;
+    for (int64_t dim = 0; dim < head_dim; dim += kLanes) {
+      Store(Mul(reader.load(r, dim, head_dim - dim), scale), q + dim);
     }
     Store(Zero(), scratch.l + r * kLanes);
   }
-  for (int64_t r = 0; r < args.rows + kLanes; ++r) scratch.m[r] = -kInfinity;
+  for (int64_t r = 0; r < rows + kLanes; ++r) scratch.m[r] = -kInfinity;
 }
 
-// O / l and LSE to the caller's memory. A row without a key has l = 0 and O = 0.
+[[gnu::noinline]] void scatter(Vec v, float* p, int64_t stride, int64_t n) {
+  alignas(64) float lanes[kLanes];
+  Store(v, lanes);
+  for (int64_t i = 0; i < min(n, kLanes); ++i) p[i * stride] = lanes[i];
+}
+
+// O / l and LSE to the caller's memory. A row without a key has l = 0, and O may hold nothing.
 void end_tile(const AttendArgs& args, const Scratch& scratch) {
-  for (int64_t r = 0; r < args.rows; ++r) {
+  const int64_t rows = args.rows;
+  const int64_t head_dim_v = args.shape.head_dim_v;
+  const int64_t dim_stride = args.o_dim_stride;
+  for (int64_t r = 0; r < rows; ++r) {
     const float l = ReduceSum(Load(scratch.l + r * kLanes));
-    const Vec inverse = Set(l == 0.0f ? 0.0f : 1.0f / l);
-    float* o = args.o + r * args.o_row_stride;
-    for (int64_t dim = 0; dim < args.shape.head_dim_v; dim += kLanes) {
-      const int64_t dims = min(kLanes, args.shape.head_dim_v - dim);
-      const Vec out = Mul(Load(scratch.o + r * scratch.ldo + dim), inverse);
-      if (args.o_dim_stride == 1) {
-        StoreN(out, o + dim, dims);
+    const Vec inverse = Set(1.0f / l);
+    const Mask empty = Eq(Set(l), Zero());
+    const float* from = scratch.o + r * scratch.ldo;
+    float* to = args.o + r * args.o_row_stride;
+    for (int64_t dim = 0; dim < head_dim_v; dim += kLanes) {
+      const Vec out = IfThenElse(empty, Zero(), Mul(Load(from + dim), inverse));
+      if (dim_stride != 1) {
+        scatter(out, to + dim * dim_stride, dim_stride, head_dim_v - dim);
+      } else if (dim + kLanes <= head_dim_v) {
+        StoreU(out, to + dim);
       } else {
-        alignas(64) float lanes[kLanes];
-        Store(out, lanes);
-        for (int64_t i = 0; i < dims; ++i) o[(dim + i) * args.o_dim_stride] = lanes[i];
+        StoreN(out, to + dim, head_dim_v - dim);
       }
     }
     if (args.lse) {
@@ -417,23 +498,36 @@ void end_tile(const AttendArgs& args, const Scratch& scratch) {
   }
 }
 
-template <class Reader, class Mask>
+template <class Reader, class Stage>
 void attend(const AttendArgs* args) {
   const Scratch scratch(args->shape, args->scratch);
   begin_tile<Reader>(*args, scratch);
   const int64_t tile_k = args->shape.tile_k;
-  const int64_t last_row = args->rows - 1;
-  const int64_t tile_begin = max(args->key_lo, 0);
-  const int64_t tile_end = min(last_row + args->key_hi, args->seqlen_k);
-  for (int64_t key = round_down(tile_begin, tile_k); key < tile_end; key += tile_k) {
+  const int64_t seqlen_k = args->seqlen_k;
+  const int64_t tile_begin = round_down(max(args->key_lo, 0), tile_k);
+  const int64_t tile_end = min(args->rows - 1 + args->key_hi, seqlen_k);
+  for (int64_t key = tile_begin; key < tile_end; key += tile_k) {
+    // After the last block the next query tile is likely to begin where this one did.
+    const int64_t next_key = key + tile_k < tile_end ? key + tile_k : tile_begin;
     for (int64_t row = 0; row < args->rows; row += kRows) {
       const int64_t rows = min(kRows, args->rows - row);
-      const int64_t begin = max(row + args->key_lo - key, 0);
-      const int64_t end = min(min(row + rows - 1 + args->key_hi, args->seqlen_k) - key, tile_k);
+      const int64_t lo = max(row + args->key_lo, 0);
+      const int64_t hi = min(row + rows - 1 + args->key_hi, seqlen_k);
+      const int64_t begin = max(lo - key, 0);
+      const int64_t end = min(hi - key, tile_k);
       if (begin >= end) continue;
-      attend_group<Mask>(*args, scratch,
-                         {row, static_cast<int>(rows), key, round_down(begin, kPanel), end,
-                          scratch.s, scratch.lds});
+      Group group;
+      group.row = row;
+      group.rows = static_cast<int>(rows);
+      group.key = key;
+      group.begin = round_down(begin, kPanel);
+      group.end = end;
+      group.first = key == round_down(lo, tile_k);
+      group.next_key = next_key;
+      group.next_keys = min(tile_k, seqlen_k - next_key);
+      group.s = scratch.s;
+      group.lds = scratch.lds;
+      attend_group<Stage>(*args, scratch, group);
     }
   }
   end_tile(*args, scratch);

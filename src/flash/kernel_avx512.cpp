@@ -2,8 +2,8 @@
 #include "../simd/vec_avx512.h"
 
 #define ATTN_FLASH_ISA avx512
-#define ATTN_FLASH_ROWS 12
-#define ATTN_FLASH_VECS 2
+#define ATTN_FLASH_ROWS 6
+#define ATTN_FLASH_VECS 4
 #include "kernel.h"
 
 namespace attn::flash {

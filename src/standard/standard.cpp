@@ -176,16 +176,22 @@ void apply_scale(float* row, int64_t n, float scale) {
   for (int64_t j = 0; j < n; ++j) row[j] *= scale;
 }
 
-void add_alibi(const Head& h, int64_t i, float* row) {
+// ALiBi. A softmax sees differences only, and a query far from all keys would lose the digits of
+// its scores to slope * distance: that of the nearest key is left out, and returned.
+double add_alibi(const Head& h, int64_t i, float* row) {
   const attn_tensor& slopes = *h.args.alibi_slopes;
   const char* at =
       slopes.rank == 1 ? tensor_at(slopes, h.head) : tensor_at(slopes, h.sequence.index, h.head);
   const float slope = *reinterpret_cast<const float*>(at);
+  const int64_t n = h.sequence.seqlen_k;
   const int64_t diagonal = h.sequence.q_start + i - h.sequence.k_start;
-  for (int64_t j = 0; j < h.sequence.seqlen_k; ++j) {
+  int64_t least = std::max({int64_t{0}, -diagonal, diagonal - (n - 1)});
+  if (!std::isfinite(slope)) least = 0;  // infinity * 0 is NaN
+  for (int64_t j = 0; j < n; ++j) {
     const int64_t distance = j < diagonal ? diagonal - j : j - diagonal;
-    row[j] -= slope * static_cast<float>(distance);
+    row[j] -= slope * static_cast<float>(distance - least);
   }
+  return least == 0 ? 0.0 : -double{slope} * static_cast<double>(least);
 }
 
 // The part of a bias or a mask [b, h, rows, n] that concerns query i.
@@ -264,15 +270,17 @@ void apply_range(const Head& h, int64_t i, float* row) {
   std::fill(row + keys.end, row + h.ld_k, -kInfinity);
 }
 
-// Scores become weights that sum up to 1, or to 0 where no key is attended. Returns the LSE.
-float softmax(const Head& h, float* row) {
-  const float sink = h.args.sink ? vector_at<float>(*h.args.sink, h.head) : -kInfinity;
-  Exponentials exponentials{row, h.sequence.seqlen_k, sink, 0, 0};
+// Scores become weights that sum up to 1, or to 0 where no key is attended. `left_out` is what all
+// of the row's scores lack. Returns the LSE.
+float softmax(const Head& h, float* row, double left_out) {
+  const double sink = h.args.sink ? vector_at<float>(*h.args.sink, h.head) : -kInfinity;
+  Exponentials exponentials{row, h.sequence.seqlen_k, static_cast<float>(sink - left_out), 0, 0};
   h.kernels.exponentiate(&exponentials);
-  const double sum = exponentials.sum + std::exp(double{sink} - exponentials.max);
+  const double max = left_out + exponentials.max;
+  const double sum = exponentials.sum + std::exp(sink - max);
   const float factor = sum == 0 ? 0.0f : static_cast<float>(1 / sum);
   for (int64_t j = 0; j < h.sequence.seqlen_k; ++j) row[j] *= factor;
-  return static_cast<float>(exponentials.max + std::log(sum));
+  return static_cast<float>(max + std::log(sum));
 }
 
 // ---- Scores, output
@@ -335,20 +343,21 @@ void attend(Head* head) {
   const Head& h = *head;
   const attn_features features = h.problem.features;
   const int64_t n = h.sequence.seqlen_k;
-  const bool exact = h.nonfinite_count > 0;
+  const bool exact = h.nonfinite_count > 0;  // row by row, see hide_masked_values
 
   compute_scores(h);
   for (int64_t i = h.row_begin; i < h.row_end; ++i) {
     float* row = h.score_row(i);
+    double left_out = 0;
     apply_scale(row, n, h.problem.scale);
     if (h.problem.softcap > 0) h.kernels.apply_softcap(row, n, h.problem.softcap);
-    if (features & ATTN_ALIBI) add_alibi(h, i, row);
+    if (features & ATTN_ALIBI) left_out = add_alibi(h, i, row);
     if (features & ATTN_BIAS) add_bias(h, i, row);
     if (features & ATTN_MASK) apply_mask(h, i, row);
     if (features & ATTN_BLOCK_MASK) apply_block_mask(h, i, row);
     apply_range(h, i, row);
     if (exact) hide_masked_values(h, row);
-    store_lse(h, i, softmax(h, row));
+    store_lse(h, i, softmax(h, row, left_out));
     if (exact) compute_output(h, i, i + 1);
   }
   if (!exact) compute_output(h, h.row_begin, h.row_end);
