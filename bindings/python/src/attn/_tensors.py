@@ -167,9 +167,10 @@ def _view_dlpack(producer: Any, name: str) -> View:
             "library serves that device"
         )
     try:
-        capsule = producer.__dlpack__(max_version=(1, 0))
-    except TypeError:  # a producer from before DLPack 1.0
-        capsule = producer.__dlpack__()
+        try:
+            capsule = producer.__dlpack__(max_version=(1, 0))
+        except TypeError:  # a producer from before DLPack 1.0
+            capsule = producer.__dlpack__()
     except BufferError as error:
         raise TypeError(f"{name}: {error}") from error
     name_of, pointer_of = _capsule_functions()
