@@ -14,6 +14,7 @@
 #include <limits>
 
 #include "../error.h"
+#include "../merge.h"
 #include "../sequence.h"
 #include "../tensor.h"
 #include "kernel_args.h"
@@ -35,7 +36,10 @@ constexpr int64_t kPackedCapacity = int64_t{16} << 20;  // bytes; more where one
 constexpr int64_t kMaxUnits = 256;                      // in a batch of units
 constexpr int64_t kKeysPerPackTask = 1024;
 constexpr int64_t kTileQ = 96;
+constexpr int64_t kMinTileQ = 24;
+constexpr int64_t kTasksPerWorker = 16;  // so many that an uneven share costs little
 constexpr int64_t kTileK = 512;
+constexpr int64_t kBlockFloats = int64_t{128} << 10;  // of K and V in a key block: stays in L2
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 constexpr int64_t round_up(int64_t n, int64_t multiple) { return ceil_div(n, multiple) * multiple; }
@@ -363,6 +367,24 @@ attn_status check_features(const attn_plan_config& problem, attn_error* error) {
   return ATTN_OK;
 }
 
+// The bits of a result depend on tile_k, so it must depend on nothing but head sizes here.
+int64_t choose_tile_k(const attn_plan_config& problem) {
+  const int64_t fits = kBlockFloats / (problem.head_dim + problem.head_dim_v);
+  return std::clamp(fits / kTileKMultiple * kTileKMultiple, kTileKMultiple, kTileK);
+}
+
+int64_t choose_tile_q(const attn_host& host, const attn_plan_config& problem, int64_t micro_rows) {
+  const double heads =
+      static_cast<double>(problem.max_batch) * static_cast<double>(problem.heads_q);
+  const double enough = host.concurrency > 1 ? host.concurrency * kTasksPerWorker : 0;
+  int64_t tile_q = std::min(kTileQ, problem.max_seqlen_q);
+  while (tile_q > kMinTileQ &&
+         heads * static_cast<double>(ceil_div(problem.max_seqlen_q, tile_q)) < enough) {
+    tile_q /= 2;
+  }
+  return round_up(tile_q, micro_rows);
+}
+
 attn_status plan_create(const attn_host* host, const attn_plan_config* problem,
                         attn_backend_plan* plan, attn_error* error) {
   ATTN_TRY(probe(host, error));
@@ -392,8 +414,8 @@ attn_status plan_create(const attn_host* host, const attn_plan_config* problem,
   }
   const FlashKernels& kernels = *kernels_for(host->isa);
   plan->isa = host->isa;
-  plan->tile_q = round_up(std::min(kTileQ, problem->max_seqlen_q), kernels.micro_rows);
-  plan->tile_k = problem->tile_k ? problem->tile_k : kTileK;
+  plan->tile_q = choose_tile_q(*host, *problem, kernels.micro_rows);
+  plan->tile_k = problem->tile_k ? problem->tile_k : choose_tile_k(*problem);
   plan->workspace_size = lay_out(kernels, *host, *problem, plan->tile_q, plan->tile_k).size;
   return ATTN_OK;
 }
@@ -413,7 +435,7 @@ const attn_backend kFlashBackend = {
     plan_create,
     plan_destroy,
     run_plan,
-    nullptr,
+    merge_cpu,
 };
 
 }  // namespace attn

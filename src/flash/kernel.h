@@ -41,6 +41,13 @@ constexpr int64_t round_up(int64_t n, int64_t multiple) {
 }
 constexpr int64_t round_down(int64_t n, int64_t multiple) { return n / multiple * multiple; }
 
+// Columns of a V panel: 5 vectors, say, become 3 + 2 rather than 4 + 1, since a register tile one
+// vector wide has too few accumulators to hide the latency of its additions.
+constexpr int64_t v_panel(int64_t padded_dim) {
+  const int64_t panels = (padded_dim + kPanel - 1) / kPanel;
+  return round_up((padded_dim + panels - 1) / panels, kLanes);
+}
+
 // ---- reading rows
 
 struct RowsF32 {
@@ -100,8 +107,8 @@ void pack_v(const PackArgs* args) {
     const int64_t end = min(begin + args->tile_k, args->key_end);
     float* packed = args->packed + begin * padded_dim;
     Vec poison = Zero();  // 0 * v is NaN if v is not finite, and NaN stays
-    for (int64_t panel = 0; panel < padded_dim; panel += kPanel) {
-      const int64_t width = min(kPanel, padded_dim - panel);
+    for (int64_t panel = 0; panel < padded_dim; panel += v_panel(padded_dim)) {
+      const int64_t width = min(v_panel(padded_dim), padded_dim - panel);
       for (int64_t key = begin; key < end; ++key) {
         for (int64_t i = 0; i < width; i += kLanes) {
           const Vec v = rows.load(key, panel + i, args->dim - panel - i);
@@ -421,8 +428,9 @@ void attend_group(const AttendArgs& args, const Scratch& scratch, const Group& g
   pv.k = group.end - group.begin;
   pv.alpha = alpha;
   pv.ldc = scratch.ldo;
-  for (int64_t dim = 0; dim < padded_dim; dim += kPanel) {
-    pv.ldb = min(kPanel, padded_dim - dim);
+  const int64_t panel = v_panel(padded_dim);
+  for (int64_t dim = 0; dim < padded_dim; dim += panel) {
+    pv.ldb = min(panel, padded_dim - dim);
     pv.b = args.packed_v + group.key * padded_dim + block_keys * dim + group.begin * pv.ldb;
     pv.c = scratch.o + group.row * scratch.ldo + dim;
     pv.ahead = share(args.packed_v + group.next_key * padded_dim, group.next_keys * padded_dim,
