@@ -27,6 +27,7 @@ std::vector<Optional> optional_parts(const Problem& p) {
       {p.mask.present, {"mask", "MASK", nullptr}},
       {p.block_mask.present, {"block_mask", "BLOCK_MASK", nullptr}},
       {p.alibi > 0, {"alibi", "ALIBI", "ALiBi"}},
+      {p.tile_k != 0, {"tile_k", nullptr, nullptr}},
       {p.sink, {"sink", "SINK", nullptr}},
   };
 }

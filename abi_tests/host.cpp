@@ -45,7 +45,12 @@ int32_t run_threads(void* user, int64_t n, attn_task_fn fn, void* arg) {
   std::vector<std::thread> threads;
   for (int32_t worker = 0; worker < self.concurrency; worker++) {
     threads.emplace_back([&, worker] {
-      for (size_t i = next++; i < tasks.size(); i = next++) fn(arg, tasks[i], worker);
+      set_fp_mode(self.mode);
+      const uint64_t before = fp_control();
+      for (size_t i = next++; i < tasks.size(); i = next++) {
+        fn(arg, tasks[i], worker);
+        self.modes_lost += fp_control() != before;
+      }
     });
   }
   for (std::thread& thread : threads) thread.join();

@@ -9,20 +9,29 @@
 
 namespace attn_test {
 
+// Floating-point modes of the calling thread.
+enum class FpMode { kDefault, kFlushToZero, kRoundUp, kRoundDown, kRoundToZero, kFlushAndRoundUp };
+const char* name_of(FpMode mode);
+void set_fp_mode(FpMode mode);
+uint64_t fp_control();  // the control register without its sticky flags
+
+// Starts threads for each loop; tasks are handed out in a random order. The threads have modes of
+// their own, which every task has to leave as they were.
+struct ThreadExecutor {
+  int32_t concurrency;
+  FpMode mode = FpMode::kDefault;
+  std::atomic<int> modes_lost{0};
+  std::atomic<int64_t> loops{0};
+
+  attn_executor executor();
+};
+
 // Runs all tasks on the calling thread: last first, or in a random order with random workers.
 struct SerialExecutor {
   bool shuffled;
   int32_t concurrency;
   Random random{1};
   int64_t loops = 0;
-
-  attn_executor executor();
-};
-
-// Starts threads for each loop; tasks are handed out in a random order.
-struct ThreadExecutor {
-  int32_t concurrency;
-  std::atomic<int64_t> loops{0};
 
   attn_executor executor();
 };
@@ -41,12 +50,6 @@ struct CountingAllocator {
 // A context, or NULL with a failed check.
 attn_context* make_context(const attn_context_config& config);
 attn_context* context_with_threads(attn_isa isa, int32_t threads);
-
-// Floating-point modes of the calling thread.
-enum class FpMode { kDefault, kFlushToZero, kRoundUp, kRoundDown, kRoundToZero, kFlushAndRoundUp };
-const char* name_of(FpMode mode);
-void set_fp_mode(FpMode mode);
-uint64_t fp_control();  // the control register without its sticky flags
 
 }  // namespace attn_test
 

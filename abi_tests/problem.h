@@ -98,6 +98,7 @@ struct Problem {
   int alibi = 0;  // rank of alibi_slopes; 0: none
   bool sink = false;
   bool lse = true;
+  int64_t tile_k = 0;
 
   // Where things lie.
   int64_t slack_q = 0;  // padded with lengths: rows beyond the longest; packed: unowned rows

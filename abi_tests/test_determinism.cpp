@@ -19,8 +19,8 @@ std::vector<Problem> problems() {
   p.heads_kv = 2;
   p.head_dim = 40;
   p.head_dim_v = 24;
-  p.seqlens_q = {130, 7, 200, 1};
-  p.seqlens_k = {300, 50, 200, 515};
+  p.seqlens_q = {70, 7, 100, 1};
+  p.seqlens_k = {150, 50, 100, 300};
   p.q_rows = p.k_rows = Rows::kPacked;
   p.name = "full";
   list.push_back(p);
@@ -33,7 +33,7 @@ std::vector<Problem> problems() {
   p.name = "decode";
   p.window_left = -1;
   p.seqlens_q = {1, 1, 1, 1};
-  p.seqlens_k = {1000, 3, 129, 600};
+  p.seqlens_k = {600, 3, 129, 400};
   list.push_back(p);
   p.name = "additions";
   p.seqlens_q = {20, 7, 33, 1};
@@ -107,6 +107,10 @@ void executors() {
         ThreadExecutor threads{3};
         check(threads.executor(), "an executor with threads");
         CHECK(threads.loops > 0);
+        ThreadExecutor rounding{3, FpMode::kFlushAndRoundUp};
+        check(rounding.executor(), "an executor whose threads flush to zero and round up");
+        CHECK(rounding.modes_lost == 0, "%d tasks changed their thread's modes",
+              rounding.modes_lost.load());
       });
 }
 
@@ -309,6 +313,18 @@ void tiles() {
       CHECK_OK(attn_plan_get_info(plan, &info, nullptr));
       tile_k[variant] = info.tile_k;
       kv_chunk[variant] = info.kv_chunk;
+      attn_plan_destroy(plan);
+    }
+    if (target.backend == "flash") {
+      p.tile_k = 128;
+      Placement placement(p, data);
+      attn_plan_config config = placement.config();
+      config.backend = "flash";
+      attn_plan* plan = nullptr;
+      if (!CHECK_OK(attn_plan_create(target.context, &config, &plan, nullptr))) continue;
+      attn_plan_info info = ATTN_PLAN_INFO_INIT;
+      CHECK_OK(attn_plan_get_info(plan, &info, nullptr));
+      CHECK(info.tile_k == 128, "%lld", static_cast<long long>(info.tile_k));
       attn_plan_destroy(plan);
     }
     for (int variant = 1; variant < 4; variant++) {

@@ -282,6 +282,47 @@ void same_bits_everywhere() {
   }
 }
 
+// One part alone is its own result, so that this is how the library rounds to the storage types.
+void rounding_to_storage_types() {
+  std::vector<double> values = {0,           -0.0,       1.0 / 3,        65504,        65519.996,
+                                65520,       -1e9,       0x1p-14,        0x1p-24,      0x1p-25,
+                                0x1.8p-24,   -0x1.8p-25, 0x1.000002p-25, 0x1.ffep-15,  1 + 0x1p-11,
+                                1 + 0x3p-11, 1 + 0x1p-8, 1 + 0x3p-8,     3.3895314e38, 3.4e38,
+                                0x1p-133,    0x1p-134,   0x1.8p-133,     INFINITY,     -INFINITY};
+  Random random{3};
+  while (values.size() < 4096) {
+    const double exponent = static_cast<double>(random.between(-30, 20));
+    values.push_back(static_cast<float>(random.normal() * std::exp2(exponent)));
+    // And the float next to the middle between two f16.
+    const double middle = rounded(ATTN_DTYPE_F16, random.normal()) * (1 + 0x1p-11);
+    values.push_back(
+        static_cast<float>(middle + static_cast<double>(random.between(-1, 1)) * 0x1p-26));
+  }
+  const int64_t n = static_cast<int64_t>(values.size());
+  const int64_t shape[] = {1, 1, 1, n};
+  std::vector<float> part(values.begin(), values.end());
+  float lse = 0;
+  attn_tensor o_part, lse_part;
+  attn_tensor_init(&o_part, part.data(), ATTN_DTYPE_F32, 4, shape);
+  attn_tensor_init(&lse_part, &lse, ATTN_DTYPE_F32, 3, shape);
+  const attn_tensor *o_parts[] = {&o_part}, *lse_parts[] = {&lse_part};
+  for (const attn_dtype dtype : {ATTN_DTYPE_F16, ATTN_DTYPE_BF16}) {
+    std::vector<uint16_t> out(values.size());
+    attn_tensor o;
+    attn_tensor_init(&o, out.data(), dtype, 4, shape);
+    attn_merge_args args = ATTN_MERGE_ARGS_INIT;
+    args.count = 1;
+    args.o_parts = o_parts;
+    args.lse_parts = lse_parts;
+    args.o = &o;
+    CHECK_OK(attn_merge(targets()[0].context, &args, nullptr));
+    for (size_t i = 0; i < values.size(); i++) {
+      CHECK(load(dtype, &out[i]) == rounded(dtype, part[i]), "%.9g became %.9g as %s",
+            static_cast<double>(part[i]), load(dtype, &out[i]), attn_dtype_name(dtype));
+    }
+  }
+}
+
 void nothing_to_merge() {
   attn_context* context = targets()[0].context;
   for (int dimension = 0; dimension < 3; dimension++) {
@@ -385,6 +426,7 @@ int main(int argc, char** argv) {
       TEST(order),
       TEST(extremes),
       TEST(same_bits_everywhere),
+      TEST(rounding_to_storage_types),
       TEST(nothing_to_merge),
       TEST(splits_of_attention),
   };

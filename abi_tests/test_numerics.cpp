@@ -165,6 +165,32 @@ void nothing_at_all() {
   check_everywhere(p);
 }
 
+// More (sequence, KV head) pairs and more packed K and V than a backend holds at a time.
+void many_units() {
+  Problem p = problem("many sequences", std::vector<int64_t>(90, 2), std::vector<int64_t>(90, 5),
+                      16, 16, 4, 4);
+  p.q_rows = p.k_rows = Rows::kPacked;
+  for (size_t b = 0; b < 90; b += 7) p.seqlens_k[b] = 40 + static_cast<int64_t>(b);
+  p.causal = true;
+  check_everywhere(p);
+  p = problem("much K and V", {3}, {4100}, 14, 14, 64, 64);
+  check_everywhere(p);
+  p.window_left = 700;
+  check_everywhere(p);
+}
+
+// A key tile of the caller's choice: other bits, as right.
+void given_tiles() {
+  for (const int64_t tile_k : {16, 64, 128, 192, 256, 512}) {
+    Problem p = problem("tile_k", {40}, {700}, 2, 1, 24, 24);
+    p.tile_k = tile_k;
+    check_everywhere(p);
+    p.causal = true;
+    p.window_left = 300;
+    check_everywhere(p);
+  }
+}
+
 // Scores far from 0: the row's maximum moves with almost every key, and far below the others.
 void large_scores() {
   for (const double magnitude : {1e-3, 3.0, 8.0}) {
@@ -271,10 +297,11 @@ void enough_ran() {
 int main(int argc, char** argv) {
   using namespace attn_test;
   const Test tests[] = {
-      TEST(head_dims),    TEST(key_tails),          TEST(query_tails),     TEST(causal_and_windows),
-      TEST(starts),       TEST(grouped_heads),      TEST(uneven_lengths),  TEST(nothing_at_all),
-      TEST(large_scores), TEST(equal_scores),       TEST(storage_types),   TEST(sinks),
-      TEST(pairwise),     TEST(pairwise_for_flash), TEST(random_problems), TEST(enough_ran),
+      TEST(head_dims),       TEST(key_tails),     TEST(query_tails),    TEST(causal_and_windows),
+      TEST(starts),          TEST(grouped_heads), TEST(uneven_lengths), TEST(nothing_at_all),
+      TEST(many_units),      TEST(given_tiles),   TEST(large_scores),   TEST(equal_scores),
+      TEST(storage_types),   TEST(sinks),         TEST(pairwise),       TEST(pairwise_for_flash),
+      TEST(random_problems), TEST(enough_ran),
   };
   return run_tests("numerics", argc, argv, tests);
 }

@@ -1,0 +1,289 @@
+"""The mistakes that run.py plants, each of which a test program has to notice.
+
+`old` stands exactly once in `file`; a mistake that no longer applies is a failure, so that this
+list moves with the source.
+"""
+
+from typing import NamedTuple
+
+
+class Mistake(NamedTuple):
+    what: str
+    file: str
+    old: str
+    new: str
+    program: str = "numerics"  # the test_* program that has to fail
+
+
+SEQUENCE = "src/sequence.h"
+STANDARD = "src/standard/standard.cpp"
+FLASH = "src/flash/flash.cpp"
+KERNEL = "src/flash/kernel.h"
+MERGE = "src/merge.cpp"
+
+MISTAKES = [
+    # What both backends read their problem through.
+    Mistake(
+        "bottom-right alignment off by one",
+        SEQUENCE,
+        "s.q_start = s.seqlen_k - s.seqlen_q;",
+        "s.q_start = s.seqlen_k - s.seqlen_q + 1;",
+    ),
+    Mistake(
+        "alignment from the tensor's extent instead of the sequence's length",
+        SEQUENCE,
+        "s.q_start = s.seqlen_k - s.seqlen_q;",
+        "s.q_start = shape.seqlen_k - s.seqlen_q;",
+    ),
+    Mistake(
+        "k_start ignored",
+        SEQUENCE,
+        "s.k_start = args.k_start ? vector_at<int64_t>(*args.k_start, b) : 0;",
+        "s.k_start = 0;",
+    ),
+    Mistake(
+        "a page's rows counted from the wrong end of the division",
+        SEQUENCE,
+        "return tensor_at(t, page, head_kv, j % problem.page_size);",
+        "return tensor_at(t, page, head_kv, j / problem.page_size % problem.page_size);",
+    ),
+    # Standard.
+    Mistake(
+        "standard: causal mask off by one",
+        SEQUENCE,
+        "end = std::min(end, diagonal + 1);",
+        "end = std::min(end, diagonal + 2);",
+    ),
+    Mistake(
+        "standard: left window off by one",
+        SEQUENCE,
+        "begin = std::max(begin, diagonal - problem.window_left);",
+        "begin = std::max(begin, diagonal - problem.window_left + 1);",
+    ),
+    Mistake(
+        "standard: wrong scale",
+        STANDARD,
+        "row[j] *= scale;",
+        "row[j] *= scale * 1.0001f;",
+    ),
+    Mistake(
+        "standard: query heads interleaved instead of grouped",
+        STANDARD,
+        "head / (problem.heads_q / problem.heads_kv),",
+        "head % problem.heads_kv,",
+    ),
+    Mistake(
+        "standard: one key past the length is read",
+        STANDARD,
+        "std::fill(row + keys.end, row + h.ld_k, -kInfinity);",
+        "if (keys.end < n) std::fill(row + keys.end + 1, row + h.ld_k, -kInfinity);",
+    ),
+    Mistake(
+        "standard: LSE without the row's maximum",
+        STANDARD,
+        "return static_cast<float>(exponentials.max + std::log(sum));",
+        "return static_cast<float>(std::log(sum));",
+    ),
+    Mistake(
+        "standard: the sink left out of the denominator",
+        STANDARD,
+        "exponentials.sum + std::exp(double{sink} - exponentials.max)",
+        "exponentials.sum + 0 * std::exp(double{sink} - exponentials.max)",
+    ),
+    Mistake(
+        "standard: ALiBi without the absolute value",
+        STANDARD,
+        "j < diagonal ? diagonal - j : j - diagonal;",
+        "diagonal - j;",
+    ),
+    Mistake(
+        "standard: a range's first column is always 0",
+        STANDARD,
+        "first_column = view.keys.begin - k0;",
+        "first_column = 0 * k0;",
+    ),
+    Mistake(
+        "standard: softcap before the scale",
+        STANDARD,
+        "    apply_scale(row, n, h.problem.scale);\n"
+        "    if (h.problem.softcap > 0) h.kernels.apply_softcap(row, n, h.problem.softcap);\n",
+        "    if (h.problem.softcap > 0) h.kernels.apply_softcap(row, n, h.problem.softcap);\n"
+        "    apply_scale(row, n, h.problem.scale);\n",
+    ),
+    Mistake(
+        "standard: 0 * NaN of masked values reaches the output",
+        STANDARD,
+        "if (exact) hide_masked_values(h, row);",
+        "",
+        "nonfinite",
+    ),
+    Mistake(
+        "standard: an attended NaN in V is lost",
+        STANDARD,
+        "if (scores[j] == -kInfinity) {",
+        "if (true) {",
+        "nonfinite",
+    ),
+    Mistake(
+        "f16 rounds ties away from zero",
+        "src/half.h",
+        "0xfff + ((magnitude >> 13) & 1)",
+        "0x1000",
+        "merge",
+    ),
+    # Flash.
+    Mistake(
+        "flash: wrong scale",
+        KERNEL,
+        "Set(args.scale * 1.44269504088896341f)",
+        "Set(args.scale * 1.4427f)",
+    ),
+    Mistake(
+        "flash: O is not rescaled when the maximum moves",
+        KERNEL,
+        "acc[r][v] = MulAdd(Broadcast(alpha + r), Load(c + r * ldc + v * kLanes), Zero());",
+        "acc[r][v] = Load(c + r * ldc + v * kLanes);",
+    ),
+    Mistake(
+        "flash: the row's sum is not rescaled when the maximum moves",
+        KERNEL,
+        "Store(MulAdd(Load(l + r * kLanes), Broadcast(alpha + r), sum[0]), l + r * kLanes);",
+        "Store(Add(Load(l + r * kLanes), sum[0]), l + r * kLanes);",
+    ),
+    Mistake(
+        "flash: causal mask off by one",
+        FLASH,
+        "if (problem.features & ATTN_CAUSAL) attend.key_hi = diagonal + 1;",
+        "if (problem.features & ATTN_CAUSAL) attend.key_hi = diagonal;",
+    ),
+    Mistake(
+        "flash: right window off by one",
+        FLASH,
+        "attend.key_hi = std::min(attend.key_hi, diagonal + problem.window_right + 1);",
+        "attend.key_hi = std::min(attend.key_hi, diagonal + problem.window_right);",
+    ),
+    Mistake(
+        "flash: left window off by one",
+        FLASH,
+        "attend.key_lo = diagonal - problem.window_left;",
+        "attend.key_lo = diagonal - problem.window_left - 1;",
+    ),
+    Mistake(
+        "flash: query heads interleaved instead of grouped",
+        FLASH,
+        "unit.head_kv * heads_per_kv(run) + task % heads_per_kv(run);",
+        "unit.head_kv + task % heads_per_kv(run) * run.problem.heads_kv;",
+    ),
+    Mistake(
+        "flash: the last key of a sequence is left out",
+        FLASH,
+        "attend.seqlen_k = sequence.seqlen_k;",
+        "attend.seqlen_k = sequence.seqlen_k - (sequence.seqlen_k > 1);",
+    ),
+    Mistake(
+        "flash: the tail of a register tile is not masked",
+        KERNEL,
+        "min(group.row + args.key_hi, args.seqlen_k) >= group.key + group.end) {",
+        "group.row + args.key_hi >= group.key + group.end) {",
+    ),
+    Mistake(
+        "flash: the columns before a group's first key count",
+        KERNEL,
+        "for (; column < group.end && column < lo; column += kLanes) mask(column);",
+        "column = max(column, round_down(max(lo, 0), kLanes));",
+    ),
+    Mistake(
+        "flash: a key block boundary off by one",
+        KERNEL,
+        "min(min(row + rows - 1 + args->key_hi, args->seqlen_k) - key, tile_k);",
+        "min(min(row + rows - 1 + args->key_hi, args->seqlen_k) - key, tile_k - 1);",
+    ),
+    Mistake(
+        "flash: too few key blocks for the last queries",
+        KERNEL,
+        "const int64_t tile_end = min(last_row + args->key_hi, args->seqlen_k);",
+        "const int64_t tile_end = min(args->key_hi, args->seqlen_k);",
+    ),
+    Mistake(
+        "flash: LSE without the row's maximum",
+        KERNEL,
+        "l == 0.0f ? -kInfinity : scratch.m[r] * kLn2 + __builtin_logf(l);",
+        "l == 0.0f ? -kInfinity : __builtin_logf(l);",
+    ),
+    Mistake(
+        "flash: LSE in units of log2",
+        KERNEL,
+        "scratch.m[r] * kLn2 + __builtin_logf(l);",
+        "scratch.m[r] + __builtin_logf(l);",
+    ),
+    Mistake(
+        "flash: a row without a key divides by 0",
+        KERNEL,
+        "Set(l == 0.0f ? 0.0f : 1.0f / l);",
+        "Set(1.0f / l);",
+    ),
+    Mistake(
+        "flash: 0 * NaN of masked values reaches the output",
+        KERNEL,
+        "args->nonfinite[begin / args->tile_k] = !AllFinite(poison);",
+        "args->nonfinite[begin / args->tile_k] = 0;",
+        "nonfinite",
+    ),
+    Mistake(
+        "flash: an attended NaN in V is lost",
+        KERNEL,
+        "if (weight == 0.0f && __builtin_signbit(weight)) continue;",
+        "if (weight == 0.0f || AllFinite(Load(v + key * ldv + i * kLanes)) == 0) continue;",
+        "nonfinite",
+    ),
+    Mistake(
+        "flash: rows past a padded query's length are left as they were",
+        FLASH,
+        "clear_rows(run, sequence, head, attended_end, end);",
+        "",
+    ),
+    # Merging.
+    Mistake(
+        "merge: weights with the wrong sign",
+        MERGE,
+        "std::exp(lse - max) / denominator;",
+        "std::exp(max - lse) / denominator;",
+        "merge",
+    ),
+    Mistake(
+        "merge: parts in the reverse order",
+        MERGE,
+        "const attn_tensor& part = *args.o_parts[p];",
+        "const attn_tensor& part = *args.o_parts[args.count - 1 - p];",
+        "merge",
+    ),
+    Mistake(
+        "merge: NaN of a part without weight",
+        MERGE,
+        "if (lse == -std::numeric_limits<float>::infinity()) continue;",
+        "",
+        "merge",
+    ),
+    Mistake(
+        "merge: the sink left out",
+        MERGE,
+        "all.denominator += std::exp(sink - all.max);",
+        "",
+        "merge",
+    ),
+    # Promises about bits.
+    Mistake(
+        "flash: the key tile depends on the plan's bounds",
+        FLASH,
+        "plan->tile_k = problem->tile_k ? problem->tile_k : kTileK;",
+        "plan->tile_k = problem->max_seqlen_k > 1000 ? kTileK / 2 : kTileK;",
+        "determinism",
+    ),
+    Mistake(
+        "tasks keep their thread's floating-point modes",
+        "src/context.cpp",
+        "const FixedFpMode fixed;",
+        "",
+        "determinism",
+    ),
+]

@@ -1,0 +1,115 @@
+#!/usr/bin/env python3
+"""Plants mistakes in a copy of the library, one at a time, and expects the tests to notice.
+
+    run.py --programs DIR [--only REGEX]
+
+DIR is where the test programs (test_numerics and so on) were built. The library is copied to a
+scratch folder, built there, and put in the programs' way with LD_LIBRARY_PATH. Exits with 1 if a
+mistake went unnoticed or does not apply any more, or if the copy without mistakes does not pass.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from planted import MISTAKES, Mistake
+
+ROOT = Path(__file__).resolve().parents[2]
+PROGRAM_LIMIT = 600  # seconds
+
+
+class Copy:
+    """The library's source in a scratch folder, with its build beside it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.source = folder / "source"
+        self.build = folder / "build"
+        for name in ("src", "include", "pkgconfig"):
+            shutil.copytree(ROOT / name, self.source / name)
+        shutil.copy(ROOT / "CMakeLists.txt", self.source)
+        configure = ["cmake", "-S", str(self.source), "-B", str(self.build), "-G", "Ninja"]
+        self.check(*configure, "-DCMAKE_BUILD_TYPE=Release")
+        self.make()
+
+    def check(self, *command: str) -> None:
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode != 0:
+            sys.exit(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
+
+    def make(self) -> None:
+        jobs = str(os.cpu_count() or 1)
+        self.check("cmake", "--build", str(self.build), "--target", "attn", "-j", jobs)
+
+    def notices(self, program: Path) -> bool:
+        """Whether a test of the program fails with this library; stops at the first that does."""
+        environment = {**os.environ, "LD_LIBRARY_PATH": str(self.build)}
+        process = subprocess.Popen(
+            [str(program)],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        )
+        deadline = time.monotonic() + PROGRAM_LIMIT
+        started = False
+        assert process.stdout
+        for line in process.stdout:
+            started = started or "[ RUN      ]" in line
+            if "[  FAILED  ]" in line or time.monotonic() > deadline:
+                process.kill()
+                process.wait()
+                return True
+        code = process.wait()
+        if not started:
+            sys.exit(f"{program} did not start: {code}")
+        return code != 0
+
+
+def plant(copy: Copy, mistake: Mistake) -> str | None:
+    """The file's text before the mistake, or None if it does not apply."""
+    path = copy.source / mistake.file
+    text = path.read_text()
+    if text.count(mistake.old) != 1:
+        return None
+    path.write_text(text.replace(mistake.old, mistake.new))
+    return text
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--programs", type=Path, required=True, help="folder of the test programs")
+    parser.add_argument("--only", default="", help="only mistakes whose name matches this")
+    options = parser.parse_args()
+    mistakes = [mistake for mistake in MISTAKES if re.search(options.only, mistake.what)]
+    failures = 0
+    with tempfile.TemporaryDirectory(prefix="attn-mutations-") as folder:
+        copy = Copy(Path(folder))
+        for name in sorted({mistake.program for mistake in mistakes}):
+            if copy.notices(options.programs / f"test_{name}"):
+                sys.exit(f"test_{name} fails without any mistake")
+        for mistake in mistakes:
+            start = time.monotonic()
+            before = plant(copy, mistake)
+            if before is None:
+                verdict = "DOES NOT APPLY"
+            else:
+                copy.make()
+                noticed = copy.notices(options.programs / f"test_{mistake.program}")
+                verdict = "noticed" if noticed else "NOT NOTICED"
+                (copy.source / mistake.file).write_text(before)
+            failures += verdict != "noticed"
+            seconds = time.monotonic() - start
+            print(f"{verdict:14} {seconds:5.1f} s  {mistake.what} ({mistake.program})", flush=True)
+    print(f"{len(mistakes) - failures} passed, {failures} failed in {len(mistakes)} mistakes")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
