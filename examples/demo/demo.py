@@ -16,14 +16,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 import attn
-import manual
 import numpy as np
-from model import MiniLM
 from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
+
+import manual
+from model import MiniLM
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 QUESTION = "What comes out of a row that may attend to no key?"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import attn
 import numpy as np
 import pytest
+
 from model import MAX_TOKENS, MiniLM, load_weights
 from reference import Reference
 

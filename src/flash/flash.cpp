@@ -14,6 +14,7 @@
 #include <limits>
 
 #include "../error.h"
+#include "../merge.h"
 #include "../sequence.h"
 #include "../tensor.h"
 #include "kernel_args.h"
@@ -32,10 +33,15 @@ constexpr int64_t kTileKMultiple = 64;                  // a multiple of every p
 constexpr int64_t kMaxSeqlen = int64_t{1} << 40;        // keeps all sizes far from overflow
 constexpr int64_t kUnbounded = int64_t{1} << 61;        // more than any difference of positions
 constexpr int64_t kPackedCapacity = int64_t{16} << 20;  // bytes; more where one unit needs more
+constexpr int64_t kHotSize = int64_t{512} << 10;        // bytes that L2 keeps from packing to use
 constexpr int64_t kMaxUnits = 256;                      // in a batch of units
 constexpr int64_t kKeysPerPackTask = 1024;
 constexpr int64_t kTileQ = 96;
+constexpr int64_t kMinTileQ = 24;
+constexpr int64_t kTasksPerWorker = 16;  // so many that an uneven share costs little
+constexpr int64_t kTasksPerBatch = 64;   // for each worker: the end of a batch waits for the last
 constexpr int64_t kTileK = 512;
+constexpr int64_t kBlockFloats = int64_t{128} << 10;  // of K and V in a key block: stays in L2
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 constexpr int64_t round_up(int64_t n, int64_t multiple) { return ceil_div(n, multiple) * multiple; }
@@ -255,7 +261,8 @@ void attend_task(void* arg, int64_t task, int32_t worker) {
   run.kernels.attend(&attend);
 }
 
-// Puts as many units from `first` on into run->units as fit; returns the number of the next one.
+// Puts units from `first` on into run->units, as many as fit, but no more than it takes to keep all
+// workers busy; returns the number of the next one.
 int64_t gather_units(Run* run, int64_t first, int64_t total) {
   const FlashKernels& kernels = run->kernels;
   char* packed = workspace_at(*run, run->workspace.packed_offset);
@@ -263,8 +270,12 @@ int64_t gather_units(Run* run, int64_t first, int64_t total) {
   int64_t pack_tasks = 0;
   int64_t attend_tasks = 0;
   run->num_units = 0;
+  const int64_t workers = run->host.concurrency;
+  const int64_t enough_tasks = workers > 1 ? workers * kTasksPerBatch : 0;
+  const char* const begin = packed;
   int64_t next = first;
   for (; next < total && run->num_units < kMaxUnits; ++next) {
+    if (packed - begin >= kHotSize && attend_tasks >= enough_tasks) break;
     Unit unit{};
     unit.sequence = sequence_at(run->problem, run->args, run->shape, next / run->problem.heads_kv);
     unit.head_kv = next % run->problem.heads_kv;
@@ -363,6 +374,24 @@ attn_status check_features(const attn_plan_config& problem, attn_error* error) {
   return ATTN_OK;
 }
 
+// The bits of a result depend on tile_k, so it must depend on nothing but head sizes here.
+int64_t choose_tile_k(const attn_plan_config& problem) {
+  const int64_t fits = kBlockFloats / (problem.head_dim + problem.head_dim_v);
+  return std::clamp(fits / kTileKMultiple * kTileKMultiple, kTileKMultiple, kTileK);
+}
+
+int64_t choose_tile_q(const attn_host& host, const attn_plan_config& problem, int64_t micro_rows) {
+  const double heads =
+      static_cast<double>(problem.max_batch) * static_cast<double>(problem.heads_q);
+  const double enough = host.concurrency > 1 ? host.concurrency * kTasksPerWorker : 0;
+  int64_t tile_q = std::min(kTileQ, problem.max_seqlen_q);
+  while (tile_q > kMinTileQ &&
+         heads * static_cast<double>(ceil_div(problem.max_seqlen_q, tile_q)) < enough) {
+    tile_q /= 2;
+  }
+  return round_up(tile_q, micro_rows);
+}
+
 attn_status plan_create(const attn_host* host, const attn_plan_config* problem,
                         attn_backend_plan* plan, attn_error* error) {
   ATTN_TRY(probe(host, error));
@@ -392,8 +421,8 @@ attn_status plan_create(const attn_host* host, const attn_plan_config* problem,
   }
   const FlashKernels& kernels = *kernels_for(host->isa);
   plan->isa = host->isa;
-  plan->tile_q = round_up(std::min(kTileQ, problem->max_seqlen_q), kernels.micro_rows);
-  plan->tile_k = problem->tile_k ? problem->tile_k : kTileK;
+  plan->tile_q = choose_tile_q(*host, *problem, kernels.micro_rows);
+  plan->tile_k = problem->tile_k ? problem->tile_k : choose_tile_k(*problem);
   plan->workspace_size = lay_out(kernels, *host, *problem, plan->tile_q, plan->tile_k).size;
   return ATTN_OK;
 }
@@ -413,7 +442,7 @@ const attn_backend kFlashBackend = {
     plan_create,
     plan_destroy,
     run_plan,
-    nullptr,
+    merge_cpu,
 };
 
 }  // namespace attn

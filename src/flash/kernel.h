@@ -41,6 +41,13 @@ constexpr int64_t round_up(int64_t n, int64_t multiple) {
 }
 constexpr int64_t round_down(int64_t n, int64_t multiple) { return n / multiple * multiple; }
 
+// Columns of a V panel: 5 vectors, say, become 3 + 2 rather than 4 + 1, since a register tile one
+// vector wide has too few accumulators to hide the latency of its additions.
+constexpr int64_t v_panel(int64_t padded_dim) {
+  const int64_t panels = (padded_dim + kPanel - 1) / kPanel;
+  return round_up((padded_dim + panels - 1) / panels, kLanes);
+}
+
 // ---- reading rows
 
 struct RowsF32 {
@@ -100,8 +107,8 @@ void pack_v(const PackArgs* args) {
     const int64_t end = min(begin + args->tile_k, args->key_end);
     float* packed = args->packed + begin * padded_dim;
     Vec poison = Zero();  // 0 * v is NaN if v is not finite, and NaN stays
-    for (int64_t panel = 0; panel < padded_dim; panel += kPanel) {
-      const int64_t width = min(kPanel, padded_dim - panel);
+    for (int64_t panel = 0; panel < padded_dim; panel += v_panel(padded_dim)) {
+      const int64_t width = min(v_panel(padded_dim), padded_dim - panel);
       for (int64_t key = begin; key < end; ++key) {
         for (int64_t i = 0; i < width; i += kLanes) {
           const Vec v = rows.load(key, panel + i, args->dim - panel - i);
@@ -120,8 +127,10 @@ void pack_v(const PackArgs* args) {
 // Unrolls early enough for an array of vectors to become registers.
 #ifdef __clang__
 #define ATTN_UNROLL _Pragma("clang loop unroll(full)")
+#define ATTN_UNROLL_TWICE _Pragma("clang loop unroll_count(2)")
 #else
 #define ATTN_UNROLL _Pragma("GCC unroll 32")
+#define ATTN_UNROLL_TWICE _Pragma("GCC unroll 2")
 #endif
 
 enum class Init { kZero, kRescale };
@@ -137,11 +146,11 @@ struct Product {
   const float* alpha;
   float* c;
   int64_t ldc;
-  const float* ahead;  // k / kUnroll cache lines from here on are fetched into L2
+  const float* ahead;  // k / kStepsPerLine cache lines from here on are fetched into L2
 };
 
-constexpr int kUnroll = 4;
 constexpr int kLine = 16;  // floats in a cache line
+constexpr int kStepsPerLine = 4;
 
 template <Init kInit, int kM, int kN>
 [[gnu::noinline]] void multiply(const Product& product) {
@@ -166,7 +175,11 @@ template <Init kInit, int kM, int kN>
   ATTN_UNROLL
   for (int i = 0; i < (kM + 2) / 3; ++i) row[i] = product.a + 3 * i * lda;
   const float* b = product.b;
-  const auto step = [&]() __attribute__((always_inline)) {
+  const float* ahead = product.ahead;
+  ATTN_UNROLL_TWICE
+  for (int64_t p = product.k; p > 0; --p) {
+    __builtin_prefetch(ahead, 0, 2);
+    ahead += kLine / kStepsPerLine;
     Vec bv[kN];
     ATTN_UNROLL
     for (int v = 0; v < kN; ++v) {
@@ -183,16 +196,7 @@ template <Init kInit, int kM, int kN>
     ATTN_UNROLL
     for (int i = 0; i < (kM + 2) / 3; ++i) ++row[i];
     b += ldb;
-  };
-  const float* ahead = product.ahead;
-  int64_t p = product.k;
-  for (; p >= kUnroll; p -= kUnroll) {
-    __builtin_prefetch(ahead, 0, 2);
-    ahead += kLine;
-    ATTN_UNROLL
-    for (int i = 0; i < kUnroll; ++i) step();
   }
-  for (; p > 0; --p) step();
   ATTN_UNROLL
   for (int r = 0; r < kM; ++r) {
     ATTN_UNROLL
@@ -239,16 +243,13 @@ struct Scratch {
 
  private:
   float* take(void* memory, int64_t floats) {
-    float* p = reinterpret_cast<float*>(static_cast<char*>(memory) + size);
+    float* p = reinterpret_cast<float*>(reinterpret_cast<uintptr_t>(memory) + size);
     size += static_cast<size_t>(round_up(floats, 16)) * sizeof(float);
     return p;
   }
 };
 
-size_t scratch_size(const TileShape* shape) {
-  alignas(64) char base[1];
-  return Scratch(*shape, base).size;
-}
+size_t scratch_size(const TileShape* shape) { return Scratch(*shape, nullptr).size; }
 
 // kRows query rows (or fewer) and the columns of S that one key block needs for them.
 struct Group {
@@ -374,7 +375,7 @@ void multiply_marked(int rows, int vecs, const Product& product) {
 // The part of the next block that one product fetches, `steps` steps of k after the block's first.
 // Where there is no more to fetch: what is in the cache already.
 const float* share(const float* next, int64_t size, int64_t steps, const float* cached) {
-  const int64_t offset = steps / kUnroll * kLine;
+  const int64_t offset = steps / kStepsPerLine * kLine;
   return offset < size ? next + offset : cached;
 }
 
@@ -421,8 +422,9 @@ void attend_group(const AttendArgs& args, const Scratch& scratch, const Group& g
   pv.k = group.end - group.begin;
   pv.alpha = alpha;
   pv.ldc = scratch.ldo;
-  for (int64_t dim = 0; dim < padded_dim; dim += kPanel) {
-    pv.ldb = min(kPanel, padded_dim - dim);
+  const int64_t panel = v_panel(padded_dim);
+  for (int64_t dim = 0; dim < padded_dim; dim += panel) {
+    pv.ldb = min(panel, padded_dim - dim);
     pv.b = args.packed_v + group.key * padded_dim + block_keys * dim + group.begin * pv.ldb;
     pv.c = scratch.o + group.row * scratch.ldo + dim;
     pv.ahead = share(args.packed_v + group.next_key * padded_dim, group.next_keys * padded_dim,

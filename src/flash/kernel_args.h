@@ -4,8 +4,9 @@
 // A unit is the K and V of one (sequence, kv head), packed once and read by every query tile:
 //   K  [key panel][head_dim][panel]     panel keys side by side; keys past the end are 0 up to the
 //                                       next multiple of lanes
-//   V  [key block][dv panel][key][width]  tile_k keys a block (the last one shorter), width =
-//                                       panel, the last dv panel's rounded up to lanes
+//   V  [key block][dv panel][key][width]  tile_k keys a block (the last one shorter), head_dim_v
+//                                       cut into panels of equal width, a multiple of lanes and
+//                                       at most panel (the last one narrower)
 #ifndef ATTN_FLASH_KERNEL_ARGS_H_
 #define ATTN_FLASH_KERNEL_ARGS_H_
 

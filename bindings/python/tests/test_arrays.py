@@ -150,10 +150,12 @@ def test_numpys_dlpack(qkv):
     np.testing.assert_array_equal(
         attn.attention(*qkv, seqlens_k=lengths), attn.attention(*qkv, seqlens_k=[3, 11])
     )
-    mask = np.array([True] * 9 + [False] * 2)
+    wide = Numpy2Dlpack(np.array([3, 11], np.int64))
     np.testing.assert_array_equal(
-        attn.attention(*qkv, mask=Numpy2Dlpack(mask)), attn.attention(*qkv, mask=mask)
+        attn.attention(*qkv, seqlens_k=wide), attn.attention(*qkv, seqlens_k=[3, 11])
     )
+    with pytest.raises(TypeError, match="q: "):  # NumPy cannot export every type
+        attn.attention(Numpy2Dlpack(np.zeros(3, "M8[s]")), *rest)
 
 
 class Struct(ctypes.Structure):
@@ -241,6 +243,18 @@ def test_any_dlpack(qkv, version):
     attn.attention(*producers, out=Producer(out, version=version))
     np.testing.assert_array_equal(out, expected)
     assert producers[0].calls[0] == {"max_version": (1, 0)}
+    mask = np.array([True] * 9 + [False] * 2)
+    np.testing.assert_array_equal(
+        attn.attention(*qkv, mask=Producer(mask, code=6, version=version)),
+        attn.attention(*qkv, mask=mask),
+    )
+
+
+def test_dlpack_halves(qkv):
+    halves = [x.astype(np.float16) for x in qkv]
+    out = attn.attention(*(Producer(x) for x in halves))
+    assert out.dtype == np.float16
+    np.testing.assert_array_equal(out, attn.attention(*halves))
 
 
 def test_dlpack_bfloat16(qkv):
@@ -272,6 +286,10 @@ def test_dlpack_refusals(qkv):
         attn.attention(Producer(q, version=(2, 0)), k, v)
     with pytest.raises(TypeError, match="q: DLPack type .code 5, 64 bits, 1 lanes. is unknown"):
         attn.attention(Producer(q, code=5, bits=64), k, v)
+    strange = Producer(q)
+    strange.name = b"tensor"
+    with pytest.raises(TypeError, match="q: __dlpack__ returned a capsule named b'tensor'"):
+        attn.attention(strange, k, v)
     with pytest.raises(TypeError, match="4 lanes"):
         attn.attention(Producer(q, lanes=4), k, v)
     for flags in (1, 2):  # read-only, a copy
@@ -332,6 +350,38 @@ def test_no_arrays(qkv, name, wrong):
     arguments[name] = wrong
     with pytest.raises(TypeError, match=f"{name}: must be a NumPy array"):
         attn.attention(**arguments)
+
+
+def test_scales_are_for_quantised_types(qkv):
+    scale = np.ones((2, 2, 11), np.float32)
+    for name in ("k_scale", "v_scale"):
+        with pytest.raises((attn.InvalidArgument, attn.Unsupported), match=name):
+            attn.attention(*qkv, **{name: scale})
+
+
+def test_options_of_other_types(qkv):
+    """Those that cannot be remembered as they are go the long way, and are looked at there."""
+    expected = attn.attention(*qkv, window=(2, None), scale=0.5)
+    for window in ([2, None], np.array([2, 100])):
+        np.testing.assert_array_equal(
+            attn.attention(*qkv, window=window, scale=np.array(0.5)), expected
+        )
+    with pytest.raises(TypeError, match="scale: must be a number, not list"):
+        attn.attention(*qkv, scale=[0.5])
+    with pytest.raises(attn.InvalidArgument, match="out_dtype: must be f32, f16 or bf16"):
+        attn.attention(*qkv, out_dtype="i8")
+
+
+def test_subclasses(qkv, tmp_path):
+    q, k, v = qkv
+    expected = attn.attention(q, k, v)
+    mapped = np.memmap(tmp_path / "k", np.float32, "w+", shape=k.shape)
+    mapped[:] = k
+    out = attn.attention(q, mapped, v)
+    assert type(out) is np.ndarray
+    np.testing.assert_array_equal(out, expected)
+    with pytest.raises(TypeError, match="k: is a masked array"):
+        attn.attention(q, np.ma.masked_less(k, 0), v)
 
 
 def test_strides_that_are_no_elements(qkv):

@@ -67,6 +67,16 @@ def test_packed(sequences, causal, known):
     np.testing.assert_array_equal(bare_lse, lse[0])
 
 
+def test_packed_with_dlpack_offsets(sequences):
+    from test_arrays import Producer
+
+    (q, cu_q), (k, cu_k), (v, _) = map(pack, sequences)
+    expected = attn.attention(q, k, v, cu_seqlens_q=cu_q, cu_seqlens_k=cu_k)
+    cu_q, cu_k = (Producer(np.repeat(x, 2)[::2], code=0) for x in (cu_q, cu_k))
+    out = attn.attention(q, k, v, cu_seqlens_q=cu_q, cu_seqlens_k=cu_k)
+    np.testing.assert_array_equal(out, expected)
+
+
 def test_packed_in_token_order(sequences):
     """[total, heads, dim] arrays, as engines keep them, need no copy."""
     (q, cu_q), (k, cu_k), (v, _) = map(pack, sequences)

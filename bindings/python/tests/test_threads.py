@@ -80,12 +80,13 @@ def test_a_signal_handler_may_call(normal, one_thread):
         handled.append(attn.attention(other, other, other, context=one_thread))
 
     before = signal.signal(signal.SIGALRM, handler)
-    signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
     try:
         end = time.perf_counter() + 0.5
         results = []
         while time.perf_counter() < end:
-            results.append(attn.attention(q, q, q, context=one_thread))
+            signal.setitimer(signal.ITIMER_REAL, 0.0001)
+            # Some of the calls until then are interrupted at one step or another.
+            results += [attn.attention(q, q, q, context=one_thread) for _ in range(20)]
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
@@ -132,6 +133,26 @@ def test_remembered_things_are_bounded(normal):
         attn.attention(q, q, q, context=context, scale=float(seqlen))
     assert len(context._plans) <= 64
     assert len(context._memory.calls) <= 64
+
+
+def test_threads_end_with_the_last_user(normal):
+    def threads():
+        return len(os.listdir("/proc/self/task"))
+
+    q = normal(1, 8, 64, 16)
+    before = threads()
+    contexts = [attn.Context(num_threads=3) for _ in range(4)]
+    for context in contexts:
+        context.warmup()
+    assert threads() == before + 8
+    plan = attn.Plan(heads_q=8, head_dim=16, max_seqlen_q=64, max_seqlen_k=64, context=contexts[0])
+    for context in contexts:
+        attn.attention(q, q, q, context=context)
+    del context, contexts
+    assert threads() == before + 2  # the plan's
+    plan.run(q, q, q)
+    del plan
+    assert threads() == before
 
 
 def test_repeated_use_leaks_nothing(normal):

@@ -15,13 +15,13 @@ from ._plan import (
     Call,
     Plan,
     Problem,
-    batched,
+    add_batch,
+    add_outputs,
     block_sizes,
     checked_backend,
     score_options,
     view_extras,
     view_main,
-    view_outputs,
 )
 
 if TYPE_CHECKING:
@@ -245,13 +245,20 @@ def attention(
             lse, causal, window, scale, softcap, alignment, backend,
         )  # fmt: skip
         try:
-            remembered = context._memory.calls.pop(key, None)
+            remembered = context._memory.calls.get(key)
         except TypeError:  # an option that is no plain value; what follows looks at it
             key = remembered = None
         if remembered is not None:
-            result = _repeat(remembered, q, k, v, out, lse)
-            context._remember_call(key, remembered)
-            return result
+            result = out if out is not None else np.empty_like(q, shape=q.shape[:-1] + v.shape[-1:])
+            if not result.flags.writeable:
+                raise InvalidArgument("out: is read-only")
+            if lse is False:
+                if remembered.run_again((q, k, v, result)):
+                    return result
+            else:
+                lse_result = np.empty(q.shape[:-1], np.float32)
+                if remembered.run_again((q, k, v, result, lse_result)):
+                    return result, lse_result
 
     tensors = {
         "seqlens_q": seqlens_q,
@@ -272,17 +279,17 @@ def attention(
         "v_scale": v_scale,
     }
     held = 0 if dtype is None else _names.value_of("dtype", dtype, _names.DTYPES)
-    views = view_main(q, k, v, held, held, held, block_table is not None)
-    if dtype is not None and views["q"].dtype != held:
+    main = view_main(q, k, v, held, held, held, block_table is not None)
+    if dtype is not None and main["q"].dtype != held:
         raise InvalidArgument(f"q: does not hold {dtype}, as dtype says")
-    o_dtype = views["q"].dtype
+    o_dtype = main["q"].dtype
     if out_dtype is not None:
         o_dtype = _names.value_of("out_dtype", out_dtype, _names.DTYPES)
     elif out is not None:
         o_dtype = _tensors.view(out, "out", o_dtype).dtype
-    outputs, result = view_outputs(views, o_dtype, out, lse)
-    main = batched({**views, **outputs})
-    extras = view_extras(tensors, main["q"].shape[0], views["q"].dtype)
+    returned = add_outputs(main, o_dtype, out, lse)
+    add_batch(main)
+    extras = view_extras(tensors, main["q"].shape[0], main["q"].dtype)
     fields = _sizes(main, extras, max_seqlen_q, max_seqlen_k)
     options = score_options(causal, window, scale, softcap, alignment)
     for name in extras.keys() & _FEATURE_OF.keys():
@@ -299,26 +306,7 @@ def attention(
     call.run()
     if key is not None:
         context._remember_call(key, call)
-    return result
-
-
-def _repeat(call: Call, q: Array, k: Array, v: Array, out: Array | None, lse: bool) -> Any:
-    """Runs a call again with other arrays of the same shapes, strides and types."""
-    if out is None:
-        out = np.empty_like(q, shape=q.shape[:-1] + v.shape[-1:])
-    elif not out.flags.writeable:
-        raise InvalidArgument("out: is read-only")
-    call.point(0, q)
-    call.point(1, k)
-    call.point(2, v)
-    call.point(3, out)
-    if not lse:
-        call.run()
-        return out
-    lse_array = np.empty(q.shape[:-1], np.float32)
-    call.point(4, lse_array)
-    call.run()
-    return out, lse_array
+    return returned
 
 
 def _sizes(

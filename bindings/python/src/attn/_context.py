@@ -208,7 +208,7 @@ class Context:
         return plan
 
     def _remember_call(self, key: object, call: Call) -> None:
-        """Gives back a call that was taken out of this thread's memory, as the newest."""
+        """For this thread's next calls with the same key; the oldest is forgotten."""
         calls = self._memory.calls
         if len(calls) >= _REMEMBERED:
             del calls[next(iter(calls))]

@@ -13,7 +13,7 @@ from . import _context, _names, _tensors
 from ._context import integer, text
 from ._errors import InvalidArgument, check, failure
 from ._native import ffi, lib
-from ._tensors import F32, I32, I64, POINTER, View, address
+from ._tensors import F32, I32, I64, View, address, element_0
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -471,26 +471,48 @@ class Plan:
 class Call:
     """The arguments of one run in C form. The caller keeps the tensors' memory alive."""
 
-    __slots__ = ("_args", "_args_bytes", "_error", "_handle", "_size", "_tensors", "_tensor_bytes")
+    __slots__ = (
+        "_args",
+        "_args_bytes",
+        "_error",
+        "_handle",
+        "_memory",
+        "_running",
+        "_size",
+        "_tensors",
+    )
 
     def __init__(self, plan: Plan, views: Mapping[str, View]) -> None:
         self._handle = plan._handle
         self._size = plan._workspace_size
-        self._tensors = ffi.new("attn_tensor[]", len(views))
-        self._tensor_bytes = ffi.buffer(self._tensors)
         self._args = ffi.new("attn_run_args*")
         self._args_bytes = ffi.buffer(self._args)
         self._error = ffi.new("attn_error*")
-        base = int(ffi.cast("uintptr_t", self._tensors))
+        self._running = False
+        array = ffi.new("attn_tensor[]", len(views))
+        array_bytes = ffi.buffer(array)
+        base = int(ffi.cast("uintptr_t", array))
         pointers = dict.fromkeys(_SLOTS, 0)
         for index, (name, view) in enumerate(views.items()):
-            view.pack_into(self._tensor_bytes, index * _TENSOR_SIZE)
+            view.pack_into(array_bytes, index * _TENSOR_SIZE)
             pointers[name] = base + index * _TENSOR_SIZE
         _ARGS.pack_into(self._args_bytes, 0, _ARGS_SIZE, 0, *pointers.values(), 0, 0, 0)
+        self._tensors = [array[index] for index in range(len(views))]
+        self._memory = array
 
-    def point(self, index: int, array: Array) -> None:
-        """Lets tensor `index` (in the order of `views`) lie where `array` does."""
-        POINTER.pack_into(self._tensor_bytes, index * _TENSOR_SIZE, address(array))
+    def run(self) -> None:
+        """Runs with the calling thread's workspace."""
+        # Taken away while in use: the library may call a log function that runs another plan.
+        workspace, _kept.workspace = _kept.workspace, None
+        if workspace is None or workspace[1] < self._size:
+            memory = aligned_bytes(self._size)
+            workspace = (address(memory), self._size, memory)
+        self.use_workspace(workspace[0], self._size)
+        try:
+            self.run_prepared()
+        finally:
+            if workspace[1] <= _KEPT_WORKSPACE:
+                _kept.workspace = workspace
 
     def use_workspace(self, pointer: int, size: int) -> None:
         _WORKSPACE.pack_into(self._args_bytes, _WORKSPACE_OFFSET, pointer, size)
@@ -500,21 +522,22 @@ class Call:
         if _run(self._handle, self._args, self._error):
             raise failure(self._error)
 
-    def run(self) -> None:
-        """Runs with the calling thread's workspace."""
-        if self._size == 0:
-            return self.run_prepared()
-        # Taken away while in use: a signal handler or callback may run another plan meanwhile.
-        workspace = _kept.workspace
-        _kept.workspace = None
-        if workspace is None or workspace.size < self._size:
-            workspace = aligned_bytes(self._size)
-        self.use_workspace(address(workspace), self._size)
+    def run_again(self, arrays: Iterable[Array]) -> bool:
+        """Runs with other arrays that are shaped and typed like the first ones, in their order.
+
+        False if that cannot be, since this thread is in the middle of doing it: in a signal
+        handler that came upon it.
+        """
+        if self._running:
+            return False
+        self._running = True
         try:
-            self.run_prepared()
+            for tensor, array in zip(self._tensors, arrays):
+                tensor.data = element_0(array)
+            self.run()
         finally:
-            if workspace.size <= _KEPT_WORKSPACE:
-                _kept.workspace = workspace
+            self._running = False
+        return True
 
 
 class BoundRun:
@@ -542,9 +565,9 @@ class BoundRun:
 
 
 class _Kept(threading.local):
-    """The workspace that a thread keeps between runs."""
+    """The workspace that a thread keeps between runs: address, size, memory."""
 
-    workspace: Array | None = None
+    workspace: tuple[int, int, Array] | None = None
 
 
 _kept = _Kept()
@@ -597,15 +620,13 @@ def view_main(
 
 
 def view_extras(
-    tensors: Mapping[str, Any], batch: int | None, bias_dtype: int, convert: bool = True
+    tensors: Mapping[str, Any], batch: int, bias_dtype: int, convert: bool = True
 ) -> dict[str, View]:
     """Views of the given tensors beside q, k, v, o and lse.
 
     A single number stands for `batch` of them, or for as many as there are cu_seqlens_q.
     """
     views: dict[str, View] = {}
-    if not tensors:
-        return views
     for name, dtype in _VECTORS.items():
         tensor = tensors.get(name)
         if tensor is None:
@@ -613,7 +634,7 @@ def view_extras(
         if not convert:
             views[name] = _tensors.view(tensor, name)
             continue
-        views[name] = _tensors.vector(tensor, name, dtype, 1 if name.endswith("_k0") else batch)
+        views[name] = _tensors.vector(tensor, name, dtype, batch)
         if name == "cu_seqlens_q" and views[name].shape:
             batch = views[name].shape[0] - 1
     for name in _BROADCAST:
@@ -628,41 +649,35 @@ def view_extras(
     return views
 
 
-def view_outputs(
-    views: dict[str, View], o_dtype: int, out: object, lse: object
-) -> tuple[dict[str, View], Any]:
-    """Views of out and lse, made where they are not given, and what a run returns."""
+def add_outputs(views: dict[str, View], o_dtype: int, out: object, lse: object) -> Any:
+    """Adds views of out and lse, made where they are not given; returns what the run will."""
     q = views["q"]
-    added: dict[str, View] = {}
     if out is None:
         shape = q.shape[:-1] + views["v"].shape[-1:]
         prototype = q.owner if isinstance(q.owner, np.ndarray) else None
         if prototype is not None and q.dtype == o_dtype:
             dtype = prototype.dtype
         else:
-            dtype = _tensors.numpy_dtype(o_dtype, "out")
+            dtype = _tensors.numpy_dtype(o_dtype)
         if prototype is None:
             out = np.empty(shape, dtype)
         else:  # in q's memory order
             out = np.empty_like(prototype, dtype, subok=False, shape=shape)
-    added["o"] = _tensors.output(out, "out", o_dtype)
+    views["o"] = _tensors.output(out, "out", o_dtype)
     if lse is None or lse is False:
-        return added, out
+        return out
     if lse is True:
         lse = np.empty(q.shape[:-1], np.float32)
-    added["lse"] = _tensors.output(lse, "lse")
-    return added, (out, lse)
+    views["lse"] = _tensors.output(lse, "lse")
+    return out, lse
 
 
-def batched(views: dict[str, View]) -> dict[str, View]:
-    """The views as the library ranks them: [heads, seqlen, dim] is a batch of one."""
-    ranks = {"q": 4, "k": 4, "v": 4, "o": 4, "lse": 3}
-    return {
-        name: view.prepend(4 - (name == "lse"))
-        if len(view.shape) == ranks.get(name, 0) - 1
-        else view
-        for name, view in views.items()
-    }
+def add_batch(views: dict[str, View]) -> None:
+    """Ranks the main views as the library does: [heads, seqlen, dim] is a batch of one."""
+    for name, view in views.items():
+        rank = 3 if name == "lse" else 4
+        if len(view.shape) == rank - 1:
+            views[name] = view.prepend(rank)
 
 
 def view_run(
@@ -676,14 +691,16 @@ def view_run(
     convert: bool = True,
 ) -> tuple[dict[str, View], Any]:
     """Views of all tensors of a run of `problem`, and what the run returns."""
-    unknown = tensors.keys() - _VECTORS.keys() - set(_BROADCAST) - set(_VIEWED)
-    if unknown:
-        raise TypeError(f"unexpected keyword argument {sorted(unknown)[0]!r}")
+    for name in tensors:
+        if name not in _VECTORS and name not in _BROADCAST and name not in _VIEWED:
+            raise TypeError(f"unexpected keyword argument {name!r}")
     q_dtype = problem.q_dtype
     k_dtype = problem.k_dtype or q_dtype
     paged = problem.kv_layout == lib.ATTN_LAYOUT_PAGED
     views = view_main(q, k, v, q_dtype, k_dtype, problem.v_dtype or k_dtype, paged)
-    added, result = view_outputs(views, problem.o_dtype or q_dtype, out, lse)
-    batch = views["q"].shape[0] if len(views["q"].shape) == 4 else 1
-    extras = view_extras(tensors, batch, problem.bias_dtype, convert)
-    return {**batched({**views, **added}), **extras}, result
+    result = add_outputs(views, problem.o_dtype or q_dtype, out, lse)
+    add_batch(views)
+    if tensors:
+        batch = views["q"].shape[0]
+        views.update(view_extras(tensors, batch, problem.bias_dtype, convert))
+    return views, result

@@ -27,7 +27,6 @@ MAX_RANK: int = lib.ATTN_MAX_RANK
 # attn_tensor, byte for byte: data, byte_offset, dtype, device_type, device_id, rank, shape,
 # strides, reserved.
 LAYOUT = struct.Struct(f"@QQiiii{MAX_RANK}q{MAX_RANK}q2Q")
-POINTER = struct.Struct("@Q")
 
 _FROM_NUMPY: dict[Any, int] = {
     np.dtype(np.float32): F32,
@@ -57,6 +56,10 @@ _FROM_DLPACK: dict[tuple[int, int], int] = {
 _DLPACK_READ_ONLY = 1
 _DLPACK_COPIED = 2
 _DEVICE_NAMES = {2: "cuda", 3: "cuda_host", 4: "opencl", 7: "vulkan", 8: "metal", 10: "rocm"}
+
+_FIRST = [(slice(1),) * rank for rank in range(64)]  # 64: NumPy's own limit of the rank
+_cast = ffi.cast
+_from_buffer = ffi.from_buffer
 
 
 class View(NamedTuple):
@@ -92,13 +95,12 @@ class View(NamedTuple):
 
 def address(array: Array) -> int:
     """Where element 0 of an array lies. A third of the time of array.ctypes.data."""
-    if array.flags.c_contiguous:
-        try:
-            return int(ffi.cast("uintptr_t", ffi.from_buffer(array)))
-        except (BufferError, TypeError, ValueError):
-            pass  # types that NumPy does not export as buffers: bfloat16
-    data: int = array.__array_interface__["data"][0]
-    return data
+    return int(_cast("uintptr_t", element_0(array)))
+
+
+def element_0(array: Array) -> Any:
+    """The same as cdata. Buffers must be contiguous, which the slice of element 0 alone is."""
+    return _from_buffer(array if array.flags.c_contiguous else array[_FIRST[array.ndim]])
 
 
 def dtype_of(array: Array, name: str, container: int | None = None) -> int:
@@ -116,18 +118,18 @@ def dtype_of(array: Array, name: str, container: int | None = None) -> int:
     return code
 
 
-def numpy_dtype(dtype: int, name: str) -> Any:
+def numpy_dtype(dtype: int) -> Any:
     """The NumPy type for a new output of `dtype`."""
     if dtype == F32:
         return np.dtype(np.float32)
     if dtype == F16:
         return np.dtype(np.float16)
     if dtype != BF16:
-        raise InvalidArgument(f"{name}: must be f32, f16 or bf16")
+        raise InvalidArgument("out_dtype: must be f32, f16 or bf16")
     try:
         import ml_dtypes  # optional
     except ImportError:
-        raise TypeError(f"{name}: pass an array, or install ml_dtypes for bfloat16") from None
+        raise TypeError("out: pass an array, or install ml_dtypes for bfloat16") from None
     return np.dtype(ml_dtypes.bfloat16)
 
 
@@ -165,9 +167,12 @@ def _view_dlpack(producer: Any, name: str) -> View:
             "library serves that device"
         )
     try:
-        capsule = producer.__dlpack__(max_version=(1, 0))
-    except TypeError:  # a producer from before DLPack 1.0
-        capsule = producer.__dlpack__()
+        try:
+            capsule = producer.__dlpack__(max_version=(1, 0))
+        except TypeError:  # a producer from before DLPack 1.0
+            capsule = producer.__dlpack__()
+    except BufferError as error:
+        raise TypeError(f"{name}: {error}") from error
     name_of, pointer_of = _capsule_functions()
     capsule_name = name_of(capsule)
     # The capsule is not renamed, so it stays the owner: its destructor calls the deleter.
@@ -213,6 +218,8 @@ def view(tensor: object, name: str, container: int | None = None) -> View:
     `container` is the attn_dtype that an unsigned integer array of its size holds.
     """
     if isinstance(tensor, np.ndarray):
+        if type(tensor) is not np.ndarray and hasattr(tensor, "mask"):
+            raise TypeError(f"{name}: is a masked array; pass its data, and mask= where wanted")
         return _view_array(tensor, name, container)
     if hasattr(tensor, "__dlpack__"):
         return _view_dlpack(tensor, name)
