@@ -18,6 +18,29 @@ int64_t product(const std::vector<int64_t>& shape) {
   return n;
 }
 
+std::vector<Target> available_targets() {
+  std::vector<Target> found;
+  attn_context* probe = nullptr;
+  if (!CHECK_OK(attn_context_create(nullptr, &probe, nullptr))) return found;
+  for (int32_t i = 0; i < attn_context_isa_count(probe); i++) {
+    attn_isa_info isa = ATTN_ISA_INFO_INIT;
+    if (!CHECK_OK(attn_context_get_isa(probe, i, &isa, nullptr)) || !isa.available) continue;
+    attn_context_config config = ATTN_CONTEXT_CONFIG_INIT;
+    config.isa = isa.isa;
+    config.num_threads = 3;
+    attn_context* context = nullptr;
+    if (!CHECK_OK(attn_context_create(&config, &context, nullptr))) continue;
+    for (int32_t n = 0; n < attn_context_backend_count(context); n++) {
+      attn_backend_info backend = ATTN_BACKEND_INFO_INIT;
+      if (CHECK_OK(attn_context_get_backend(context, n, &backend, nullptr)) && backend.available) {
+        found.push_back({backend.name, isa.isa, isa.name, context});
+      }
+    }
+  }
+  attn_context_destroy(probe);
+  return found;
+}
+
 }  // namespace
 
 Placed::Placed(attn_dtype dtype, const std::vector<int64_t>& shape, const Order& order,
@@ -388,30 +411,16 @@ Outcome Placement::outcome(attn_status status, const attn_error& error) const {
 }
 
 const std::vector<Target>& targets() {
-  static const std::vector<Target> list = [] {
-    std::vector<Target> found;
-    attn_context* probe = nullptr;
-    if (!CHECK_OK(attn_context_create(nullptr, &probe, nullptr))) return found;
-    for (int32_t i = 0; i < attn_context_isa_count(probe); i++) {
-      attn_isa_info isa = ATTN_ISA_INFO_INIT;
-      if (!CHECK_OK(attn_context_get_isa(probe, i, &isa, nullptr)) || !isa.available) continue;
-      attn_context_config config = ATTN_CONTEXT_CONFIG_INIT;
-      config.isa = isa.isa;
-      config.num_threads = 3;
-      attn_context* context = nullptr;
-      if (!CHECK_OK(attn_context_create(&config, &context, nullptr))) continue;
-      for (int32_t n = 0; n < attn_context_backend_count(context); n++) {
-        attn_backend_info backend = ATTN_BACKEND_INFO_INIT;
-        if (CHECK_OK(attn_context_get_backend(context, n, &backend, nullptr)) &&
-            backend.available) {
-          found.push_back({backend.name, isa.isa, isa.name, context});
-        }
-      }
+  struct Targets {
+    std::vector<Target> list = available_targets();
+    ~Targets() {
+      std::set<attn_context*> contexts;
+      for (const Target& target : list) contexts.insert(target.context);
+      for (attn_context* context : contexts) attn_context_destroy(context);
     }
-    attn_context_destroy(probe);
-    return found;
-  }();
-  return list;
+  };
+  static const Targets targets;
+  return targets.list;
 }
 
 Outcome execute(attn_context* context, const char* backend, const Problem& problem,

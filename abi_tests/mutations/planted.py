@@ -76,7 +76,7 @@ MISTAKES = [
         "standard: one key past the length is read",
         STANDARD,
         "std::fill(row + keys.end, row + h.ld_k, -kInfinity);",
-        "if (keys.end < n) std::fill(row + keys.end + 1, row + h.ld_k, -kInfinity);",
+        "std::fill(row + std::min(keys.end + 1, h.ld_k), row + h.ld_k, -kInfinity);",
     ),
     Mistake(
         "standard: LSE without the row's maximum",

@@ -5,7 +5,7 @@
 
 DIR is where the test programs (test_numerics and so on) were built. The library is copied to a
 scratch folder, built there, and put in the programs' way with LD_LIBRARY_PATH. Exits with 1 if a
-mistake went unnoticed or does not apply any more, or if the copy without mistakes does not pass.
+mistake goes unnoticed or does not apply any more, or if the copy without mistakes does not pass.
 """
 
 import argparse
@@ -34,17 +34,16 @@ class Copy:
             shutil.copytree(ROOT / name, self.source / name)
         shutil.copy(ROOT / "CMakeLists.txt", self.source)
         configure = ["cmake", "-S", str(self.source), "-B", str(self.build), "-G", "Ninja"]
-        self.check(*configure, "-DCMAKE_BUILD_TYPE=Release")
-        self.make()
+        subprocess.run([*configure, "-DCMAKE_BUILD_TYPE=Release"], check=True, capture_output=True)
 
-    def check(self, *command: str) -> None:
-        done = subprocess.run(command, capture_output=True, text=True)
+    def builds(self) -> bool:
+        command = ["cmake", "--build", str(self.build), "--target", "attn"]
+        done = subprocess.run(
+            [*command, "-j", str(os.cpu_count() or 1)], capture_output=True, text=True
+        )
         if done.returncode != 0:
-            sys.exit(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
-
-    def make(self) -> None:
-        jobs = str(os.cpu_count() or 1)
-        self.check("cmake", "--build", str(self.build), "--target", "attn", "-j", jobs)
+            print(done.stdout + done.stderr)
+        return done.returncode == 0
 
     def notices(self, program: Path) -> bool:
         """Whether a test of the program fails with this library; stops at the first that does."""
@@ -91,6 +90,8 @@ def main() -> int:
     failures = 0
     with tempfile.TemporaryDirectory(prefix="attn-mutations-") as folder:
         copy = Copy(Path(folder))
+        if not copy.builds():
+            return 1
         for name in sorted({mistake.program for mistake in mistakes}):
             if copy.notices(options.programs / f"test_{name}"):
                 sys.exit(f"test_{name} fails without any mistake")
@@ -100,9 +101,12 @@ def main() -> int:
             if before is None:
                 verdict = "DOES NOT APPLY"
             else:
-                copy.make()
-                noticed = copy.notices(options.programs / f"test_{mistake.program}")
-                verdict = "noticed" if noticed else "NOT NOTICED"
+                if not copy.builds():
+                    verdict = "DOES NOT BUILD"
+                elif copy.notices(options.programs / f"test_{mistake.program}"):
+                    verdict = "noticed"
+                else:
+                    verdict = "NOT NOTICED"
                 (copy.source / mistake.file).write_text(before)
             failures += verdict != "noticed"
             seconds = time.monotonic() - start
