@@ -33,11 +33,13 @@ constexpr int64_t kTileKMultiple = 64;                  // a multiple of every p
 constexpr int64_t kMaxSeqlen = int64_t{1} << 40;        // keeps all sizes far from overflow
 constexpr int64_t kUnbounded = int64_t{1} << 61;        // more than any difference of positions
 constexpr int64_t kPackedCapacity = int64_t{16} << 20;  // bytes; more where one unit needs more
+constexpr int64_t kHotSize = int64_t{512} << 10;        // bytes that L2 keeps from packing to use
 constexpr int64_t kMaxUnits = 256;                      // in a batch of units
 constexpr int64_t kKeysPerPackTask = 1024;
 constexpr int64_t kTileQ = 96;
 constexpr int64_t kMinTileQ = 24;
 constexpr int64_t kTasksPerWorker = 16;  // so many that an uneven share costs little
+constexpr int64_t kTasksPerBatch = 64;   // for each worker: the end of a batch waits for the last
 constexpr int64_t kTileK = 512;
 constexpr int64_t kBlockFloats = int64_t{128} << 10;  // of K and V in a key block: stays in L2
 
@@ -259,7 +261,8 @@ void attend_task(void* arg, int64_t task, int32_t worker) {
   run.kernels.attend(&attend);
 }
 
-// Puts as many units from `first` on into run->units as fit; returns the number of the next one.
+// Puts units from `first` on into run->units, as many as fit, but no more than it takes to keep all
+// workers busy; returns the number of the next one.
 int64_t gather_units(Run* run, int64_t first, int64_t total) {
   const FlashKernels& kernels = run->kernels;
   char* packed = workspace_at(*run, run->workspace.packed_offset);
@@ -267,8 +270,12 @@ int64_t gather_units(Run* run, int64_t first, int64_t total) {
   int64_t pack_tasks = 0;
   int64_t attend_tasks = 0;
   run->num_units = 0;
+  const int64_t workers = run->host.concurrency;
+  const int64_t enough_tasks = workers > 1 ? workers * kTasksPerBatch : 0;
+  const char* const begin = packed;
   int64_t next = first;
   for (; next < total && run->num_units < kMaxUnits; ++next) {
+    if (packed - begin >= kHotSize && attend_tasks >= enough_tasks) break;
     Unit unit{};
     unit.sequence = sequence_at(run->problem, run->args, run->shape, next / run->problem.heads_kv);
     unit.head_kv = next % run->problem.heads_kv;

@@ -127,8 +127,10 @@ void pack_v(const PackArgs* args) {
 // Unrolls early enough for an array of vectors to become registers.
 #ifdef __clang__
 #define ATTN_UNROLL _Pragma("clang loop unroll(full)")
+#define ATTN_UNROLL_TWICE _Pragma("clang loop unroll_count(2)")
 #else
 #define ATTN_UNROLL _Pragma("GCC unroll 32")
+#define ATTN_UNROLL_TWICE _Pragma("GCC unroll 2")
 #endif
 
 enum class Init { kZero, kRescale };
@@ -144,11 +146,11 @@ struct Product {
   const float* alpha;
   float* c;
   int64_t ldc;
-  const float* ahead;  // k / kUnroll cache lines from here on are fetched into L2
+  const float* ahead;  // k / kStepsPerLine cache lines from here on are fetched into L2
 };
 
-constexpr int kUnroll = 4;
 constexpr int kLine = 16;  // floats in a cache line
+constexpr int kStepsPerLine = 4;
 
 template <Init kInit, int kM, int kN>
 [[gnu::noinline]] void multiply(const Product& product) {
@@ -173,7 +175,11 @@ template <Init kInit, int kM, int kN>
   ATTN_UNROLL
   for (int i = 0; i < (kM + 2) / 3; ++i) row[i] = product.a + 3 * i * lda;
   const float* b = product.b;
-  const auto step = [&]() __attribute__((always_inline)) {
+  const float* ahead = product.ahead;
+  ATTN_UNROLL_TWICE
+  for (int64_t p = product.k; p > 0; --p) {
+    __builtin_prefetch(ahead, 0, 2);
+    ahead += kLine / kStepsPerLine;
     Vec bv[kN];
     ATTN_UNROLL
     for (int v = 0; v < kN; ++v) {
@@ -190,16 +196,7 @@ template <Init kInit, int kM, int kN>
     ATTN_UNROLL
     for (int i = 0; i < (kM + 2) / 3; ++i) ++row[i];
     b += ldb;
-  };
-  const float* ahead = product.ahead;
-  int64_t p = product.k;
-  for (; p >= kUnroll; p -= kUnroll) {
-    __builtin_prefetch(ahead, 0, 2);
-    ahead += kLine;
-    ATTN_UNROLL
-    for (int i = 0; i < kUnroll; ++i) step();
   }
-  for (; p > 0; --p) step();
   ATTN_UNROLL
   for (int r = 0; r < kM; ++r) {
     ATTN_UNROLL
@@ -246,16 +243,13 @@ struct Scratch {
 
  private:
   float* take(void* memory, int64_t floats) {
-    float* p = reinterpret_cast<float*>(static_cast<char*>(memory) + size);
+    float* p = reinterpret_cast<float*>(reinterpret_cast<uintptr_t>(memory) + size);
     size += static_cast<size_t>(round_up(floats, 16)) * sizeof(float);
     return p;
   }
 };
 
-size_t scratch_size(const TileShape* shape) {
-  alignas(64) char base[1];
-  return Scratch(*shape, base).size;
-}
+size_t scratch_size(const TileShape* shape) { return Scratch(*shape, nullptr).size; }
 
 // kRows query rows (or fewer) and the columns of S that one key block needs for them.
 struct Group {
@@ -381,7 +375,7 @@ void multiply_marked(int rows, int vecs, const Product& product) {
 // The part of the next block that one product fetches, `steps` steps of k after the block's first.
 // Where there is no more to fetch: what is in the cache already.
 const float* share(const float* next, int64_t size, int64_t steps, const float* cached) {
-  const int64_t offset = steps / kUnroll * kLine;
+  const int64_t offset = steps / kStepsPerLine * kLine;
   return offset < size ? next + offset : cached;
 }
 

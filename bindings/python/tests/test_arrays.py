@@ -372,6 +372,18 @@ def test_options_of_other_types(qkv):
         attn.attention(*qkv, out_dtype="i8")
 
 
+def test_subclasses(qkv, tmp_path):
+    q, k, v = qkv
+    expected = attn.attention(q, k, v)
+    mapped = np.memmap(tmp_path / "k", np.float32, "w+", shape=k.shape)
+    mapped[:] = k
+    out = attn.attention(q, mapped, v)
+    assert type(out) is np.ndarray
+    np.testing.assert_array_equal(out, expected)
+    with pytest.raises(TypeError, match="k: is a masked array"):
+        attn.attention(q, np.ma.masked_less(k, 0), v)
+
+
 def test_strides_that_are_no_elements(qkv):
     q, k, v = qkv
     packed = np.zeros(k.shape, np.dtype([("x", "f4"), ("y", "i1")]))["x"]

@@ -39,13 +39,14 @@ def test_everything_public_is_documented():
     for name in attn.__all__:
         thing = getattr(attn, name)
         assert thing.__doc__, name
+        assert thing.__module__ == "attn"
         for member in vars(thing) if isinstance(thing, type) else ():
             attribute = getattr(thing, member)
             if not member.startswith("_") and (callable(attribute) or type(attribute) is property):
                 assert attribute.__doc__, f"{name}.{member}"
 
 
-MODULES = [f"attn.{module.name}" for module in pkgutil.iter_modules(attn.__path__)]
+MODULES = ["attn"] + [f"attn.{module.name}" for module in pkgutil.iter_modules(attn.__path__)]
 
 
 def test_doctests():

@@ -135,6 +135,26 @@ def test_remembered_things_are_bounded(normal):
     assert len(context._memory.calls) <= 64
 
 
+def test_threads_end_with_the_last_user(normal):
+    def threads():
+        return len(os.listdir("/proc/self/task"))
+
+    q = normal(1, 8, 64, 16)
+    before = threads()
+    contexts = [attn.Context(num_threads=3) for _ in range(4)]
+    for context in contexts:
+        context.warmup()
+    assert threads() == before + 8
+    plan = attn.Plan(heads_q=8, head_dim=16, max_seqlen_q=64, max_seqlen_k=64, context=contexts[0])
+    for context in contexts:
+        attn.attention(q, q, q, context=context)
+    del context, contexts
+    assert threads() == before + 2  # the plan's
+    plan.run(q, q, q)
+    del plan
+    assert threads() == before
+
+
 def test_repeated_use_leaks_nothing(normal):
     """Memory stays where it is over contexts, plans, runs and failures."""
 

@@ -59,3 +59,8 @@ __all__ = [
     "merge",
     "version",
 ]
+
+# What is public is told as attn.Plan, attn.InvalidArgument, wherever it is written.
+for _name in __all__:
+    globals()[_name].__module__ = __name__
+del _name

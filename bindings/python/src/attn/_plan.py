@@ -502,7 +502,7 @@ class Call:
 
     def run(self) -> None:
         """Runs with the calling thread's workspace."""
-        # Taken away while in use: a signal handler may run another plan meanwhile.
+        # Taken away while in use: the library may call a log function that runs another plan.
         workspace, _kept.workspace = _kept.workspace, None
         if workspace is None or workspace[1] < self._size:
             memory = aligned_bytes(self._size)
@@ -634,7 +634,7 @@ def view_extras(
         if not convert:
             views[name] = _tensors.view(tensor, name)
             continue
-        views[name] = _tensors.vector(tensor, name, dtype, 1 if name.endswith("_k0") else batch)
+        views[name] = _tensors.vector(tensor, name, dtype, batch)
         if name == "cu_seqlens_q" and views[name].shape:
             batch = views[name].shape[0] - 1
     for name in _BROADCAST:

@@ -167,9 +167,10 @@ def _view_dlpack(producer: Any, name: str) -> View:
             "library serves that device"
         )
     try:
-        capsule = producer.__dlpack__(max_version=(1, 0))
-    except TypeError:  # a producer from before DLPack 1.0
-        capsule = producer.__dlpack__()
+        try:
+            capsule = producer.__dlpack__(max_version=(1, 0))
+        except TypeError:  # a producer from before DLPack 1.0
+            capsule = producer.__dlpack__()
     except BufferError as error:
         raise TypeError(f"{name}: {error}") from error
     name_of, pointer_of = _capsule_functions()
@@ -217,6 +218,8 @@ def view(tensor: object, name: str, container: int | None = None) -> View:
     `container` is the attn_dtype that an unsigned integer array of its size holds.
     """
     if isinstance(tensor, np.ndarray):
+        if type(tensor) is not np.ndarray and hasattr(tensor, "mask"):
+            raise TypeError(f"{name}: is a masked array; pass its data, and mask= where wanted")
         return _view_array(tensor, name, container)
     if hasattr(tensor, "__dlpack__"):
         return _view_dlpack(tensor, name)
