@@ -108,7 +108,8 @@ def test_works_from_another_prefix(tmp_path: Path) -> None:
     run("sh", "-c", f'cc "$1" -o "$2" {flags.strip()}', "sh", source, program)
     run(program, LD_LIBRARY_PATH=str(moved / "lib"))
     build = tmp_path / "build"
-    run("cmake", "-S", ROOT / "examples", "-B", build, f"-DCMAKE_PREFIX_PATH={moved}")
+    prefix_path = f"-DCMAKE_PREFIX_PATH={moved}"
+    run("cmake", "-S", ROOT / "examples", "-B", build, "-G", "Ninja", prefix_path)
     assert str(moved) in run("grep", "^attn_DIR", build / "CMakeCache.txt")
 
 
