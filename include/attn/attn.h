@@ -199,7 +199,7 @@ enum {
   ATTN_WINDOW_LEFT = 1 << 1,  /* attn_plan_config.window_left is a bound */
   ATTN_WINDOW_RIGHT = 1 << 2, /* attn_plan_config.window_right is a bound */
   ATTN_SEQLENS_Q = 1 << 3,    /* seqlens_q (padded Q only) */
-  ATTN_SEQLENS_K = 1 << 4,    /* seqlens_k (padded K and V; paged ones always carry it) */
+  ATTN_SEQLENS_K = 1 << 4,    /* seqlens_k (padded K and V; implied by paged ones) */
   ATTN_Q_START = 1 << 5,      /* q_start */
   ATTN_K_START = 1 << 6,      /* k_start */
   ATTN_BIAS = 1 << 7,         /* bias, of attn_plan_config.bias_dtype */
@@ -347,7 +347,7 @@ typedef struct attn_plan_config {
   attn_dtype q_dtype;    /* required: f32, f16 or bf16 */
   attn_dtype k_dtype;    /* 0: q_dtype */
   attn_dtype v_dtype;    /* 0: k_dtype */
-  attn_dtype o_dtype;    /* 0: q_dtype; f32 is legal for every q_dtype */
+  attn_dtype o_dtype;    /* f32, f16 or bf16, whatever q_dtype is; 0: q_dtype */
   attn_dtype bias_dtype; /* f32 or q_dtype; 0: f32 */
   attn_layout q_layout;  /* of q, o and lse */
   attn_layout kv_layout;
@@ -381,12 +381,12 @@ typedef struct attn_plan_config {
   }
 ATTN_API void attn_plan_config_init(attn_plan_config* config, size_t size);
 
-/* Creates a plan: checks the problem, picks a backend (in the order of attn_context_backend, the
- * first that accepts) and fixes its tiles. On success *plan is set and is the caller's to destroy;
- * on failure it is untouched.
- * Fails with INVALID_ARGUMENT, VERSION, UNAVAILABLE (the forced backend is not on this machine),
- * UNSUPPORTED (no backend, or not the forced one, serves this; the message says why) or
- * OUT_OF_MEMORY. Since 0.1. */
+/* Creates a plan: checks the problem, picks a backend (in the order of attn_context_get_backend,
+ * the first that accepts) and fixes its tiles. On success *plan is set and is the caller's to
+ * destroy; on failure it is untouched. Fails with INVALID_ARGUMENT (an unknown backend name
+ * included), VERSION, UNAVAILABLE (the forced backend is not on this machine), UNSUPPORTED (no
+ * backend, or not the forced one, serves this; the message says why) or OUT_OF_MEMORY. Since 0.1.
+ */
 ATTN_API ATTN_MUST_CHECK attn_status attn_plan_create(attn_context* context,
                                                       const attn_plan_config* config,
                                                       attn_plan** plan, attn_error* error);
