@@ -67,12 +67,14 @@ def parse_arguments():
 
 def plan_rows(own, peers, only, seqlens):
     """[(case, [who])], grouped by shape: what is compared is measured close together."""
-    whos = {}
+    own_cases = {}
     for case, who in own.rows:
-        whos.setdefault(case, []).append(who)
+        own_cases.setdefault(case, []).append(who)
     plan = []
-    for case, own_whos in whos.items():
-        wanted = [w for w in own_whos + list(peers) if only.search(f"{case}/{w}")]
+    for case, own_whos in own_cases.items():
+        # Nobody else can be told which instruction set to take.
+        whos = own_whos if case.isa else own_whos + list(peers)
+        wanted = [who for who in whos if only.search(f"{case}/{who}")]
         if wanted and (seqlens is None or case.seqlen in seqlens):
             plan.append((case, wanted))
     plan.sort(key=lambda item: (item[0].head_dim, item[0].seqlen))
