@@ -80,7 +80,7 @@ void choose_range(Problem& p, Overlay& overlay, Random& random) {
   overlay.range_n = random.between(2, 30);
   const int64_t entries = p.batch() == 0 ? 0 : random.below(3) == 0 ? p.batch() : random.below(2);
   for (int64_t i = 0; i < entries; i++) {
-    overlay.k0.push_back(random.below(std::max<int64_t>(p.longest_k(), 1)));
+    overlay.k0.push_back(random.between(-9, p.longest_k()));
   }
 }
 

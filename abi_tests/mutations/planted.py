@@ -81,14 +81,14 @@ MISTAKES = [
     Mistake(
         "standard: LSE without the row's maximum",
         STANDARD,
-        "return static_cast<float>(exponentials.max + std::log(sum));",
+        "return static_cast<float>(max + std::log(sum));",
         "return static_cast<float>(std::log(sum));",
     ),
     Mistake(
         "standard: the sink left out of the denominator",
         STANDARD,
-        "exponentials.sum + std::exp(double{sink} - exponentials.max)",
-        "exponentials.sum + 0 * std::exp(double{sink} - exponentials.max)",
+        "exponentials.sum + std::exp(sink - max);",
+        "exponentials.sum;",
     ),
     Mistake(
         "standard: ALiBi without the absolute value",
@@ -136,12 +136,12 @@ MISTAKES = [
         "flash: wrong scale",
         KERNEL,
         "Set(args.scale * 1.44269504088896341f)",
-        "Set(args.scale * 1.4427f)",
+        "Set(args.scale * 1.443f)",
     ),
     Mistake(
         "flash: O is not rescaled when the maximum moves",
         KERNEL,
-        "acc[r][v] = MulAdd(Broadcast(alpha + r), Load(c + r * ldc + v * kLanes), Zero());",
+        "acc[r][v] = MulAdd(Broadcast(product.alpha + r), Load(c + r * ldc + v * kLanes), Zero());",
         "acc[r][v] = Load(c + r * ldc + v * kLanes);",
     ),
     Mistake(
@@ -183,8 +183,8 @@ MISTAKES = [
     Mistake(
         "flash: the tail of a register tile is not masked",
         KERNEL,
-        "min(group.row + args.key_hi, args.seqlen_k) >= group.key + group.end) {",
-        "group.row + args.key_hi >= group.key + group.end) {",
+        "min(group.row + args.key_hi, args.seqlen_k) >= group.key + end) {",
+        "group.row + args.key_hi >= group.key + end) {",
     ),
     Mistake(
         "flash: the columns before a group's first key count",
@@ -195,14 +195,20 @@ MISTAKES = [
     Mistake(
         "flash: a key block boundary off by one",
         KERNEL,
-        "min(min(row + rows - 1 + args->key_hi, args->seqlen_k) - key, tile_k);",
-        "min(min(row + rows - 1 + args->key_hi, args->seqlen_k) - key, tile_k - 1);",
+        "const int64_t end = min(hi - key, tile_k);",
+        "const int64_t end = min(hi - key, tile_k - 1);",
     ),
     Mistake(
         "flash: too few key blocks for the last queries",
         KERNEL,
-        "const int64_t tile_end = min(last_row + args->key_hi, args->seqlen_k);",
-        "const int64_t tile_end = min(args->key_hi, args->seqlen_k);",
+        "const int64_t tile_end = min(args->rows - 1 + args->key_hi, seqlen_k);",
+        "const int64_t tile_end = min(args->key_hi, seqlen_k);",
+    ),
+    Mistake(
+        "flash: O begins with what the workspace held",
+        KERNEL,
+        "group.first = key == round_down(lo, tile_k);",
+        "group.first = key == 0;",
     ),
     Mistake(
         "flash: LSE without the row's maximum",
@@ -219,8 +225,8 @@ MISTAKES = [
     Mistake(
         "flash: a row without a key divides by 0",
         KERNEL,
-        "Set(l == 0.0f ? 0.0f : 1.0f / l);",
-        "Set(1.0f / l);",
+        "const Vec out = IfThenElse(empty, Zero(), Mul(Load(from + dim), inverse));",
+        "const Vec out = Mul(Load(from + dim), inverse);",
     ),
     Mistake(
         "flash: 0 * NaN of masked values reaches the output",
@@ -233,7 +239,7 @@ MISTAKES = [
         "flash: an attended NaN in V is lost",
         KERNEL,
         "if (weight == 0.0f && __builtin_signbit(weight)) continue;",
-        "if (weight == 0.0f || AllFinite(Load(v + key * ldv + i * kLanes)) == 0) continue;",
+        "if (!AllFinite(Load(product.b + key * product.ldb + i * kLanes))) continue;",
         "nonfinite",
     ),
     Mistake(
@@ -275,8 +281,8 @@ MISTAKES = [
     Mistake(
         "flash: the key tile depends on the plan's bounds",
         FLASH,
-        "plan->tile_k = problem->tile_k ? problem->tile_k : kTileK;",
-        "plan->tile_k = problem->max_seqlen_k > 1000 ? kTileK / 2 : kTileK;",
+        "plan->tile_k = problem->tile_k ? problem->tile_k : choose_tile_k(*problem);",
+        "plan->tile_k = problem->max_seqlen_k > 1000 ? 64 : choose_tile_k(*problem);",
         "determinism",
     ),
     Mistake(
