@@ -60,15 +60,16 @@ int run_tests(const char* group, int argc, char** argv, const Test (&tests)[coun
 // ATTN_TEST_FULL is set: the large grids.
 bool full_grid();
 
-// Built with -fsanitize=address or -fsanitize=thread: a preloaded allocator cannot work then.
-constexpr bool kAddressSanitizer =
-#if defined(__SANITIZE_ADDRESS__)
+// Built with -fsanitize=thread.
+constexpr bool kThreadSanitizer =
+#if defined(__SANITIZE_THREAD__)
     true;
 #else
     false;
 #endif
-constexpr bool kThreadSanitizer =
-#if defined(__SANITIZE_THREAD__)
+// Run by qemu-user, which cannot start threads after a fork.
+constexpr bool kEmulated =
+#if defined(ATTN_TEST_EMULATED)
     true;
 #else
     false;
