@@ -31,17 +31,19 @@ enum Factor {
   kPoison,
   kFactors
 };
-constexpr int kChoices[kFactors] = {3, 4, 2, 4, 5, 2, 2, 6, 5, 3, 2, 3, 8, 5, 6, 6, 7, 2, 2, 2};
+constexpr int kChoices[kFactors] = {3, 4, 2, 4, 5, 2, 2, 6, 5, 3, 2, 3, 12, 5, 6, 6, 7, 2, 2, 2};
 
 using Choice = std::array<int, kFactors>;
 
 void choose_types(Problem& p, int choice) {
-  constexpr attn_dtype F32 = ATTN_DTYPE_F32, F16 = ATTN_DTYPE_F16, BF16 = ATTN_DTYPE_BF16;
-  constexpr attn_dtype kTypeRows[8][4] = {
-      {F32, F32, F32, F32},     {F16, F16, F16, F16},
-      {BF16, BF16, BF16, BF16}, {F32, F32, F32, F32},  // twice: it is what most backends serve
-      {F16, F16, F16, F32},     {BF16, BF16, BF16, F32},
-      {F32, BF16, F16, F32},    {BF16, F32, F16, BF16}};
+  constexpr attn_dtype F32 = ATTN_DTYPE_F32, F16 = ATTN_DTYPE_F16, BF16 = ATTN_DTYPE_BF16,
+                       F8 = ATTN_DTYPE_F8E4M3, I8 = ATTN_DTYPE_I8;
+  constexpr attn_dtype kTypeRows[12][4] = {
+      {F32, F32, F32, F32},   {F16, F16, F16, F16},    {BF16, BF16, BF16, BF16},
+      {F32, F32, F32, F32},  // twice: it is what most backends serve
+      {F16, F16, F16, F32},   {BF16, BF16, BF16, F32}, {F32, BF16, F16, F32},
+      {BF16, F32, F16, BF16}, {F32, I8, I8, F32},      {BF16, I8, F8, BF16},
+      {F16, F8, F8, F32},     {F32, F8, BF16, F32}};
   p.q_dtype = kTypeRows[choice][0];
   p.k_dtype = kTypeRows[choice][1];
   p.v_dtype = kTypeRows[choice][2];
@@ -82,6 +84,15 @@ void choose_range(Problem& p, Overlay& overlay, Random& random) {
   for (int64_t i = 0; i < entries; i++) {
     overlay.k0.push_back(random.between(-9, p.longest_k()));
   }
+}
+
+// A scale for each row or for each block of it, the same along any of the dimensions.
+void choose_scaling(Scaling& scaling, int64_t columns, Random& random) {
+  constexpr int64_t kBlocks[] = {0, 32, 64, 8, 17, 1};
+  scaling.block = kBlocks[random.below(6)];
+  if (scaling.block != 0 && columns % scaling.block != 0) scaling.block = columns;
+  scaling.broadcast = random.chance(0.5) ? static_cast<unsigned>(random.below(8)) : 0;
+  scaling.zero_stride = random.chance(0.5);
 }
 
 void choose_overlays(Problem& p, const Choice& c, Random& random) {
@@ -152,6 +163,8 @@ Problem build(const Choice& c, uint64_t seed) {
   p.head_dim = kDims[c[kHeadDims]][0];
   p.head_dim_v = kDims[c[kHeadDims]][1];
   choose_overlays(p, c, random);
+  choose_scaling(p.k_scaling, p.head_dim, random);
+  choose_scaling(p.v_scaling, p.head_dim_v, random);
   p.alibi = c[kAlibi];
   p.sink = c[kSink] == 1;
   p.lse = random.chance(0.8);

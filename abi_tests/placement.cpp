@@ -205,6 +205,20 @@ void Placement::place_q(const Data& data) {
   }
 }
 
+// The scales of a K or V of that shape; NULL if it has none.
+Placed* Placement::add_scales(attn_dtype dtype, const Scaling& scaling, const Order& order,
+                              std::vector<int64_t> shape) {
+  if (!is_quantised(dtype)) return nullptr;
+  shape[3] = scaling.blocks(shape[3]);
+  if (scaling.block == 0) shape.pop_back();
+  Order own = order;
+  own.broadcast = scaling.zero_stride ? scaling.broadcast : 0;
+  for (size_t i = 0; i < 3; i++) {
+    if (!scaling.zero_stride && (scaling.broadcast >> i) & 1) shape[i] = 1;
+  }
+  return &add(ATTN_DTYPE_F32, shape, own);
+}
+
 void Placement::place_kv(const Data& data) {
   const Problem& p = problem_;
   if (p.k_rows == Rows::kPaged) place_block_table();
@@ -221,6 +235,22 @@ void Placement::place_kv(const Data& data) {
   Placed& v = add(p.v_dtype, {batch, p.heads_kv, rows, p.head_dim_v}, p.v_order);
   args_.k = k.view();
   args_.v = v.view();
+  Placed* k_scale =
+      add_scales(p.k_dtype, p.k_scaling, p.k_order, {batch, p.heads_kv, rows, p.head_dim});
+  Placed* v_scale =
+      add_scales(p.v_dtype, p.v_scaling, p.v_order, {batch, p.heads_kv, rows, p.head_dim_v});
+  if (k_scale) args_.k_scale = k_scale->view();
+  if (v_scale) args_.v_scale = v_scale->view();
+  const auto set_scales = [](Placed* scale, const Values& values, int64_t b, int64_t h, int64_t j,
+                             int64_t outer, int64_t row) {
+    if (!scale) return;
+    const attn_tensor& t = *scale->view();
+    for (int64_t x = 0; x < values.n[3]; x++) {
+      const int64_t index[] = {t.shape[0] == 1 ? 0 : outer, t.shape[1] == 1 ? 0 : h,
+                               t.shape[2] == 1 ? 0 : row, x};
+      scale->set(scale->element(index, t.rank), values.at(b, h, j, x));
+    }
+  };
   std::vector<int64_t> cu = {packed ? p.slack_k : 0};
   for (int64_t b = 0; b < p.batch(); b++) {
     const int64_t length = p.seqlens_k[static_cast<size_t>(b)];
@@ -236,6 +266,8 @@ void Placement::place_kv(const Data& data) {
           k.set(k.element(outer, h, row, x), data.k.at(b, h, j, x));
         for (int64_t x = 0; x < p.head_dim_v; x++)
           v.set(v.element(outer, h, row, x), data.v.at(b, h, j, x));
+        set_scales(k_scale, data.k_scale, b, h, j, outer, row);
+        set_scales(v_scale, data.v_scale, b, h, j, outer, row);
       }
     }
   }

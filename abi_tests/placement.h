@@ -76,6 +76,8 @@ class Placement {
   Placed& add_list(attn_dtype dtype, const std::vector<int64_t>& values);
   void place_q(const Data& data);
   void place_kv(const Data& data);
+  Placed* add_scales(attn_dtype dtype, const Scaling& scaling, const Order& order,
+                     std::vector<int64_t> shape);
   void place_overlays(const Data& data);
   void place_block_table();
 

@@ -34,6 +34,32 @@ void fill_normal(Values& values, attn_dtype dtype, double magnitude, unsigned br
         }
 }
 
+// Elements that use their type's range, and scales that bring them to `magnitude`. Scales that lie
+// at one place in memory must be the same.
+void fill_quantised(const Problem& p, attn_dtype dtype, const Scaling& scaling, unsigned broadcast,
+                    Random random, Values& values, Values& scales) {
+  const double spread = dtype == ATTN_DTYPE_I8 ? 40 : 16;
+  fill_normal(values, dtype, spread, broadcast, {random.next()});
+  scales.resize(values.n[0], values.n[1], values.n[2], scaling.blocks(values.n[3]));
+  const bool per_batch = (scaling.broadcast & 1) == 0, per_row = (scaling.broadcast & 4) == 0;
+  for (int64_t b = 0; b < scales.n[0]; b++)
+    for (int64_t h = 0; h < scales.n[1]; h++)
+      for (int64_t j = 0; j < scales.n[2]; j++)
+        for (int64_t x = 0; x < scales.n[3]; x++) {
+          int64_t first_b = per_batch ? b : 0, first_j = per_row ? j : 0;
+          if (p.k_rows == Rows::kPacked) first_b = per_row ? b : 0;
+          if (p.k_rows == Rows::kPaged && per_batch && !per_row) first_j = j - j % p.page_size;
+          if (p.k_rows == Rows::kPaged && !per_batch && per_row) first_j = j % p.page_size;
+          const int64_t first_h = scaling.broadcast & 2 ? 0 : h;
+          // Seeded by the place, which sequences of other lengths may not have.
+          Random own{
+              p.seed + random.state +
+              static_cast<uint64_t>(((first_b * 1009 + first_h) * 10007 + first_j) * 101 + x)};
+          scales.at(b, h, j, x) =
+              rounded(ATTN_DTYPE_F32, p.magnitude * (0.5 + own.uniform()) / spread);
+        }
+}
+
 void size_overlay(const Problem& p, const Overlay& overlay, int64_t rows, int64_t columns,
                   bool by_packed_rows, Values& values) {
   const bool packed = by_packed_rows && p.q_rows == Rows::kPacked;
@@ -95,8 +121,17 @@ Data make_data(const Problem& p) {
   data.k.resize(p.batch(), p.heads_kv, p.longest_k(), p.head_dim);
   data.v.resize(p.batch(), p.heads_kv, p.longest_k(), p.head_dim_v);
   fill_normal(data.q, p.q_dtype, p.magnitude, p.q_order.broadcast, {random.next()});
-  fill_normal(data.k, p.k_dtype, p.magnitude, p.k_order.broadcast, {random.next()});
-  fill_normal(data.v, p.v_dtype, p.magnitude, p.v_order.broadcast, {random.next()});
+  const auto fill_kv = [&](attn_dtype dtype, const Scaling& scaling, unsigned broadcast,
+                           Values& values, Values& scales) {
+    const Random own{random.next()};
+    if (is_quantised(dtype)) {
+      fill_quantised(p, dtype, scaling, broadcast, own, values, scales);
+    } else {
+      fill_normal(values, dtype, p.magnitude, broadcast, own);
+    }
+  };
+  fill_kv(p.k_dtype, p.k_scaling, p.k_order.broadcast, data.k, data.k_scale);
+  fill_kv(p.v_dtype, p.v_scaling, p.v_order.broadcast, data.v, data.v_scale);
 
   const int64_t rows = p.q_rows == Rows::kPacked ? p.total_q() : p.longest_q();
   if (p.bias.present) {
@@ -141,9 +176,14 @@ Data make_data(const Problem& p) {
             for (int64_t i = 0; i < p.seqlens_q[static_cast<size_t>(b)] && !seen; i++)
               seen = p.kv_head(h) == kv && attends(p, data, b, h, i, j);
           if (seen) continue;
-          const double bad[] = {NAN, INFINITY, -INFINITY};
-          for (int64_t x = 0; x < p.head_dim; x++) data.k.at(b, kv, j, x) = bad[(j + x) % 3];
-          for (int64_t x = 0; x < p.head_dim_v; x++) data.v.at(b, kv, j, x) = bad[(j + x) % 3];
+          const auto poison = [&](attn_dtype dtype, Values& values) {
+            if (dtype == ATTN_DTYPE_I8) return;  // which has no such numbers
+            const double infinity = dtype == ATTN_DTYPE_F8E4M3 ? NAN : INFINITY;
+            const double bad[] = {NAN, infinity, -infinity};
+            for (int64_t x = 0; x < values.n[3]; x++) values.at(b, kv, j, x) = bad[(j + x) % 3];
+          };
+          poison(p.k_dtype, data.k);
+          poison(p.v_dtype, data.v);
         }
   }
   return data;
@@ -171,7 +211,7 @@ std::string describe(const Problem& p) {
   char text[512];
   std::snprintf(text, sizeof text,
                 "%s: seed %llu %s/%s/%s->%s q %s kv %s h %lld/%lld d %lld/%lld b %lld sq %lld "
-                "sk %lld features %#x window %lld,%lld align %d softcap %g",
+                "sk %lld features %#x window %lld,%lld align %d softcap %g scales %lld/%x %lld/%x",
                 p.name.c_str(), static_cast<unsigned long long>(p.seed), attn_dtype_name(p.q_dtype),
                 attn_dtype_name(p.k_dtype), attn_dtype_name(p.v_dtype), attn_dtype_name(p.o_dtype),
                 kRows[static_cast<int>(p.q_rows)], kRows[static_cast<int>(p.k_rows)],
@@ -180,7 +220,9 @@ std::string describe(const Problem& p) {
                 static_cast<long long>(p.batch()), static_cast<long long>(p.longest_q()),
                 static_cast<long long>(p.longest_k()), features_of(p),
                 static_cast<long long>(p.window_left), static_cast<long long>(p.window_right),
-                p.alignment, static_cast<double>(p.softcap));
+                p.alignment, static_cast<double>(p.softcap),
+                static_cast<long long>(p.k_scaling.block), p.k_scaling.broadcast,
+                static_cast<long long>(p.v_scaling.block), p.v_scaling.broadcast);
   return text;
 }
 

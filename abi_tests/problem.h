@@ -63,6 +63,15 @@ struct Overlay {
   }
 };
 
+// The scales of a quantised K or V.
+struct Scaling {
+  int64_t block = 0;         // elements of a row that share one; 0: all, and the tensor has rank 3
+  unsigned broadcast = 0;    // bit i: the same along dimension i of [batch or page, heads_kv, row]
+  bool zero_stride = false;  // broadcast dimensions have their full extent and stride 0, else 1
+
+  int64_t blocks(int64_t columns) const { return block == 0 ? 1 : columns / block; }
+};
+
 struct Problem {
   std::string name;
   uint64_t seed = 1;
@@ -78,6 +87,7 @@ struct Problem {
   int64_t heads_kv = 1;
   int64_t head_dim = 8;
   int64_t head_dim_v = 8;
+  Scaling k_scaling, v_scaling;          // read where k_dtype and v_dtype are quantised
   std::vector<int64_t> seqlens_q = {1};  // each sequence's own; as many as the batch has
   std::vector<int64_t> seqlens_k = {1};
 
@@ -130,8 +140,9 @@ struct Problem {
 };
 
 struct Data {
-  Values q;     // [b, heads_q, longest_q, head_dim]
-  Values k, v;  // [b, heads_kv, longest_k, ...]
+  Values q;                 // [b, heads_q, longest_q, head_dim]
+  Values k, v;              // [b, heads_kv, longest_k, ...]; the elements, if quantised
+  Values k_scale, v_scale;  // [b, heads_kv, longest_k, blocks]; empty if not quantised
   Values bias, mask, block_mask;
   std::vector<double> alibi;  // [heads_q] or [b, heads_q]
   std::vector<double> sink;   // [heads_q]

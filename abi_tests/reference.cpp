@@ -66,6 +66,17 @@ T largest(const std::vector<T>& scores, T start) {
   return max;
 }
 
+// Element times scale, where there are scales: exact in float64.
+void apply_scales(const Scaling& scaling, const Values& scales, Values& values) {
+  if (scales.x.empty()) return;
+  const int64_t block = scaling.block == 0 ? values.n[3] : scaling.block;
+  for (int64_t b = 0; b < values.n[0]; b++)
+    for (int64_t h = 0; h < values.n[1]; h++)
+      for (int64_t j = 0; j < values.n[2]; j++)
+        for (int64_t x = 0; x < values.n[3]; x++)
+          values.at(b, h, j, x) *= scales.at(b, h, j, x / block);
+}
+
 // One row of the plain computation in a half type: f32 arithmetic, P and O rounded to the type.
 std::vector<double> half_row(const Problem& p, const Data& data, int64_t b, int64_t h, int64_t i) {
   const Row<float> row = score_row<float>(p, data, b, h, i);
@@ -130,7 +141,10 @@ void reference_row(const Problem& p, const Data& data, int64_t b, int64_t h, int
 
 }  // namespace
 
-Expected reference(const Problem& p, const Data& data) {
+Expected reference(const Problem& p, const Data& stored) {
+  Data data = stored;
+  apply_scales(p.k_scaling, data.k_scale, data.k);
+  apply_scales(p.v_scaling, data.v_scale, data.v);
   Expected expected;
   expected.o.resize(p.batch(), p.heads_q, p.longest_q(), p.head_dim_v);
   expected.lse.resize(p.batch(), p.heads_q, p.longest_q(), 1, -INFINITY);

@@ -10,6 +10,7 @@ namespace {
 struct Format {
   int fraction_bits;
   int exponent_bits;
+  bool finite_only = false;  // no infinities, and NaN is all ones
   int bias() const { return (1 << (exponent_bits - 1)) - 1; }
   int min_exponent() const { return 1 - bias(); }
 };
@@ -17,6 +18,7 @@ struct Format {
 Format format_of(attn_dtype dtype) {
   if (dtype == ATTN_DTYPE_F16) return {10, 5};
   if (dtype == ATTN_DTYPE_BF16) return {7, 8};
+  if (dtype == ATTN_DTYPE_F8E4M3) return {3, 4, true};
   return {23, 8};
 }
 
@@ -29,19 +31,23 @@ uint32_t encode(const Format& format, double value) {
   const uint32_t sign =
       std::signbit(value) ? 1u << (format.fraction_bits + format.exponent_bits) : 0;
   const uint32_t infinity = ((1u << format.exponent_bits) - 1) << format.fraction_bits;
-  if (std::isnan(value)) return sign | infinity | (1u << (format.fraction_bits - 1));
+  const uint32_t all_ones = infinity | ((1u << format.fraction_bits) - 1);
+  const uint32_t nan =
+      format.finite_only ? all_ones : infinity | (1u << (format.fraction_bits - 1));
+  const uint32_t too_large = format.finite_only ? all_ones - 1 : infinity;
+  if (std::isnan(value)) return sign | nan;
   const double magnitude = std::fabs(value);
-  if (std::isinf(magnitude)) return sign | infinity;
+  if (std::isinf(magnitude)) return sign | too_large;
   const int exponent = exponent_of(format, magnitude);
   // In units of the last place; nearbyint rounds halves to even.
   const double units = std::nearbyint(std::ldexp(magnitude, format.fraction_bits - exponent));
   const uint32_t one = 1u << format.fraction_bits;
   const uint32_t whole = static_cast<uint32_t>(units);
   if (whole < one) return sign | whole;  // subnormal or zero
-  // A carry out of the fraction lands in the exponent, and past the largest exponent in infinity.
+  // A carry out of the fraction lands in the exponent, and past the largest number in infinity.
   const uint32_t bits =
       (static_cast<uint32_t>(exponent + format.bias()) << format.fraction_bits) + (whole - one);
-  return sign | std::min(bits, infinity);
+  return sign | std::min(bits, too_large);
 }
 
 double decode(const Format& format, uint32_t bits) {
@@ -50,8 +56,11 @@ double decode(const Format& format, uint32_t bits) {
       static_cast<int>(bits >> format.fraction_bits) & ((1 << format.exponent_bits) - 1);
   const uint32_t fraction = bits & ((1u << format.fraction_bits) - 1);
   double magnitude;
-  if (field == (1 << format.exponent_bits) - 1) {
+  const bool largest_field = field == (1 << format.exponent_bits) - 1;
+  if (largest_field && !format.finite_only) {
     magnitude = fraction ? NAN : INFINITY;
+  } else if (largest_field && fraction == (1u << format.fraction_bits) - 1) {
+    magnitude = NAN;
   } else if (field == 0) {
     magnitude = std::ldexp(fraction, format.min_exponent() - format.fraction_bits);
   } else {
@@ -101,6 +110,8 @@ double load(attn_dtype dtype, const void* element) {
       return load_as<int8_t>(element);
     case ATTN_DTYPE_U8:
       return load_as<uint8_t>(element);
+    case ATTN_DTYPE_F8E4M3:
+      return decode(format_of(dtype), *static_cast<const uint8_t*>(element));
     case ATTN_DTYPE_F32:
       return load_as<float>(element);
     default: {
@@ -118,9 +129,12 @@ void store(attn_dtype dtype, void* element, double value) {
     case ATTN_DTYPE_I32:
       return store_as<int32_t>(element, value);
     case ATTN_DTYPE_I8:
-      return store_as<int8_t>(element, value);
+      return store_as<int8_t>(element, rounded(dtype, value));
     case ATTN_DTYPE_U8:
       return store_as<uint8_t>(element, value);
+    case ATTN_DTYPE_F8E4M3:
+      *static_cast<uint8_t*>(element) = static_cast<uint8_t>(encode(format_of(dtype), value));
+      return;
     case ATTN_DTYPE_F32:
       return store_as<float>(element, value);
     default: {
@@ -130,7 +144,10 @@ void store(attn_dtype dtype, void* element, double value) {
   }
 }
 
+bool is_quantised(attn_dtype dtype) { return dtype == ATTN_DTYPE_I8 || dtype == ATTN_DTYPE_F8E4M3; }
+
 double rounded(attn_dtype dtype, double value) {
+  if (dtype == ATTN_DTYPE_I8) return std::clamp(std::nearbyint(value), -127.0, 127.0);
   if (dtype == ATTN_DTYPE_F32) return static_cast<float>(value);
   return decode(format_of(dtype), encode(format_of(dtype), value));
 }

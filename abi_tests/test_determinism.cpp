@@ -44,6 +44,11 @@ std::vector<Problem> problems() {
   p.name = "additions in f16";
   p.q_dtype = p.k_dtype = p.v_dtype = p.o_dtype = ATTN_DTYPE_F16;
   list.push_back(p);
+  p.name = "additions over i8 and f8e4m3";
+  p.k_dtype = ATTN_DTYPE_I8;
+  p.v_dtype = ATTN_DTYPE_F8E4M3;
+  p.k_scaling.block = 8;
+  list.push_back(p);
   return list;
 }
 
@@ -132,6 +137,8 @@ Problem alone(const Problem& p, const Data& data, size_t b, Data& part) {
   part.q = slice(data.q, one.seqlens_q[0]);
   part.k = slice(data.k, one.seqlens_k[0]);
   part.v = slice(data.v, one.seqlens_k[0]);
+  if (!data.k_scale.x.empty()) part.k_scale = slice(data.k_scale, one.seqlens_k[0]);
+  if (!data.v_scale.x.empty()) part.v_scale = slice(data.v_scale, one.seqlens_k[0]);
   return one;
 }
 
@@ -189,6 +196,8 @@ void head_invariance() {
           part.q = slice(data.q, head);
           part.k = slice(data.k, p.kv_head(head));
           part.v = slice(data.v, p.kv_head(head));
+          if (!data.k_scale.x.empty()) part.k_scale = slice(data.k_scale, p.kv_head(head));
+          if (!data.v_scale.x.empty()) part.v_scale = slice(data.v_scale, p.kv_head(head));
           if (p.alibi) part.alibi = {data.alibi[static_cast<size_t>(head)]};
           if (p.sink) part.sink = {data.sink[static_cast<size_t>(head)]};
           const Outcome outcome = execute(target.context, target.backend.c_str(), one, part);

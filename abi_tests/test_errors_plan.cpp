@@ -325,21 +325,6 @@ void forced_backends() {
       {"no backend's name", SPOIL(c.backend = ""), {kInvalid, kUnavailable}, {"backend"}, ""},
       {"half a name", SPOIL(c.backend = "flas"), {kInvalid, kUnavailable}, {"flas"}, ""},
       {"a backend that is not here", SPOIL(c.backend = "cuda"), {kUnavailable}, {"cuda"}, ""},
-      {"int8 keys",
-       SPOIL(c.k_dtype = ATTN_DTYPE_I8; c.backend = "standard"),
-       {kUnsupported},
-       {"k_dtype"},
-       "i8"},
-      {"fp8 values",
-       SPOIL(c.v_dtype = ATTN_DTYPE_F8E4M3; c.backend = "flash"),
-       {kUnsupported},
-       {"v_dtype"},
-       ""},
-      {"int8 keys for anybody",
-       SPOIL(c.k_dtype = ATTN_DTYPE_I8),
-       {kUnsupported},
-       {"k_dtype"},
-       "i8"},
   };
   check_cases(cases, sizeof cases / sizeof *cases);
 }
@@ -366,6 +351,8 @@ void fallback_and_reasons() {
        {"paged", "kv_layout"}},
       {"f16", SPOIL(c.q_dtype = ATTN_DTYPE_F16), {"q_dtype", "f16"}},
       {"bf16", SPOIL(c.q_dtype = ATTN_DTYPE_BF16), {"q_dtype", "bf16"}},
+      {"i8 keys", SPOIL(c.k_dtype = ATTN_DTYPE_I8), {"k_dtype"}},
+      {"f8e4m3 values", SPOIL(c.v_dtype = ATTN_DTYPE_F8E4M3), {"v_dtype"}},
       {"head_dim 513", SPOIL(c.head_dim = 513), {"head_dim"}},
       {"head_dim_v 513", SPOIL(c.head_dim_v = 513), {"head_dim_v"}},
   };

@@ -44,8 +44,8 @@ constexpr NamedField kTensors[] = {
     {"alibi_slopes", &attn_run_args::alibi_slopes, false},
     {"sink", &attn_run_args::sink, false},
     {"block_mask", &attn_run_args::block_mask, false},
-    {"k_scale", &attn_run_args::k_scale, true},
-    {"v_scale", &attn_run_args::v_scale, true},
+    {"k_scale", &attn_run_args::k_scale, false},
+    {"v_scale", &attn_run_args::v_scale, false},
 };
 
 // Problems that between them carry every tensor.
@@ -89,6 +89,15 @@ std::vector<Problem> problems() {
   plain.seqlens_q = {12, 12};
   plain.seqlens_k = {30, 30};
   plain.bias.present = plain.mask.present = true;
+  list.push_back(plain);
+  plain.bias.present = plain.mask.present = false;
+  plain.name = "quantised";
+  plain.k_dtype = ATTN_DTYPE_I8;
+  plain.v_dtype = ATTN_DTYPE_F8E4M3;
+  plain.k_scaling.block = plain.v_scaling.block = 2;
+  list.push_back(plain);
+  plain.name = "quantised and paged";
+  plain.k_rows = Rows::kPaged;
   list.push_back(plain);
   return list;
 }
@@ -312,6 +321,8 @@ void shapes_that_disagree() {
                       "alibi_slopes",
                       "sink",
                       "block_mask",
+                      "k_scale",
+                      "v_scale",
                       "max_batch"});
         }
       }
@@ -368,6 +379,85 @@ void lengths_and_offsets() {
       run.expect(std::string(entry.name) + "[" + std::to_string(entry.at) + "] " +
                      std::to_string(static_cast<int64_t>(entry.value)),
                  run.args(), {kInvalid}, {entry.name, "block_table"});
+    }
+  }
+}
+
+// One scale that is no scale, at the corners and the edges of what is read; the message has its
+// name and its indices.
+void bad_scales() {
+  struct Bad {
+    double value;
+    const char* words;
+  };
+  const Bad bad[] = {{0.0, "0"},   {-0.0, "-0"},      {-1.5, "-1.5"},
+                     {NAN, "nan"}, {INFINITY, "inf"}, {-INFINITY, "-inf"}};
+  for (const Rows rows : {Rows::kPaddedLengths, Rows::kPacked, Rows::kPaged}) {
+    for (const unsigned broadcast : {0u, 2u, 4u, 5u}) {
+      for (const int64_t block : {0, 2, 8}) {
+        Problem p;
+        p.name = "bad scale";
+        p.seed = 5;
+        p.heads_q = 4;
+        p.heads_kv = 2;
+        p.seqlens_q = {3, 2};
+        p.seqlens_k = {30, 21};
+        p.k_rows = rows;
+        p.q_rows = Rows::kPacked;
+        p.slack_k = 6;
+        p.k_dtype = ATTN_DTYPE_F8E4M3;
+        p.v_dtype = ATTN_DTYPE_I8;
+        p.k_scaling = p.v_scaling = {block, broadcast, block == 2};
+        if (block == 8) p.k_order = p.v_order = {{0, 3, 2, 1}, 1, 4, 0, false};
+        Spoilable run(p);
+        for (const bool of_v : {false, true}) {
+          const attn_tensor& scale = *(of_v ? run.args().v_scale : run.args().k_scale);
+          for (const int64_t b : {0, 1}) {
+            for (const int64_t h : {0, 1}) {
+              for (const int64_t j : {int64_t{0}, int64_t{7}, p.seqlens_k[b ? 1 : 0] - 1}) {
+                // The place of key j: 3 for the indices, and the last block.
+                int64_t index[] = {b, h, j, p.k_scaling.blocks(8) - 1};
+                if (rows == Rows::kPacked) index[0] = 0, index[2] = p.packed_row_k(b) + j;
+                if (rows == Rows::kPaged) {
+                  const attn_tensor& table = *run.args().block_table;
+                  index[0] = static_cast<const int32_t*>(
+                      table.data)[b * table.strides[0] + j / p.page_size];
+                  index[2] = j % p.page_size;
+                }
+                int64_t offset = 0;
+                for (int d = 0; d < scale.rank; d++) {
+                  if (scale.shape[d] == 1) index[d] = 0;
+                  offset += index[d] * scale.strides[d];
+                }
+                float* element = static_cast<float*>(scale.data) + scale.byte_offset / 4 + offset;
+                const float before = *element;
+                const Bad& one = bad[static_cast<size_t>(b * 3 + h * 2 + j) % 6];
+                store(ATTN_DTYPE_F32, element, one.value);
+                run.placement().seal();
+                run.expect("a scale of " + std::string(one.words), run.args(), {kInvalid},
+                           {of_v ? "v_scale" : "k_scale"}, one.words);
+                if (broadcast == 0) {
+                  std::string place = "[" + std::to_string(index[0]);
+                  for (int d = 1; d < scale.rank; d++) place += ", " + std::to_string(index[d]);
+                  CHECK(std::strstr(attn_last_error(), (place + "] is").c_str()), "%s: \"%s\"",
+                        place.c_str(), attn_last_error());
+                }
+                *element = before;
+              }
+            }
+          }
+        }
+        // As small and as large as floats go.
+        for (const double value : {0x1p-149, 0x1.fffffep127}) {
+          float* element =
+              static_cast<float*>(run.args().k_scale->data) + run.args().k_scale->byte_offset / 4;
+          if (std::isnan(*element)) continue;  // the place of no key
+          store(ATTN_DTYPE_F32, element, value);
+          const attn_run_args args = run.args();
+          CHECK_OK(attn_run(run.plan(), &args, nullptr));
+          run.reset_outputs();
+        }
+      }
     }
   }
 }
@@ -580,6 +670,7 @@ int main(int argc, char** argv) {
       TEST(fields_of_every_tensor),
       TEST(shapes_that_disagree),
       TEST(lengths_and_offsets),
+      TEST(bad_scales),
       TEST(extreme_positions),
       TEST(beyond_the_plan),
       TEST(workspace),

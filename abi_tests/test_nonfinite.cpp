@@ -155,6 +155,25 @@ void paged() {
   }
 }
 
+// f8e4m3 has one NaN and no infinity: masked it is harmless, attended it is not lost.
+void f8e4m3() {
+  for (const int64_t key : kKeys) {
+    for (const bool in_v : {false, true}) {
+      Problem p = square("NaN in f8e4m3");
+      (in_v ? p.v_dtype : p.k_dtype) = ATTN_DTYPE_F8E4M3;
+      p.causal = true;
+      p.window_left = 20;
+      Data data = make_data(p);
+      (in_v ? data.v : data.k).at(0, 0, key, key % kDim) = NAN;
+      check_everywhere(p, data);
+      p.poison_masked = true;
+      p.alignment = ATTN_ALIGN_TOP_LEFT;
+      p.seqlens_q = {50};
+      check_everywhere(p);
+    }
+  }
+}
+
 // NaN in a masked key and value changes no bit of the rows that do not see it, though it may take
 // another path through the library.
 void masked_numbers_change_no_bit() {
@@ -207,6 +226,7 @@ int main(int argc, char** argv) {
       TEST(bias),
       TEST(attended_infinity),
       TEST(paged),
+      TEST(f8e4m3),
       TEST(masked_numbers_change_no_bit),
       TEST(ran_on_everything),
   };

@@ -3,6 +3,7 @@
 #include <initializer_list>
 
 #include "compare.h"
+#include "storage.h"
 
 namespace attn_test {
 namespace {
@@ -238,6 +239,55 @@ void storage_types() {
   }
 }
 
+// i8 and f8e4m3 with each kind of scale, in each layout.
+void quantised() {
+  constexpr attn_dtype I8 = ATTN_DTYPE_I8, F8 = ATTN_DTYPE_F8E4M3;
+  for (const attn_dtype q_dtype : {ATTN_DTYPE_F32, ATTN_DTYPE_F16, ATTN_DTYPE_BF16}) {
+    for (const Rows rows : {Rows::kPadded, Rows::kPaddedLengths, Rows::kPacked, Rows::kPaged}) {
+      for (const int64_t block : {0, 32, 64}) {
+        for (unsigned broadcast = 0; broadcast < 8; broadcast++) {
+          Problem p = problem("quantised", {21, 5}, {90, 61}, 4, 2, 128, 64);
+          p.seed += broadcast + 8 * static_cast<uint64_t>(block);
+          p.q_dtype = p.o_dtype = q_dtype;
+          p.k_dtype = broadcast & 1 ? F8 : I8;
+          p.v_dtype = broadcast & 2 ? F8 : I8;
+          p.q_rows = p.k_rows = rows;
+          if (rows == Rows::kPadded) p.seqlens_q[1] = 21, p.seqlens_k[1] = 90;
+          if (rows == Rows::kPaged) p.q_rows = Rows::kPacked, p.page_size = 16;
+          p.slack_q = rows == Rows::kPadded ? 0 : 3;
+          p.slack_k = rows == Rows::kPadded ? 0 : 7;
+          p.k_scaling = {block, broadcast, block == 32};
+          p.v_scaling = {block, broadcast ^ 5, block == 64};
+          p.guard = block == 0 ? Guard::kBefore : Guard::kAfter;
+          check_everywhere(p);
+          p.causal = true;
+          p.poison_masked = true;
+          if (broadcast & 4) p.softcap = 5, p.bias.present = p.sink = true;
+          check_everywhere(p);
+        }
+      }
+    }
+  }
+}
+
+// Every pattern of the two types, as a key and as a value.
+void quantised_patterns() {
+  for (const attn_dtype dtype : {ATTN_DTYPE_I8, ATTN_DTYPE_F8E4M3}) {
+    Problem p = problem("every pattern", {3}, {254}, 1, 1, 1, 1);
+    p.k_dtype = p.v_dtype = dtype;
+    p.scale = 1;
+    Data data = make_data(p);
+    for (int64_t j = 0; j < 254; j++) {  // without NaN, and without -128, which quantisers avoid
+      const unsigned char pattern =
+          static_cast<unsigned char>(dtype == ATTN_DTYPE_I8 ? j - 127 : j + (j > 126));
+      data.k.x[static_cast<size_t>(j)] = load(dtype, &pattern);
+      data.v.x[static_cast<size_t>((j * 101) % 254)] = load(dtype, &pattern);
+      data.k_scale.x[static_cast<size_t>(j)] = rounded(ATTN_DTYPE_F32, 0.003);
+    }
+    check_everywhere(p, data);
+  }
+}
+
 // A sink of -inf is none; a large one takes all the weight.
 void sinks() {
   for (const double sink : {-double{INFINITY}, -50.0, 0.0, 90.0}) {
@@ -297,11 +347,26 @@ void enough_ran() {
 int main(int argc, char** argv) {
   using namespace attn_test;
   const Test tests[] = {
-      TEST(head_dims),       TEST(key_tails),     TEST(query_tails),    TEST(causal_and_windows),
-      TEST(starts),          TEST(grouped_heads), TEST(uneven_lengths), TEST(nothing_at_all),
-      TEST(many_units),      TEST(given_tiles),   TEST(large_scores),   TEST(equal_scores),
-      TEST(storage_types),   TEST(sinks),         TEST(pairwise),       TEST(pairwise_for_flash),
-      TEST(random_problems), TEST(enough_ran),
+      TEST(head_dims),
+      TEST(key_tails),
+      TEST(query_tails),
+      TEST(causal_and_windows),
+      TEST(starts),
+      TEST(grouped_heads),
+      TEST(uneven_lengths),
+      TEST(nothing_at_all),
+      TEST(many_units),
+      TEST(given_tiles),
+      TEST(large_scores),
+      TEST(equal_scores),
+      TEST(storage_types),
+      TEST(quantised),
+      TEST(quantised_patterns),
+      TEST(sinks),
+      TEST(pairwise),
+      TEST(pairwise_for_flash),
+      TEST(random_problems),
+      TEST(enough_ran),
   };
   return run_tests("numerics", argc, argv, tests);
 }

@@ -62,6 +62,34 @@ void bf16_vectors() {
   check_vectors(ATTN_DTYPE_BF16, vectors, sizeof vectors / sizeof *vectors);
 }
 
+void f8e4m3_vectors() {
+  const struct {
+    double value;
+    uint8_t bits;
+  } vectors[] = {{0.0, 0x00},      {-0.0, 0x80},   {1.0, 0x38},    {-1.5, 0xbc},
+                 {448, 0x7e},      {-448, 0xfe},   {1000, 0x7e},   {-INFINITY, 0xfe},
+                 {NAN, 0x7f},      {0x1p-6, 0x08}, {0x1p-9, 0x01}, {0x1p-10, 0x00},
+                 {0x1.8p-9, 0x02}, {1.0625, 0x38}, {1.1875, 0x3a}, {-0x1.cp-7, 0x87}};
+  for (const auto& [value, bits] : vectors) {
+    uint8_t stored;
+    store(ATTN_DTYPE_F8E4M3, &stored, value);
+    CHECK(stored == bits, "f8e4m3 of %.10g is %#x, expected %#x", value, stored, bits);
+  }
+  for (uint32_t pattern = 0; pattern <= 0xff; pattern++) {
+    const uint8_t bits = static_cast<uint8_t>(pattern);
+    const double value = load(ATTN_DTYPE_F8E4M3, &bits);
+    CHECK(std::isnan(value) == ((pattern & 0x7f) == 0x7f));
+    uint8_t back;
+    store(ATTN_DTYPE_F8E4M3, &back, value);
+    CHECK(std::isnan(value) || back == bits, "%#x came back as %#x", bits, back);
+  }
+}
+
+void i8_rounding() {
+  CHECK(rounded(ATTN_DTYPE_I8, 2.5) == 2 && rounded(ATTN_DTYPE_I8, -3.5) == -4);
+  CHECK(rounded(ATTN_DTYPE_I8, 300) == 127 && rounded(ATTN_DTYPE_I8, -300) == -127);
+}
+
 // Every 16-bit pattern comes back, and lies where f32's own arithmetic has it.
 void every_pattern() {
   for (const attn_dtype dtype : {ATTN_DTYPE_F16, ATTN_DTYPE_BF16}) {
@@ -207,6 +235,32 @@ void worked_by_hand_additions() {
   p.softcap = 0;
   p.scale = 0;
 
+  // K and V as elements 0, 1, 2 and 1, 2, 4 with scales of ln 2 and 3, the last key's twice that.
+  p.k_dtype = p.v_dtype = ATTN_DTYPE_I8;
+  data.k.x = {0, 1, 1};
+  data.k_scale.resize(1, 1, 3, 1, std::log(2));
+  data.k_scale.x[2] *= 2;
+  data.v.x = {1, 2, 2};
+  data.v_scale.resize(1, 1, 3, 1, 3);
+  data.v_scale.x[2] *= 2;
+  e = reference(p, data);
+  CHECK(is(e.o.at(0, 0, 0, 0), 3 * (1 + 4 + 16) / 7.0));
+  CHECK(is(e.lse.at(0, 0, 1, 0), std::log(21)));
+  p = small_problem();
+  data = small_data(p);
+
+  // Two blocks of a row: 3 * 1 and 5 * 1.
+  p.head_dim = p.head_dim_v = 2;
+  p.seqlens_q = p.seqlens_k = {1};
+  p.v_dtype = ATTN_DTYPE_I8;
+  p.v_scaling.block = 1;
+  Data two = make_data(p);
+  two.v.x = {1, 1};
+  two.v_scale.x = {3, 5};
+  e = reference(p, two);
+  CHECK(is(e.o.at(0, 0, 0, 0), 3) && is(e.o.at(0, 0, 0, 1), 5));
+  p = small_problem();
+
   // A NaN that is masked is not there; one that is attended is everywhere in its row.
   data.k.x[2] = NAN;
   p.mask.present = true;
@@ -224,13 +278,9 @@ void worked_by_hand_additions() {
 int main(int argc, char** argv) {
   using namespace attn_test;
   const Test tests[] = {
-      TEST(f16_vectors),
-      TEST(bf16_vectors),
-      TEST(every_pattern),
-      TEST(units_in_the_last_place),
-      TEST(comparator),
-      TEST(worked_by_hand),
-      TEST(worked_by_hand_additions),
+      TEST(f16_vectors), TEST(bf16_vectors),   TEST(f8e4m3_vectors),
+      TEST(i8_rounding), TEST(every_pattern),  TEST(units_in_the_last_place),
+      TEST(comparator),  TEST(worked_by_hand), TEST(worked_by_hand_additions),
   };
   return run_tests("reference", argc, argv, tests);
 }

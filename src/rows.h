@@ -1,10 +1,11 @@
-// Rows of f32, f16 or bf16 elements, `stride` elements apart, to and from contiguous f32.
+// Rows of elements, `stride` elements apart, to and from contiguous f32: from any storage type, to
+// the floating-point ones of O.
 #ifndef ATTN_SRC_ROWS_H_
 #define ATTN_SRC_ROWS_H_
 
 #include <attn/attn.h>
 
-#include "half.h"
+#include "storage.h"
 
 namespace attn {
 namespace rows {
@@ -37,6 +38,11 @@ inline void load_row(const void* from, attn_dtype dtype, int64_t stride, int64_t
       return rows::load<uint16_t>(from, stride, n, to, [](uint16_t x) { return f32_from_f16(x); });
     case ATTN_DTYPE_BF16:
       return rows::load<uint16_t>(from, stride, n, to, [](uint16_t x) { return f32_from_bf16(x); });
+    case ATTN_DTYPE_F8E4M3:
+      return rows::load<uint8_t>(from, stride, n, to, [](uint8_t x) { return f32_from_f8e4m3(x); });
+    case ATTN_DTYPE_I8:
+      return rows::load<int8_t>(from, stride, n, to,
+                                [](int8_t x) { return static_cast<float>(x); });
     default:
       return rows::load<float>(from, stride, n, to, [](float x) { return x; });
   }

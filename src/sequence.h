@@ -53,21 +53,53 @@ inline char* query_row(const attn_plan_config& problem, const attn_tensor& t, co
   return tensor_at(t, packed ? 0 : s.index, head, s.q_row + i);
 }
 
-// Row j of the sequence in k or v.
-inline char* key_row(const attn_plan_config& problem, const attn_run_args& args,
-                     const attn_tensor& t, const Sequence& s, int64_t head_kv, int64_t j) {
+// Where key j of the sequence lies in k, v and their scales: the first index (batch or page) and
+// the third (row).
+struct KeyPlace {
+  int64_t outer;
+  int64_t row;
+};
+
+inline KeyPlace key_place(const attn_plan_config& problem, const attn_run_args& args,
+                          const Sequence& s, int64_t j) {
   switch (problem.kv_layout) {
     case ATTN_LAYOUT_PAGED: {
       const char* entry = tensor_at(*args.block_table, s.index, j / problem.page_size);
       int32_t page;
       std::memcpy(&page, entry, sizeof(page));
-      return tensor_at(t, page, head_kv, j % problem.page_size);
+      return {page, j % problem.page_size};
     }
     case ATTN_LAYOUT_PACKED:
-      return tensor_at(t, 0, head_kv, s.k_row + j);
+      return {0, s.k_row + j};
     default:
-      return tensor_at(t, s.index, head_kv, j);
+      return {s.index, j};
   }
+}
+
+// Row j of the sequence in k or v.
+inline char* key_row(const attn_plan_config& problem, const attn_run_args& args,
+                     const attn_tensor& t, const Sequence& s, int64_t head_kv, int64_t j) {
+  const KeyPlace place = key_place(problem, args, s, j);
+  return tensor_at(t, place.outer, head_kv, place.row);
+}
+
+// The scales of that row: f32, one for each `block` of its columns, `stride` floats apart.
+struct Scales {
+  const char* data;
+  int64_t stride;
+  int64_t block;
+};
+
+inline Scales scales_of_key(const attn_plan_config& problem, const attn_run_args& args,
+                            const attn_tensor& scale, const Sequence& s, int64_t head_kv, int64_t j,
+                            int64_t columns) {
+  const KeyPlace place = key_place(problem, args, s, j);
+  const int64_t offset = place.outer * broadcast_stride(scale, 0) +
+                         head_kv * broadcast_stride(scale, 1) +
+                         place.row * broadcast_stride(scale, 2);
+  const char* data = tensor_data(scale) + offset * int64_t{sizeof(float)};
+  if (scale.rank == 3) return {data, 0, columns};
+  return {data, scale.strides[3], columns / scale.shape[3]};
 }
 
 // Keys [begin, end) of a sequence; empty if begin == end.

@@ -2,10 +2,12 @@
 #include "validate.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstdio>
 
 #include "error.h"
+#include "sequence.h"
 #include "tensor.h"
 #include "tensor_check.h"
 
@@ -539,11 +541,94 @@ class RunChecker : Checker {
     for (int i = 0; i < 3; ++i) {
       ATTN_TRY(broadcast(arg, i, of.tensor->shape[i], "as in the tensor that it scales"));
     }
-    if (rank == 3) return ATTN_OK;
-    const int64_t blocks = arg.tensor->shape[3];
-    if (blocks > 0 && of.tensor->shape[3] % blocks == 0) return ATTN_OK;
-    return bad("%s.shape[3] is %lld; must divide %s.shape[3] (%lld)", arg.name, ll(blocks), of.name,
-               ll(of.tensor->shape[3]));
+    const int64_t blocks = rank == 4 ? arg.tensor->shape[3] : 1;
+    if (blocks == 0 || of.tensor->shape[3] % blocks != 0) {
+      return bad("%s.shape[3] is %lld; must divide %s.shape[3] (%lld)", arg.name, ll(blocks),
+                 of.name, ll(of.tensor->shape[3]));
+    }
+    return is_readable() ? scale_values(arg) : ATTN_OK;
+  }
+
+  // The scales of all keys, and of nothing beyond the lengths.
+  attn_status scale_values(const Argument& arg) {
+    for (int64_t b = 0; b < s_.batch; ++b) {
+      const Sequence sequence = sequence_at(p_, a_, s_, b);
+      if (!kv_paged()) {
+        const KeyPlace first = key_place(p_, a_, sequence, 0);
+        ATTN_TRY(scale_rows(arg, first, sequence.seqlen_k));
+        continue;
+      }
+      for (int64_t j = 0; j < sequence.seqlen_k; j += p_.page_size) {
+        const int64_t rows = std::min<int64_t>(p_.page_size, sequence.seqlen_k - j);
+        ATTN_TRY(scale_rows(arg, key_place(p_, a_, sequence, j), rows));
+      }
+    }
+    return ATTN_OK;
+  }
+
+  // The scales of `rows` keys from `first` on, for all heads and blocks. What a broadcast repeats
+  // is read once.
+  attn_status scale_rows(const Argument& arg, KeyPlace first, int64_t rows) {
+    const attn_tensor& t = *arg.tensor;
+    const auto once = [&](int dim, int64_t extent) {
+      return broadcast_stride(t, dim) == 0 ? std::min<int64_t>(extent, 1) : extent;
+    };
+    const int64_t heads = once(1, p_.heads_kv);
+    const int64_t row_stride = broadcast_stride(t, 2);
+    rows = once(2, rows);
+    const int64_t blocks = t.rank == 4 ? once(3, t.shape[3]) : 1;
+    const int64_t block_stride = t.rank == 4 ? broadcast_stride(t, 3) : 0;
+    int64_t columns = blocks;  // that are looked through one after the other, each with n scales
+    int64_t n = rows;
+    int64_t stride = row_stride;
+    if (row_stride == blocks * block_stride) {  // one line holds them all
+      columns = 1;
+      n = rows * blocks;
+      stride = block_stride;
+    }
+    for (int64_t head = 0; head < heads; ++head) {
+      const char* data = tensor_data(t) + (first.outer * broadcast_stride(t, 0) +
+                                           head * broadcast_stride(t, 1) + first.row * row_stride) *
+                                              int64_t{sizeof(float)};
+      for (int64_t column = 0; column < columns; ++column) {
+        const float* scale = reinterpret_cast<const float*>(data) + column * block_stride;
+        if (all_scales_valid(scale, n, stride)) continue;
+        int64_t i = 0;
+        while (all_scales_valid(scale + i * stride, 1, 0)) ++i;
+        const int64_t row = first.row + (columns == blocks ? i : i / blocks);
+        return bad_scale(arg, first.outer, head, row, columns == blocks ? column : i % blocks,
+                         scale[i * stride]);
+      }
+    }
+    return ATTN_OK;
+  }
+
+  // Finite and above 0, which of all bit patterns are those of [1, infinity's).
+  static bool all_scales_valid(const float* scale, int64_t n, int64_t stride) {
+    const auto invalid = [](float x) {
+      constexpr uint32_t kInfinity = 0x7f800000;
+      return std::bit_cast<uint32_t>(x) - 1 >= kInfinity - 1;
+    };
+    bool found = false;
+    if (stride == 1) {
+      for (int64_t i = 0; i < n; ++i) found |= invalid(scale[i]);
+    } else {
+      for (int64_t i = 0; i < n; ++i) found |= invalid(scale[i * stride]);
+    }
+    return !found;
+  }
+
+  attn_status bad_scale(const Argument& arg, int64_t outer, int64_t head, int64_t row,
+                        int64_t block, float value) {
+    const attn_tensor& t = *arg.tensor;
+    const auto index = [&](int dim, int64_t i) { return ll(t.shape[dim] == 1 ? 0 : i); };
+    const double held = static_cast<double>(value);
+    if (t.rank == 3) {
+      return bad("%s[%lld, %lld, %lld] is %g; must be finite and > 0", arg.name, index(0, outer),
+                 index(1, head), index(2, row), held);
+    }
+    return bad("%s[%lld, %lld, %lld, %lld] is %g; must be finite and > 0", arg.name,
+               index(0, outer), index(1, head), index(2, row), ll(block), held);
   }
 
   attn_status overlaps() {

@@ -44,8 +44,52 @@ MISTAKES = [
     Mistake(
         "a page's rows counted from the wrong end of the division",
         SEQUENCE,
-        "return tensor_at(t, page, head_kv, j % problem.page_size);",
-        "return tensor_at(t, page, head_kv, j / problem.page_size % problem.page_size);",
+        "return {page, j % problem.page_size};",
+        "return {page, j / problem.page_size % problem.page_size};",
+    ),
+    Mistake(
+        "scales of the wrong head",
+        SEQUENCE,
+        "head_kv * broadcast_stride(scale, 1)",
+        "(problem.heads_kv - 1 - head_kv) * broadcast_stride(scale, 1)",
+    ),
+    Mistake(
+        "scales without the order of the pages",
+        SEQUENCE,
+        "place.outer * broadcast_stride(scale, 0)",
+        "(problem.page_size ? j / problem.page_size : place.outer) * broadcast_stride(scale, 0)",
+    ),
+    Mistake(
+        "scales of one row for a whole page or sequence",
+        SEQUENCE,
+        "place.row * broadcast_stride(scale, 2)",
+        "0 * broadcast_stride(scale, 2)",
+    ),
+    Mistake(
+        "a scale for each head steps from row to row",
+        SEQUENCE,
+        "place.row * broadcast_stride(scale, 2)",
+        "place.row * scale.strides[2]",
+    ),
+    Mistake(
+        "scales past a sequence's length are looked at",
+        "src/validate.cpp",
+        "ATTN_TRY(scale_rows(arg, first, sequence.seqlen_k));",
+        "ATTN_TRY(scale_rows(arg, first, kv_packed() ? sequence.seqlen_k : s_.seqlen_k));",
+    ),
+    Mistake(
+        "scales of 0 pass",
+        "src/validate.cpp",
+        "return std::bit_cast<uint32_t>(x) - 1 >= kInfinity - 1;",
+        "return std::bit_cast<uint32_t>(x) >= kInfinity;",
+        "errors_run",
+    ),
+    Mistake(
+        "only the first page's scales are checked",
+        "src/validate.cpp",
+        "for (int64_t j = 0; j < sequence.seqlen_k; j += p_.page_size) {",
+        "for (int64_t j = 0; j < sequence.seqlen_k; j += INT32_MAX) {",
+        "errors_run",
     ),
     # Standard.
     Mistake(
@@ -126,10 +170,35 @@ MISTAKES = [
     ),
     Mistake(
         "f16 rounds ties away from zero",
-        "src/half.h",
+        "src/storage.h",
         "0xfff + ((magnitude >> 13) & 1)",
         "0x1000",
         "merge",
+    ),
+    Mistake(
+        "f8e4m3 with the exponent's bias of its other kind",
+        "src/storage.h",
+        "0x1p120f",
+        "0x1p119f",
+    ),
+    Mistake(
+        "f8e4m3's NaN is read as a number",
+        "src/storage.h",
+        "sign | ((x & 0x7fu) == 0x7fu ? 0x7fc00000u : finite)",
+        "sign | finite",
+        "nonfinite",
+    ),
+    Mistake(
+        "standard: the first block's scale for all",
+        STANDARD,
+        "reinterpret_cast<const float*>(scales.data)[block * scales.stride];",
+        "reinterpret_cast<const float*>(scales.data)[0];",
+    ),
+    Mistake(
+        "standard: blocks counted from each chunk of a row",
+        STANDARD,
+        "const int64_t block = (begin + c) / scales.block;",
+        "const int64_t block = (begin % 64 + c) / scales.block;",
     ),
     # Flash.
     Mistake(

@@ -458,8 +458,11 @@ typedef struct attn_run_args {
                                     rows and columns counted within a sequence, also if packed;
                                     a zero byte masks the block */
 
-  /* f32 scales of i8 and f8e4m3 K and V: [b, hkv, sk], or [b, hkv, sk, d / block]; paged and packed
-   * like K and V. */
+  /* f32 scales of i8 and f8e4m3 K and V, whose values are scale * element: [b, hkv, sk], or
+   * [b, hkv, sk, n] with n that divides the head size, one for each d / n elements; paged and
+   * packed like K and V. Any of the first three dimensions may be 1, or of stride 0, to broadcast:
+   * [1, hkv, 1] is one for each head. A scale is finite and > 0. On CPUs those of all keys are
+   * checked, and none past a length, in an unused page or in a page's tail is read. */
   const attn_tensor* k_scale;
   const attn_tensor* v_scale;
 

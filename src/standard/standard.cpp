@@ -124,17 +124,32 @@ void load_query(const Head& h) {
   }
 }
 
+// Columns [begin, begin + count) of key j's row of K or V [.., columns] as f32: the elements, or
+// scale * element if `scale` is given.
+void load_key_row(const Head& h, const attn_tensor& t, const attn_tensor* scale, int64_t j,
+                  int64_t begin, int64_t count, float* to) {
+  const char* row = key_row(h.problem, h.args, t, h.sequence, h.head_kv, j);
+  load_row(row + begin * t.strides[3] * static_cast<int64_t>(dtype_size(t.dtype)), t.dtype,
+           t.strides[3], count, to);
+  if (!scale) return;
+  const Scales scales =
+      scales_of_key(h.problem, h.args, *scale, h.sequence, h.head_kv, j, t.shape[3]);
+  for (int64_t c = 0; c < count;) {
+    const int64_t block = (begin + c) / scales.block;
+    const int64_t end = std::min(count, (block + 1) * scales.block - begin);
+    const float factor = reinterpret_cast<const float*>(scales.data)[block * scales.stride];
+    for (; c < end; ++c) to[c] *= factor;
+  }
+}
+
 void load_key_transposed(const Head& h) {
-  const attn_tensor& k = *h.args.k;
   const int64_t n = h.sequence.seqlen_k;
   constexpr int64_t kColumns = 64;  // of K, a chunk on the stack
   for (int64_t j = 0; j < n; ++j) {
-    const char* row = key_row(h.problem, h.args, k, h.sequence, h.head_kv, j);
     for (int64_t begin = 0; begin < h.problem.head_dim; begin += kColumns) {
       const int64_t count = std::min(kColumns, h.problem.head_dim - begin);
       float chunk[kColumns];
-      load_row(row + begin * k.strides[3] * static_cast<int64_t>(dtype_size(k.dtype)), k.dtype,
-               k.strides[3], count, chunk);
+      load_key_row(h, *h.args.k, h.args.k_scale, j, begin, count, chunk);
       float* to = h.buffers.k_transposed + begin * h.ld_k + j;
       for (int64_t c = 0; c < count; ++c) to[c * h.ld_k] = chunk[c];
     }
@@ -147,10 +162,8 @@ void load_key_transposed(const Head& h) {
 
 // V's row of key j as f32, zeros up to the leading dimension.
 void load_value(const Head& h, int64_t j) {
-  const attn_tensor& v = *h.args.v;
   float* to = h.buffers.v + j * h.ld_dv;
-  load_row(key_row(h.problem, h.args, v, h.sequence, h.head_kv, j), v.dtype, v.strides[3],
-           h.problem.head_dim_v, to);
+  load_key_row(h, *h.args.v, h.args.v_scale, j, 0, h.problem.head_dim_v, to);
   std::fill(to + h.problem.head_dim_v, to + h.ld_dv, 0.0f);
 }
 
@@ -441,19 +454,8 @@ const Kernels* kernels_for(attn_isa isa) {
 
 attn_status probe(const attn_host*, attn_error*) { return ATTN_OK; }
 
-attn_status check_dtype(const char* field, attn_dtype dtype, attn_error* error) {
-  if (dtype == ATTN_DTYPE_F32 || dtype == ATTN_DTYPE_F16 || dtype == ATTN_DTYPE_BF16) {
-    return ATTN_OK;
-  }
-  return fail(error, ATTN_ERROR_UNSUPPORTED,
-              "%s is %s; the standard backend takes f32, f16 and bf16", field,
-              attn_dtype_name(dtype));
-}
-
 attn_status plan_create(const attn_host* host, const attn_plan_config* problem,
                         attn_backend_plan* plan, attn_error* error) {
-  ATTN_TRY(check_dtype("k_dtype", problem->k_dtype, error));
-  ATTN_TRY(check_dtype("v_dtype", problem->v_dtype, error));
   plan->workspace_size = standard_workspace_size(*problem, host->concurrency);
   if (plan->workspace_size == SIZE_MAX) {
     return fail(error, ATTN_ERROR_UNSUPPORTED,
@@ -490,8 +492,7 @@ const attn_backend kStandardBackend = {
     sizeof(attn_backend),
     ATTN_BACKEND_ABI,
     "standard",
-    "materialises the scores of one head for each worker; every feature and layout, in f32, f16 "
-    "and bf16",
+    "materialises the scores of one head for each worker; every feature, layout and type",
     ATTN_DEVICE_CPU,
     0,
     probe,

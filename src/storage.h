@@ -1,8 +1,9 @@
-// f16 (IEEE binary16) and bf16 (the upper half of an f32), held as uint16_t, to and from f32.
+// Storage types beside f32: f16 (IEEE binary16) and bf16 (the upper half of an f32), held as
+// uint16_t, to and from f32, and f8e4m3 (OCP E4M3), held as uint8_t, to f32.
 // To f32 is exact; from f32 rounds to nearest even, overflows to infinity and keeps NaN a NaN.
 // All of it is branch-free for the compiler's sake: loops over these vectorise.
-#ifndef ATTN_SRC_HALF_H_
-#define ATTN_SRC_HALF_H_
+#ifndef ATTN_SRC_STORAGE_H_
+#define ATTN_SRC_STORAGE_H_
 
 #include <bit>
 #include <cstdint>
@@ -43,6 +44,15 @@ inline uint16_t f16_from_f32(float x) {
   return static_cast<uint16_t>(sign | half);
 }
 
+// Sign, 4 bits of exponent, 3 of fraction. The exponent's bias is 7: a factor of 2^120, as above.
+// All ones but the sign is NaN; there is no infinity.
+inline float f32_from_f8e4m3(uint8_t x) {
+  const uint32_t sign = uint32_t{x & 0x80u} << 24;
+  const uint32_t magnitude = uint32_t{x & 0x7fu} << 20;
+  const uint32_t finite = std::bit_cast<uint32_t>(std::bit_cast<float>(magnitude) * 0x1p120f);
+  return std::bit_cast<float>(sign | ((x & 0x7fu) == 0x7fu ? 0x7fc00000u : finite));
+}
+
 }  // namespace attn
 
-#endif  // ATTN_SRC_HALF_H_
+#endif  // ATTN_SRC_STORAGE_H_
