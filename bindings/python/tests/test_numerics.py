@@ -124,6 +124,105 @@ def test_half_types(normal, dtype, out_dtype):
     assert_close(lse, expected_lse, 1e-4)
 
 
+def float8():
+    import ml_dtypes
+
+    return np.dtype(ml_dtypes.float8_e4m3fn)
+
+
+def quantise(x, dtype, blocks):
+    """(elements, scales [..., blocks]) with one scale for each block of a row."""
+    largest = 127 if dtype == np.int8 else 448
+    parts = x.reshape(*x.shape[:-1], blocks, -1)
+    scale = (np.abs(parts).max(-1) / largest).astype(np.float32)
+    elements = parts / scale[..., None]
+    if dtype == np.int8:
+        elements = np.rint(elements)
+    return elements.astype(dtype).reshape(x.shape), scale
+
+
+def dequantise(elements, scale):
+    parts = elements.astype(np.float64).reshape(*scale.shape, -1)
+    return (parts * scale[..., None]).reshape(elements.shape)
+
+
+@pytest.mark.parametrize("rank", [3, 4])
+@pytest.mark.parametrize("blocks", [1, 2])
+@pytest.mark.parametrize("dtype", [np.dtype(np.int8), float8()], ids=str)
+def test_quantised(normal, dtype, blocks, rank):
+    q, k, v = tensors(normal, 2, 4, 2, 9, 20, 64, 32)
+    k, k_scale = quantise(k, dtype, blocks)
+    v, v_scale = quantise(v, dtype, blocks)
+    exact = dequantise(k, k_scale), dequantise(v, v_scale)
+    if blocks == 1:
+        k_scale, v_scale = k_scale[..., 0], v_scale[..., 0]
+    options = {"causal": True, "lse": True}
+    if rank == 4:
+        out, lse = attn.attention(q, k, v, k_scale=k_scale, v_scale=v_scale, **options)
+        assert_attention(out, lse, q, *exact, causal=True)
+    else:
+        out, lse = attn.attention(
+            q[1], k[1], v[1], k_scale=k_scale[1], v_scale=v_scale[1], **options
+        )
+        assert_attention(out[None], lse[None], q[1:], *(x[1:] for x in exact), causal=True)
+
+
+def test_quantised_plan(normal):
+    """int8 keys with a scale for each head, raw bytes of f8e4m3 as values, in a plan."""
+    q, k, v = tensors(normal, 1, 4, 2, 5, 20, 16, 16)
+    k_scale = np.array([0.02, 0.03], np.float32).reshape(1, 2, 1)
+    k = np.rint(k / k_scale[..., None]).clip(-127, 127).astype(np.int8)
+    v, v_scale = quantise(v, float8(), 1)
+    exact = k * k_scale[..., None].astype(np.float64), dequantise(v, v_scale)
+    scales = {"k_scale": k_scale, "v_scale": v_scale[..., 0]}
+    expected = attn.attention(q, k, v, **scales)
+    assert_attention(expected, None, q, *exact)
+    raw = attn.attention(q, k, v.view(np.uint8), v_dtype="f8e4m3", **scales)
+    np.testing.assert_array_equal(raw, expected)
+    plan = attn.Plan(
+        heads_q=4, heads_kv=2, head_dim=16, max_seqlen_q=8, max_seqlen_k=32,
+        k_dtype="i8", v_dtype="f8e4m3",
+    )  # fmt: skip
+    np.testing.assert_array_equal(plan.run(q, k, v, **scales), expected)
+    np.testing.assert_array_equal(plan.bind(q, k, v, **scales)(), expected)
+
+
+def test_quantised_pages(normal):
+    q, k, v = tensors(normal, 1, 2, 2, 3, 12, 8, 8)
+    k, k_scale = quantise(k, np.dtype(np.int8), 1)
+    v, v_scale = quantise(v, np.dtype(np.int8), 1)
+    expected = attn.attention(q, k, v, k_scale=k_scale[..., 0], v_scale=v_scale[..., 0])
+    table = [[4, 0, 2]]
+
+    def paged(x):
+        pages = np.full((5, *x.shape[1:2], 4, *x.shape[3:]), -1, x.dtype)
+        for page, column in zip(table[0], range(0, 12, 4)):
+            pages[page] = x[0, :, column : column + 4]
+        return pages
+
+    out = attn.attention(
+        q, paged(k), paged(v), block_table=table, seqlens_k=[12],
+        k_scale=paged(k_scale[..., 0]), v_scale=paged(v_scale[..., 0]),
+    )  # fmt: skip
+    np.testing.assert_array_equal(out, expected)
+
+
+@pytest.mark.parametrize("bad", [0.0, -1.0, np.nan, np.inf])
+def test_bad_scales(normal, bad):
+    q, k, v = tensors(normal, 1, 2, 2, 3, 12, 8, 8)
+    k, scale = quantise(k, np.dtype(np.int8), 1)
+    scale = scale[..., 0]
+    assert attn.attention(q, k, v, k_scale=scale, v_dtype="f32").shape == q.shape
+    scale[0, 1, 7] = bad
+    attn.attention(q, k, v, k_scale=scale, seqlens_k=[7])
+    with pytest.raises(attn.InvalidArgument, match=r"k_scale\[0, 1, 7\] is .*finite and > 0"):
+        attn.attention(q, k, v, k_scale=scale, seqlens_k=[8])
+    with pytest.raises(attn.InvalidArgument, match="k_scale"):
+        attn.attention(q, k, v)
+    with pytest.raises(attn.InvalidArgument, match="v: does not hold i8, as v_dtype says"):
+        attn.attention(q, k, v, k_scale=scale, v_dtype="i8")
+
+
 def test_what_is_masked_never_matters(normal):
     q, k, v = tensors(normal, 2, 2, 2, 4, 9, 8, 8)
     expected = attn.attention(q, k, v, seqlens_k=[5, 9], causal=True)

@@ -104,7 +104,7 @@ def test_every_field_of_a_plan_can_be_set():
 
 
 def test_every_tensor_of_a_run_can_be_given():
-    given = {*_plan._VECTORS, *_plan._BROADCAST, *_plan._VIEWED}
+    given = {*_plan._VECTORS, *_plan._BROADCAST, *_plan._SCALE_OF}
     assert given | {"q", "k", "v", "o", "lse"} == set(_plan._SLOTS)
     assert (
         given == set(_types.RunTensors.__annotations__) if hasattr(_types, "RunTensors") else True

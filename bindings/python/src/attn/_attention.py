@@ -17,6 +17,7 @@ from ._plan import (
     Problem,
     add_batch,
     add_outputs,
+    add_scales,
     block_sizes,
     checked_backend,
     score_options,
@@ -116,6 +117,8 @@ def attention(
     k_scale: Tensor | None = None,
     v_scale: Tensor | None = None,
     dtype: DType | None = None,
+    k_dtype: DType | None = None,
+    v_dtype: DType | None = None,
     out_dtype: DType | None = None,
     backend: str | None = None,
     context: Context | None = None,
@@ -136,7 +139,7 @@ def attention(
     q : f32, f16 or bf16 [batch, heads_q, seqlen_q, head_dim]
         Without batch, [heads_q, seqlen_q, head_dim], results have no batch either.
         Packed, with `cu_seqlens_q`: [1, heads_q, total_q, head_dim] or rank 3.
-    k : [batch, heads_kv, seqlen_k, head_dim]
+    k : f32, f16, bf16, int8 or f8e4m3 [batch, heads_kv, seqlen_k, head_dim]
         heads_kv divides heads_q: query head h reads kv head ``h // (heads_q // heads_kv)``.
         Packed, with `cu_seqlens_k`: [1, heads_kv, total_k, head_dim] or rank 3.
         Paged, with `block_table`: [pages, heads_kv, page_size, head_dim].
@@ -183,9 +186,14 @@ def attention(
     block_size : (int, int), optional
         Queries and keys a block of `block_mask`.
     k_scale, v_scale : f32 [batch, heads_kv, seqlen_k] or [..., dim / block], optional
-        Scales of quantised k and v, packed or paged like them.
+        Scales of int8 and f8e4m3 k and v, whose values are ``scale * element``; packed or paged
+        like them, and without batch where they are. Any dimension but the last of four may be 1:
+        [1, heads_kv, 1] is a scale for each head. All are finite and greater than 0.
     dtype : str, optional
         What arrays of unsigned integers hold: "bf16" for uint16.
+    k_dtype, v_dtype : str, optional
+        The same for k and v alone: "f8e4m3" for uint8. `v_dtype` follows `k_dtype`, which follows
+        `dtype`.
     out_dtype : str, optional
         "f32" for results in f32.
     backend : str, optional
@@ -230,7 +238,7 @@ def attention(
         is seqlens_k is cu_seqlens_q is cu_seqlens_k is max_seqlen_q is max_seqlen_k
         is block_table is q_start is k_start is bias is bias_k0 is mask is mask_k0
         is alibi_slopes is sink is block_mask is block_size is k_scale is v_scale
-        is dtype is out_dtype
+        is dtype is k_dtype is v_dtype is out_dtype
     )
     # fmt: on
     if (
@@ -275,19 +283,26 @@ def attention(
         "alibi_slopes": alibi_slopes,
         "sink": sink,
         "block_mask": block_mask,
-        "k_scale": k_scale,
-        "v_scale": v_scale,
     }
-    held = 0 if dtype is None else _names.value_of("dtype", dtype, _names.DTYPES)
-    main = view_main(q, k, v, held, held, held, block_table is not None)
-    if dtype is not None and main["q"].dtype != held:
-        raise InvalidArgument(f"q: does not hold {dtype}, as dtype says")
+    held: list[int] = []  # by q, k and v, if they are unsigned integers
+    for argument, given in (("dtype", dtype), ("k_dtype", k_dtype), ("v_dtype", v_dtype)):
+        if given is not None:
+            held.append(_names.value_of(argument, given, _names.DTYPES))
+        else:
+            held.append(held[-1] if held else 0)
+    main = view_main(q, k, v, held[0], held[1], held[2], block_table is not None)
+    for tensor, code, argument, given in zip(
+        "qkv", held, ("dtype", "k_dtype", "v_dtype"), (dtype, k_dtype, v_dtype)
+    ):
+        if given is not None and main[tensor].dtype != code:
+            raise InvalidArgument(f"{tensor}: does not hold {given}, as {argument} says")
     o_dtype = main["q"].dtype
     if out_dtype is not None:
         o_dtype = _names.value_of("out_dtype", out_dtype, _names.DTYPES)
     elif out is not None:
         o_dtype = _tensors.view(out, "out", o_dtype).dtype
     returned = add_outputs(main, o_dtype, out, lse)
+    add_scales(main, {"k_scale": k_scale, "v_scale": v_scale})
     add_batch(main)
     extras = view_extras(tensors, main["q"].shape[0], main["q"].dtype)
     fields = _sizes(main, extras, max_seqlen_q, max_seqlen_k)

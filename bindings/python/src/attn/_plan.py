@@ -29,7 +29,7 @@ _SLOTS = (
 )  # fmt: skip
 
 # What becomes of the tensors beside q, k, v, o and lse: vectors of a type, which may be converted;
-# NumPy-style broadcasting to four dimensions; or a view and nothing more.
+# NumPy-style broadcasting to four dimensions; or a view, without batch where its k or v is.
 _VECTORS = {
     "cu_seqlens_q": I32,
     "cu_seqlens_k": I32,
@@ -44,7 +44,7 @@ _VECTORS = {
     "sink": F32,
 }
 _BROADCAST = ("bias", "mask", "block_mask")
-_VIEWED = ("k_scale", "v_scale")
+_SCALE_OF = {"k_scale": "k", "v_scale": "v"}
 
 # attn_run_args, byte for byte: struct_size, reserved, tensors, workspace, its size, stream.
 _ARGS = struct.Struct(f"@II{len(_SLOTS)}QQNQ")
@@ -158,7 +158,8 @@ class Plan:
     dtype : str
         Type of q, and of everything that is not given another: "f32", "f16" or "bf16".
     k_dtype, v_dtype, out_dtype : str, optional
-        By default ``dtype``; `v_dtype` follows `k_dtype`. `out_dtype` may always be "f32".
+        By default ``dtype``; `v_dtype` follows `k_dtype`. `out_dtype` may always be "f32". k and v
+        may also be "i8" or "f8e4m3": then each run carries their scales.
     bias_dtype : str, optional
         "f32" (the default) or ``dtype``.
     heads_kv : int, optional
@@ -622,7 +623,7 @@ def view_main(
 def view_extras(
     tensors: Mapping[str, Any], batch: int, bias_dtype: int, convert: bool = True
 ) -> dict[str, View]:
-    """Views of the given tensors beside q, k, v, o and lse.
+    """Views of the given tensors beside q, k, v, o, lse and scales.
 
     A single number stands for `batch` of them, or for as many as there are cu_seqlens_q.
     """
@@ -642,10 +643,6 @@ def view_extras(
         if tensor is not None:
             views[name] = _tensors.view(tensor, name, bias_dtype if name == "bias" else None)
             views[name] = views[name].prepend(4)
-    for name in _VIEWED:
-        tensor = tensors.get(name)
-        if tensor is not None:
-            views[name] = _tensors.view(tensor, name)
     return views
 
 
@@ -672,12 +669,20 @@ def add_outputs(views: dict[str, View], o_dtype: int, out: object, lse: object) 
     return out, lse
 
 
+def add_scales(views: dict[str, View], tensors: Mapping[str, Any]) -> None:
+    """Adds views of the given scales."""
+    for name in _SCALE_OF:
+        if tensors.get(name) is not None:
+            views[name] = _tensors.view(tensors[name], name)
+
+
 def add_batch(views: dict[str, View]) -> None:
-    """Ranks the main views as the library does: [heads, seqlen, dim] is a batch of one."""
+    """Ranks these views as the library does: [heads, seqlen, dim] is a batch of one."""
+    bare = {name for name, view in views.items() if len(view.shape) == (2 if name == "lse" else 3)}
     for name, view in views.items():
-        rank = 3 if name == "lse" else 4
-        if len(view.shape) == rank - 1:
-            views[name] = view.prepend(rank)
+        # Scales have two ranks; their k or v has one.
+        if _SCALE_OF.get(name, name) in bare:
+            views[name] = view.prepend(len(view.shape) + 1)
 
 
 def view_run(
@@ -692,13 +697,14 @@ def view_run(
 ) -> tuple[dict[str, View], Any]:
     """Views of all tensors of a run of `problem`, and what the run returns."""
     for name in tensors:
-        if name not in _VECTORS and name not in _BROADCAST and name not in _VIEWED:
+        if name not in _VECTORS and name not in _BROADCAST and name not in _SCALE_OF:
             raise TypeError(f"unexpected keyword argument {name!r}")
     q_dtype = problem.q_dtype
     k_dtype = problem.k_dtype or q_dtype
     paged = problem.kv_layout == lib.ATTN_LAYOUT_PAGED
     views = view_main(q, k, v, q_dtype, k_dtype, problem.v_dtype or k_dtype, paged)
     result = add_outputs(views, problem.o_dtype or q_dtype, out, lse)
+    add_scales(views, tensors)
     add_batch(views)
     if tensors:
         batch = views["q"].shape[0]

@@ -78,6 +78,8 @@ class AttentionOptions(RunTensors, total=False):
     max_seqlen_k: int | None
     block_size: tuple[int, int] | None
     dtype: DType | None
+    k_dtype: DType | None
+    v_dtype: DType | None
     out_dtype: DType | None
     backend: str | None
     context: Context | None
