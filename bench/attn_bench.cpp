@@ -3,21 +3,28 @@
 //   attn_bench [--threads=N] [Google Benchmark's own options]
 //
 // Rows: limit_fma_f32_{isa}_{N}t         f32 multiply-adds in registers
+//       limit_fma_bf16_avx512_{N}t       the same of pairs of bf16, where the machine has them
 //       limit_read_{N}t                  reading 1 GiB
-//       prefill_f32_d{D}_s{S}_{full|causal}_{N}t[_avx2]/{standard|flash}
-// each with one thread and with N (--threads, by default the CPUs that the process may use). A
-// suffix says that the instruction set is forced. A row that the library cannot serve is an error
-// row with the library's words. The context of the JSON output names the library's version and
-// the instruction set.
+//       prefill_{type}_d{D}_s{S}_{full|causal}[_{feature}]_{N}t[_avx2]/{standard|flash}
+//       decode_{type}_h{HQ}_{HKV}_d{D}_s{S}[_{feature}]_{N}t/{standard|flash}
+// each with one thread and with N (--threads, by default the CPUs that the process may use), rows
+// with a feature and decode rows with one thread. A suffix says that the instruction set is forced.
+// Features: softcap, bias, mask, alibi, page16, window511 (left 511, right 0), i8 (K and V, with a
+// scale for each token and head). A row that the library cannot serve is an error row with the
+// library's words. The context of the JSON output names the library's version and the instruction
+// set.
 #include <attn/attn.h>
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <initializer_list>
 #include <memory>
 #include <new>
+#include <numeric>
 #include <random>
 #include <stdexcept>
 #include <string>
@@ -29,6 +36,8 @@ namespace {
 
 constexpr int64_t kHeadDims[] = {64, 128};
 constexpr int64_t kSeqlens[] = {512, 1024, 2048, 4096};
+constexpr attn_dtype kTypes[] = {ATTN_DTYPE_F32, ATTN_DTYPE_BF16, ATTN_DTYPE_F16};
+constexpr const char* kBackends[] = {"standard", "flash"};
 
 struct ContextDeleter {
   void operator()(attn_context* context) const { attn_context_destroy(context); }
@@ -40,19 +49,12 @@ struct PlanDeleter {
 };
 using Plan = std::unique_ptr<attn_plan, PlanDeleter>;
 
-struct FreeDeleter {
-  void operator()(void* pointer) const { std::free(pointer); }
-};
-template <class T>
-using Buffer = std::unique_ptr<T[], FreeDeleter>;
-
-template <class T>
-Buffer<T> make_buffer(size_t n) {
-  const size_t bytes = (n * sizeof(T) + ATTN_WORKSPACE_ALIGNMENT - 1) / ATTN_WORKSPACE_ALIGNMENT *
-                       ATTN_WORKSPACE_ALIGNMENT;
-  void* data = std::aligned_alloc(ATTN_WORKSPACE_ALIGNMENT, std::max<size_t>(bytes, 1));
-  if (!data) throw std::bad_alloc();
-  return Buffer<T>(static_cast<T*>(data));
+bench::Memory make_memory(size_t bytes) {
+  const size_t size =
+      (bytes + ATTN_WORKSPACE_ALIGNMENT - 1) / ATTN_WORKSPACE_ALIGNMENT * ATTN_WORKSPACE_ALIGNMENT;
+  bench::Memory memory(std::aligned_alloc(ATTN_WORKSPACE_ALIGNMENT, std::max<size_t>(size, 1)));
+  if (!memory) throw std::bad_alloc();
+  return memory;
 }
 
 void check(attn_status status, const attn_error& error) {
@@ -69,58 +71,137 @@ Context make_context(int threads, attn_isa isa) {
   return Context(context);
 }
 
-struct PrefillRow {
+struct Row {
+  attn_dtype dtype;
+  int64_t heads_q;
+  int64_t heads_kv;
   int64_t head_dim;
-  int64_t seqlen;  // of queries and keys
+  int64_t seqlen_q;
+  int64_t seqlen_k;
   bool causal;
+  std::string feature;  // "": none
   int threads;
   attn_isa isa;  // AUTO, or the forced one
   const char* backend;
 
-  // Batch 1. Heads are chosen so that rows take about as long as one another, and so that every
-  // thread has the same share of them.
-  int64_t heads() const { return threads * std::max<int64_t>(1, 4096 / seqlen); }
+  bool is_decode() const { return seqlen_q == 1; }
+  bool is_paged() const { return feature == "page16"; }
+  attn_dtype kv_dtype() const { return feature == "i8" ? ATTN_DTYPE_I8 : dtype; }
 
-  // Two products of 2 * seqlen^2 * head_dim operations a head; causal rows count half of that.
-  double flops() const { return 4.0 * heads() * seqlen * seqlen * head_dim / (causal ? 2 : 1); }
+  // Pairs of a query and a key. Causal rows count half of all.
+  double pairs() const {
+    if (feature == "window511") return 512.0 * seqlen_q - 512.0 * 511 / 2;
+    return static_cast<double>(seqlen_q) * seqlen_k / (causal ? 2 : 1);
+  }
+  // Two products of 2 * head_dim operations for each pair and head.
+  double flops() const { return 4.0 * heads_q * head_dim * pairs(); }
+  // Of K and V: what a decode step has to read.
+  double kv_bytes() const {
+    return 2.0 * heads_kv * seqlen_k * head_dim * attn_dtype_size(kv_dtype());
+  }
+};
+
+// Fills with repeated normal numbers (i8: times 40); the period is a prime, so that no two rows are
+// the same.
+void fill(void* data, attn_dtype dtype, int64_t n) {
+  static const std::vector<float> normals = [] {
+    std::vector<float> list(65521);
+    std::mt19937 random(1);
+    std::normal_distribution<float> normal;
+    std::generate(list.begin(), list.end(), [&] { return normal(random); });
+    return list;
+  }();
+  size_t at = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    const float x = normals[at];
+    at = at + 1 == normals.size() ? 0 : at + 1;
+    uint32_t bits;
+    std::memcpy(&bits, &x, sizeof(bits));
+    switch (dtype) {
+      case ATTN_DTYPE_BF16:  // cut off instead of rounded, here and below
+        static_cast<uint16_t*>(data)[i] = static_cast<uint16_t>(bits >> 16);
+        break;
+      case ATTN_DTYPE_F16: {
+        const uint32_t magnitude = bits & 0x7fffffff;
+        const uint32_t half = magnitude < (113u << 23) ? 0 : (magnitude - (112u << 23)) >> 13;
+        static_cast<uint16_t*>(data)[i] = static_cast<uint16_t>((bits >> 16 & 0x8000) | half);
+        break;
+      }
+      case ATTN_DTYPE_I8:
+        static_cast<int8_t*>(data)[i] = static_cast<int8_t>(std::clamp(40 * x, -127.0f, 127.0f));
+        break;
+      case ATTN_DTYPE_U8:  // a mask that forbids one key of 44
+        static_cast<uint8_t*>(data)[i] = x < 2;
+        break;
+      default:
+        static_cast<float*>(data)[i] = x;
+    }
+  }
+}
+
+// A tensor with memory of its own.
+class Tensor {
+ public:
+  // With `huge`, its pages are those of the read limit's buffer.
+  void make(attn_dtype dtype, std::initializer_list<int64_t> shape, bool huge = false) {
+    int64_t n = 1;
+    for (const int64_t extent : shape) n *= extent;
+    const size_t bytes = static_cast<size_t>(n) * attn_dtype_size(dtype);
+    memory_ = huge ? bench::make_huge_memory(bytes) : make_memory(bytes);
+    attn_tensor_init(&view_, memory_.get(), dtype, static_cast<int32_t>(shape.size()),
+                     shape.begin());
+    fill(memory_.get(), dtype, n);
+  }
+  template <class T>
+  T* data() {
+    return static_cast<T*>(memory_.get());
+  }
+  const attn_tensor* view() const { return &view_; }
+
+ private:
+  bench::Memory memory_;
+  attn_tensor view_;
 };
 
 // A plan with everything that its runs need, ready to be run.
-class Prefill {
+class Attention {
  public:
-  explicit Prefill(const PrefillRow& row) : context_(make_context(row.threads, row.isa)) {
-    attn_error error{};
-    attn_plan_config config = ATTN_PLAN_CONFIG_INIT;
-    config.features = row.causal ? ATTN_CAUSAL : 0;
-    config.q_dtype = ATTN_DTYPE_F32;
-    config.heads_q = row.heads();
-    config.head_dim = row.head_dim;
-    config.max_seqlen_q = config.max_seqlen_k = row.seqlen;
-    config.backend = row.backend;
-    attn_plan* plan = nullptr;
-    check(attn_plan_create(context_.get(), &config, &plan, &error), error);
-    plan_.reset(plan);
-    check(attn_plan_workspace_size(plan, &workspace_size_, &error), error);
-    workspace_ = make_buffer<std::byte>(workspace_size_);
-
-    const int64_t shape[] = {1, row.heads(), row.seqlen, row.head_dim};
-    const size_t n = shape[1] * shape[2] * shape[3];
-    std::mt19937 random(1);
-    std::normal_distribution<float> normal;
-    for (int i = 0; i < 4; ++i) {
-      data_[i] = make_buffer<float>(n);
-      std::generate_n(data_[i].get(), n, [&] { return normal(random); });
-      attn_tensor_init(&tensors_[i], data_[i].get(), ATTN_DTYPE_F32, 4, shape);
+  explicit Attention(const Row& row) : row_(row), context_(make_context(row.threads, row.isa)) {
+    make_plan();
+    q_.make(row.dtype, {1, row.heads_q, row.seqlen_q, row.head_dim});
+    o_.make(row.dtype, {1, row.heads_q, row.seqlen_q, row.head_dim});
+    // Decode steps take turns over so much memory that no cache serves them.
+    constexpr double kRotated = 512.0 * (1 << 20);
+    kv_.resize(row.is_decode() ? static_cast<size_t>(std::ceil(kRotated / row.kv_bytes())) : 1);
+    for (KeysAndValues& kv : kv_) make_kv(&kv);
+    if (row.is_paged()) make_block_table();
+    if (row.feature == "bias") score_map_.make(ATTN_DTYPE_F32, {1, 1, row.seqlen_q, row.seqlen_k});
+    if (row.feature == "mask") score_map_.make(ATTN_DTYPE_U8, {1, 1, row.seqlen_q, row.seqlen_k});
+    if (row.feature == "alibi") {
+      slopes_.make(ATTN_DTYPE_F32, {row.heads_q});
+      std::fill_n(slopes_.data<float>(), row.heads_q, 0.01f);
     }
     run();  // starts the threads, and touches every page
   }
 
   void run() {
+    const KeysAndValues& kv = kv_[turn_++ % kv_.size()];
     attn_run_args args = ATTN_RUN_ARGS_INIT;
-    args.q = &tensors_[0];
-    args.k = &tensors_[1];
-    args.v = &tensors_[2];
-    args.o = &tensors_[3];
+    args.q = q_.view();
+    args.k = kv.k.view();
+    args.v = kv.v.view();
+    args.o = o_.view();
+    if (row_.kv_dtype() == ATTN_DTYPE_I8) {
+      args.k_scale = kv.k_scale.view();
+      args.v_scale = kv.v_scale.view();
+    }
+    if (row_.is_paged()) {
+      args.block_table = block_table_.view();
+      args.seqlens_k = seqlens_k_.view();
+    }
+    if (row_.feature == "bias") args.bias = score_map_.view();
+    if (row_.feature == "mask") args.mask = score_map_.view();
+    if (row_.feature == "alibi") args.alibi_slopes = slopes_.view();
     args.workspace = workspace_.get();
     args.workspace_size = workspace_size_;
     attn_error error{};
@@ -130,26 +211,89 @@ class Prefill {
   size_t workspace_size() const { return workspace_size_; }
 
  private:
+  static constexpr int32_t kPageSize = 16;
+
+  struct KeysAndValues {
+    Tensor k, v, k_scale, v_scale;
+  };
+
+  void make_plan() {
+    attn_error error{};
+    attn_plan_config config = ATTN_PLAN_CONFIG_INIT;
+    if (row_.causal) config.features |= ATTN_CAUSAL;
+    if (row_.feature == "softcap") config.softcap = 30;
+    if (row_.feature == "bias") config.features |= ATTN_BIAS;
+    if (row_.feature == "mask") config.features |= ATTN_MASK;
+    if (row_.feature == "alibi") config.features |= ATTN_ALIBI;
+    if (row_.feature == "window511") {
+      config.features |= ATTN_WINDOW_LEFT | ATTN_WINDOW_RIGHT;
+      config.window_left = 511;
+    }
+    if (row_.is_paged()) {
+      config.kv_layout = ATTN_LAYOUT_PAGED;
+      config.page_size = kPageSize;
+    }
+    config.q_dtype = row_.dtype;
+    config.k_dtype = row_.kv_dtype();
+    config.heads_q = row_.heads_q;
+    config.heads_kv = row_.heads_kv;
+    config.head_dim = row_.head_dim;
+    config.max_seqlen_q = row_.seqlen_q;
+    config.max_seqlen_k = row_.seqlen_k;
+    config.backend = row_.backend;
+    attn_plan* plan = nullptr;
+    check(attn_plan_create(context_.get(), &config, &plan, &error), error);
+    plan_.reset(plan);
+    check(attn_plan_workspace_size(plan, &workspace_size_, &error), error);
+    workspace_ = make_memory(workspace_size_);
+  }
+
+  void make_kv(KeysAndValues* kv) {
+    const int64_t outer = row_.is_paged() ? row_.seqlen_k / kPageSize : 1;
+    const int64_t rows = row_.is_paged() ? kPageSize : row_.seqlen_k;
+    for (Tensor* tensor : {&kv->k, &kv->v}) {
+      tensor->make(row_.kv_dtype(), {outer, row_.heads_kv, rows, row_.head_dim}, row_.is_decode());
+    }
+    if (row_.kv_dtype() != ATTN_DTYPE_I8) return;
+    for (Tensor* tensor : {&kv->k_scale, &kv->v_scale}) {
+      tensor->make(ATTN_DTYPE_F32, {outer, row_.heads_kv, rows});
+      std::fill_n(tensor->data<float>(), outer * row_.heads_kv * rows, 1.0f / 40);
+    }
+  }
+
+  void make_block_table() {
+    const int64_t pages = row_.seqlen_k / kPageSize;
+    block_table_.make(ATTN_DTYPE_I32, {1, pages});
+    int32_t* table = block_table_.data<int32_t>();
+    std::iota(table, table + pages, 0);
+    std::shuffle(table, table + pages, std::mt19937(1));
+    seqlens_k_.make(ATTN_DTYPE_I32, {1});
+    *seqlens_k_.data<int32_t>() = static_cast<int32_t>(row_.seqlen_k);
+  }
+
+  Row row_;
   Context context_;
   Plan plan_;
   size_t workspace_size_ = 0;
-  Buffer<std::byte> workspace_;
-  Buffer<float> data_[4];  // q, k, v, o
-  attn_tensor tensors_[4];
+  bench::Memory workspace_;
+  Tensor q_, o_;
+  std::vector<KeysAndValues> kv_;
+  Tensor block_table_, seqlens_k_, score_map_, slopes_;
+  size_t turn_ = 0;
 };
 
-void register_prefill(const std::string& name, const PrefillRow& row) {
+void register_row(const std::string& name, const Row& row) {
   // Google Benchmark calls a row's function several times while it looks for the number of
   // iterations. What the row needs is made in the first call, and freed when the next row's is.
   static std::string ready_name;
-  static std::unique_ptr<Prefill> ready;
+  static std::unique_ptr<Attention> ready;
   benchmark::RegisterBenchmark(name.c_str(),
                                [name, row](benchmark::State& state) {
                                  try {
                                    if (ready_name != name) {
                                      ready.reset();
                                      ready_name.clear();
-                                     ready = std::make_unique<Prefill>(row);
+                                     ready = std::make_unique<Attention>(row);
                                      ready_name = name;
                                    }
                                    for (auto _ : state) ready->run();
@@ -157,8 +301,9 @@ void register_prefill(const std::string& name, const PrefillRow& row) {
                                    state.SkipWithError(error.what());
                                    return;
                                  }
-                                 state.counters["heads"] = static_cast<double>(row.heads());
+                                 state.counters["heads"] = static_cast<double>(row.heads_q);
                                  state.counters["flops"] = row.flops();
+                                 state.counters["kv_bytes"] = row.kv_bytes();
                                  state.counters["workspace"] =
                                      static_cast<double>(ready->workspace_size());
                                  state.counters["flops_per_second"] = benchmark::Counter(
@@ -166,6 +311,21 @@ void register_prefill(const std::string& name, const PrefillRow& row) {
                                })
       ->UseRealTime()
       ->Unit(benchmark::kMillisecond);
+}
+
+// Batch 1. Heads are chosen so that rows take about as long as one another, and so that every
+// thread has the same share of them.
+Row prefill_row(attn_dtype dtype, int64_t head_dim, int64_t seqlen, bool causal,
+                const std::string& feature, int threads, attn_isa isa, const char* backend) {
+  const int64_t heads = threads * std::max<int64_t>(1, 4096 / seqlen);
+  return {dtype, heads, heads, head_dim, seqlen, seqlen, causal, feature, threads, isa, backend};
+}
+
+std::string prefill_name(attn_dtype dtype, int64_t head_dim, int64_t seqlen, bool causal,
+                         const std::string& feature, int threads) {
+  return std::string("prefill_") + attn_dtype_name(dtype) + "_d" + std::to_string(head_dim) + "_s" +
+         std::to_string(seqlen) + (causal ? "_causal" : "_full") +
+         (feature.empty() ? "" : "_" + feature) + "_" + std::to_string(threads) + "t";
 }
 
 void register_fma_limit(attn_isa isa, const std::string& isa_name, int threads) {
@@ -183,6 +343,24 @@ void register_fma_limit(attn_isa isa, const std::string& isa_name, int threads) 
             benchmark::Counter(bench::fma_flops_per_step(isa) * kSteps * threads,
                                benchmark::Counter::kIsIterationInvariantRate);
       })
+      ->UseManualTime()
+      ->Unit(benchmark::kMillisecond)
+      ->MinTime(0.02);
+}
+
+void register_bf16_limit(int threads) {
+  const std::string name = "limit_fma_bf16_avx512_" + std::to_string(threads) + "t";
+  benchmark::RegisterBenchmark(name.c_str(),
+                               [threads](benchmark::State& state) {
+                                 constexpr int64_t kSteps = 1 << 20;
+                                 for (auto _ : state) {
+                                   state.SetIterationTime(bench::seconds_on_threads(
+                                       threads, [](int) { bench::run_bf16(kSteps); }));
+                                 }
+                                 state.counters["flops_per_second"] = benchmark::Counter(
+                                     bench::bf16_flops_per_step() * kSteps * threads,
+                                     benchmark::Counter::kIsIterationInvariantRate);
+                               })
       ->UseManualTime()
       ->Unit(benchmark::kMillisecond)
       ->MinTime(0.02);
@@ -219,6 +397,52 @@ std::vector<attn_isa_info> available_isas(const attn_context* context) {
   return available;
 }
 
+// What a feature costs: each beside the plain row of the same length, but for the window's.
+void register_features() {
+  for (attn_dtype dtype : {ATTN_DTYPE_F32, ATTN_DTYPE_BF16}) {
+    for (int64_t head_dim : kHeadDims) {
+      for (const char* feature :
+           {"softcap", "bias", "mask", "alibi", "page16", "window511", "i8"}) {
+        const bool window = std::strcmp(feature, "window511") == 0;
+        const int64_t seqlen = window ? 16384 : 4096;
+        for (const char* backend : kBackends) {
+          // Scores of 1 GiB a head are nothing to compare with.
+          if (window && std::strcmp(backend, "standard") == 0) continue;
+          register_row(
+              prefill_name(dtype, head_dim, seqlen, false, feature, 1) + "/" + backend,
+              prefill_row(dtype, head_dim, seqlen, false, feature, 1, ATTN_ISA_AUTO, backend));
+        }
+      }
+    }
+  }
+}
+
+// One query over long K and V: 32 heads over 8, and over 32 where i8 is compared with bf16.
+void register_decode() {
+  struct Decode {
+    attn_dtype dtype;
+    int64_t heads_kv;
+    const char* feature;
+  };
+  constexpr Decode kDecodes[] = {{ATTN_DTYPE_F32, 8, ""},        {ATTN_DTYPE_BF16, 8, ""},
+                                 {ATTN_DTYPE_F16, 8, ""},        {ATTN_DTYPE_F32, 8, "page16"},
+                                 {ATTN_DTYPE_BF16, 8, "page16"}, {ATTN_DTYPE_BF16, 32, ""},
+                                 {ATTN_DTYPE_BF16, 32, "i8"}};
+  for (const Decode& decode : kDecodes) {
+    for (int64_t seqlen : {4096, 32768}) {
+      const std::string feature = decode.feature;
+      const std::string name = std::string("decode_") + attn_dtype_name(decode.dtype) + "_h32_" +
+                               std::to_string(decode.heads_kv) + "_d128_s" +
+                               std::to_string(seqlen) + (feature.empty() ? "" : "_" + feature) +
+                               "_1t";
+      for (const char* backend : kBackends) {
+        register_row(name + "/" + backend, {decode.dtype, 32, decode.heads_kv, 128, 1, seqlen,
+                                            false, feature, 1, ATTN_ISA_AUTO, backend});
+      }
+    }
+  }
+}
+
 void register_rows(int threads) {
   const Context context = make_context(threads, ATTN_ISA_AUTO);
   attn_context_info machine = ATTN_CONTEXT_INFO_INIT;
@@ -234,30 +458,33 @@ void register_rows(int threads) {
     if (bench::fma_flops_per_step(isa.isa) == 0) continue;
     for (int n : thread_counts) register_fma_limit(isa.isa, isa.name, n);
   }
+  for (int n : thread_counts) {
+    if (bench::bf16_flops_per_step() > 0) register_bf16_limit(n);
+  }
   for (int n : thread_counts) register_read_limit(n);
 
   const bool force_avx2 = machine.isa != ATTN_ISA_AVX2 &&
                           std::any_of(isas.begin(), isas.end(),
                                       [](const auto& isa) { return isa.isa == ATTN_ISA_AVX2; });
-  for (int64_t head_dim : kHeadDims) {
-    for (int64_t seqlen : kSeqlens) {
-      for (bool causal : {false, true}) {
-        for (int n : thread_counts) {
-          const std::string name = "prefill_f32_d" + std::to_string(head_dim) + "_s" +
-                                   std::to_string(seqlen) + (causal ? "_causal_" : "_full_") +
-                                   std::to_string(n) + "t";
-          for (const char* backend : {"standard", "flash"}) {
-            register_prefill(name + "/" + backend,
-                             {head_dim, seqlen, causal, n, ATTN_ISA_AUTO, backend});
-          }
-          if (force_avx2) {
-            register_prefill(name + "_avx2/flash",
-                             {head_dim, seqlen, causal, n, ATTN_ISA_AVX2, "flash"});
+  for (attn_dtype dtype : kTypes) {
+    for (int64_t head_dim : kHeadDims) {
+      for (int64_t seqlen : kSeqlens) {
+        for (bool causal : {false, true}) {
+          for (int n : thread_counts) {
+            const std::string name = prefill_name(dtype, head_dim, seqlen, causal, "", n);
+            const auto add = [&](const std::string& suffix, attn_isa isa, const char* backend) {
+              register_row(name + suffix + "/" + backend,
+                           prefill_row(dtype, head_dim, seqlen, causal, "", n, isa, backend));
+            };
+            for (const char* backend : kBackends) add("", ATTN_ISA_AUTO, backend);
+            if (force_avx2) add("_avx2", ATTN_ISA_AVX2, "flash");
           }
         }
       }
     }
   }
+  register_features();
+  register_decode();
 }
 
 // Takes --threads=N out of the arguments. 0: not given; -1: not a number of threads.

@@ -34,7 +34,9 @@ def parse_arguments():
         "--only", metavar="REGEX", default="", help="rows (case/who) in which the regex is found"
     )
     parser.add_argument("--json", metavar="FILE", help="write limits and rows there")
-    parser.add_argument("--plot", metavar="FILE.png", help="draw fractions of the peak over S there")
+    parser.add_argument(
+        "--plot", metavar="FILE.png", help="draw fractions of the peak over S there"
+    )
     parser.add_argument(
         "--threads", type=int, default=0, help="what 'all threads' means; default: all CPUs"
     )
@@ -75,13 +77,15 @@ def plan_rows(own, peers, only, seqlens):
         # Nobody else can be told which instruction set to take.
         whos = own_whos if case.isa else own_whos + list(peers)
         wanted = [who for who in whos if only.search(f"{case}/{who}")]
-        if wanted and (seqlens is None or case.seqlen in seqlens):
+        if wanted and (seqlens is None or case.plain.seqlen in seqlens):
             plan.append((case, wanted))
-    plan.sort(key=lambda item: (item[0].head_dim, item[0].seqlen))
-    return [
-        list(group)
-        for _, group in itertools.groupby(plan, key=lambda i: (i[0].head_dim, i[0].seqlen))
-    ]
+
+    def shape(item):
+        plain = item[0].plain
+        return bool(plain.decode), plain.head_dim, plain.seqlen, plain.dtype, plain.decode
+
+    plan.sort(key=shape)
+    return [list(group) for _, group in itertools.groupby(plan, key=shape)]
 
 
 def measure_case(results, case, whos, number, own, peers, seconds):
@@ -126,8 +130,7 @@ def measure_all(results, groups, own, peers, rounds, seconds, progress):
                 measure_case(results, case, whos, number, own, peers, seconds)
                 progress.advance(task)
         if not progress.console.is_terminal:
-            shape = group[0][0]
-            progress.console.print(f"measured head_dim {shape.head_dim}, seqlen {shape.seqlen}")
+            progress.console.print(f"measured {group[0][0]} to {group[-1][0]}")
 
 
 def machine_name():

@@ -21,7 +21,7 @@ class Goal:
         if self.floor is None:
             return "reported"
         for bound, word in ((self.aim, "aim met"), (self.floor, "floor met")):
-            if self.measured.median >= bound:
+            if bound is not None and self.measured.median >= bound:
                 return word if self.measured.low >= bound else f"{word}, lower quartile below"
         return "not met"
 
@@ -35,12 +35,114 @@ def _worst(name, floor, aim, candidates):
     return Goal(name, floor, aim, candidates[where], where)
 
 
+# (type, head_dim, forced instruction set) -> floor and aim of the fraction of the peak: bf16's own
+# where the machine has it, else f32's.
+_STORAGE = {
+    ("f32", 64, ""): (0.86, 0.90),
+    ("f32", 128, ""): (0.91, 0.94),
+    ("f32", 64, "avx2"): (0.84, None),
+    ("f32", 128, "avx2"): (0.90, None),
+    ("bf16", 64, ""): (0.77, 0.82),
+    ("bf16", 128, ""): (0.85, 0.88),
+    ("f16", 64, ""): (0.84, 0.88),
+    ("f16", 128, ""): (0.90, 0.92),
+    ("bf16", 64, "avx2"): (0.78, None),
+    ("bf16", 128, "avx2"): (0.85, None),
+    ("f16", 64, "avx2"): (0.78, None),
+    ("f16", 128, "avx2"): (0.85, None),
+}
+
+# (feature, type) -> floor and aim of the fraction over that of the row without the feature.
+_FEATURES = {
+    ("mask", "f32"): (0.85, 0.93),
+    ("mask", "bf16"): (0.85, 0.93),
+    ("bias", "f32"): (0.85, 0.93),
+    ("bias", "bf16"): (0.85, 0.93),
+    ("alibi", "f32"): (0.93, 0.97),
+    ("alibi", "bf16"): (None, None),
+    ("softcap", "f32"): (0.85, 0.90),
+    ("softcap", "bf16"): (0.75, 0.82),
+    ("page16", "f32"): (0.95, 0.98),
+    ("page16", "bf16"): (0.95, 0.98),
+    # Time against work is 1.25 and 1.12 of the full row's.
+    ("window511", "f32"): (1 / 1.25, 1 / 1.12),
+    ("window511", "bf16"): (1 / 1.25, 1 / 1.12),
+    ("i8", "bf16"): (0.95, 1.0),
+}
+
+
+def _storage_goals(results, select):
+    goals = []
+    for (dtype, head_dim, isa), (floor, aim) in _STORAGE.items():
+        rows = select(head_dim, dtype=dtype, isa=isa, causal=False, threads=1)
+        spreads = {f"s{r.case.seqlen}": r.of_limit for r in rows if r.case.seqlen >= 1024}
+        peak = "f32"
+        if dtype == "bf16" and not isa:
+            if any(limit.startswith("limit_fma_bf16_") for limit in results.limits):
+                peak = "bf16"
+            else:  # by conversion, as with AVX2
+                floor, aim = _STORAGE[dtype, head_dim, "avx2"]
+        forced = ", AVX2 forced" if isa else ""
+        name = f"{dtype}, of the {peak} FMA peak{forced}, full, S >= 1024, d{head_dim}"
+        goals.append(_worst(name, floor, aim, spreads))
+    for dtype in ("f32", "bf16", "f16"):
+        spreads = {}
+        for head_dim in (64, 128):
+            for row in select(head_dim, dtype=dtype, isa="", causal=True, threads=1, seqlen=4096):
+                full = results.get(dataclasses.replace(row.case, causal=False), "flash")
+                if full:
+                    spreads[f"d{head_dim}"] = ratio(row.fractions(), full.fractions())
+        goals.append(_worst(f"{dtype}, causal against full, S = 4096", 0.95, 0.98, spreads))
+    return goals
+
+
+def _feature_goals(results, select):
+    goals = []
+    for (feature, dtype), (floor, aim) in _FEATURES.items():
+        spreads = {}
+        for head_dim in (64, 128):
+            for row in select(head_dim, dtype=dtype, feature=feature):
+                spreads[f"d{head_dim} s{row.case.seqlen}"] = results.against_plain(
+                    row.case, "flash"
+                )
+        goals.append(_worst(f"{feature} against none, {dtype}", floor, aim, spreads))
+    return goals
+
+
+def _decode_goals(results, flash):
+    rows = [row for row in flash if row.case.decode]
+
+    def where(row):
+        return f"s{row.case.seqlen}"
+
+    goals = []
+    for dtype in ("f32", "bf16"):
+        plain = [
+            r for r in rows if (r.case.dtype, r.case.decode[1], r.case.feature) == (dtype, 8, "")
+        ]
+        spreads = {where(row): row.of_limit for row in plain}
+        name = f"decode, {dtype}, 32/8 heads, d128, of the read bandwidth"
+        goals.append(_worst(name, 0.70, 0.90, spreads))
+        paged = [r for r in rows if (r.case.dtype, r.case.feature) == (dtype, "page16")]
+        spreads = {where(row): results.against_plain(row.case, "flash") for row in paged}
+        goals.append(_worst(f"decode, {dtype}, page16 against none", 0.90, 0.97, spreads))
+    # Fractions count bytes; tokens count steps.
+    spreads = {}
+    for row in rows:
+        plain = results.get(row.case.plain, "flash")
+        if row.case.feature == "i8" and plain:
+            spreads[where(row)] = ratio(plain.seconds, row.seconds)
+    name = "decode, i8 K and V, 32/32 heads, tokens/s against bf16"
+    return [*goals, _worst(name, 1.5, 1.8, spreads)]
+
+
 def evaluate(results, peers):
     """The goals, from the `flash` rows of the results. Each is judged by its worst row."""
     flash = [row for (_, who), row in results.rows.items() if who == "flash" and row.seconds]
     goals = []
 
-    def select(head_dim, **conditions):
+    def select(head_dim, dtype="f32", feature="", decode=(), **conditions):
+        conditions |= {"dtype": dtype, "feature": feature, "decode": decode}
         for row in flash:
             case = row.case
             if case.head_dim == head_dim and all(
@@ -87,6 +189,9 @@ def evaluate(results, peers):
         }
         name = f"times as fast as standard, full, S >= 1024, d{head_dim}"
         goals.append(_worst(name, None, None, spreads))
+
+    goals += _storage_goals(results, select) + _feature_goals(results, select)
+    goals += _decode_goals(results, flash)
 
     all_threads = max((row.case.threads for row in flash), default=1)
     for head_dim in (64, 128):

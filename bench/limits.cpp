@@ -52,6 +52,18 @@ namespace {
 #define REGISTER "v"
 #define FMA(i) asm volatile("vfmadd231ps %1, %2, %0" : "+v"(acc##i) : "v"(x), "v"(y));
 
+#define DOT(i) asm volatile("vdpbf16ps %1, %2, %0" : "+v"(acc##i) : "v"(x), "v"(y));
+
+__attribute__((target("avx512f"))) void run_bf16_avx512(int64_t steps) {
+  typedef float Vector __attribute__((vector_size(64)));
+  const Vector x = Vector{} + 0.999f, y = Vector{} + 1.001f;
+  CHAINS_12(DECLARE)
+  for (int64_t step = 0; step < steps; ++step) {
+    CHAINS_12(DOT)
+  }
+  CHAINS_12(KEEP)
+}
+
 __attribute__((target("avx512f"))) void run_fma_avx512(int64_t steps) {
   typedef float Vector __attribute__((vector_size(64)));
   const Vector x = Vector{} + 0.999f, y = Vector{} + 1.001f;
@@ -152,11 +164,33 @@ void run_fma(attn_isa isa, int64_t steps) {
   }
 }
 
-constexpr size_t kHugePage = size_t{2} << 20;
+double bf16_flops_per_step() {
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx512bf16")) return 12 * 32 * 2;
+#endif
+  return 0;
+}
 
-ReadBuffer::ReadBuffer(size_t bytes) : size_(bytes), data_(std::aligned_alloc(kHugePage, bytes)) {
-  if (!data_) throw std::bad_alloc();
-  madvise(data_.get(), size_, MADV_HUGEPAGE);  // a wish: 4 KiB pages read some 10% slower
+void run_bf16(int64_t steps) {
+#if defined(__x86_64__)
+  run_bf16_avx512(steps);
+#else
+  (void)steps;
+#endif
+}
+
+Memory make_huge_memory(size_t bytes) {
+  constexpr size_t kHugePage = size_t{2} << 20;
+  const size_t size = (bytes + kHugePage - 1) / kHugePage * kHugePage;
+  Memory buffer(std::aligned_alloc(kHugePage, size));
+  if (!buffer) throw std::bad_alloc();
+  madvise(buffer.get(), size, MADV_HUGEPAGE);
+  return buffer;
+}
+
+void Free::operator()(void* pointer) const { std::free(pointer); }
+
+ReadBuffer::ReadBuffer(size_t bytes) : size_(bytes), data_(make_huge_memory(bytes)) {
   std::memset(data_.get(), 1, size_);
 }
 
@@ -179,7 +213,5 @@ uint64_t ReadBuffer::read(int part, int parts) const {
   const Vector sum = sums[0] + sums[1] + sums[2] + sums[3];
   return sum[0] + sum[1];
 }
-
-void ReadBuffer::Free::operator()(void* pointer) const { std::free(pointer); }
 
 }  // namespace bench

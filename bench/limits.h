@@ -23,8 +23,18 @@ double fma_flops_per_step(attn_isa isa);
 // For SCALAR this is what the compilers' baseline has: SSE2's multiply and add, or NEON.
 void run_fma(attn_isa isa, int64_t steps);
 
-// Memory to be read from beginning to end, larger than any cache, in huge pages where they are to
-// be had.
+// The same for dot products of pairs of bf16 (AVX512_BF16): 0 where the machine lacks them.
+double bf16_flops_per_step();
+void run_bf16(int64_t steps);
+
+struct Free {
+  void operator()(void* pointer) const;
+};
+using Memory = std::unique_ptr<void, Free>;
+// In huge pages where they are to be had: 4 KiB pages read some 10% slower.
+Memory make_huge_memory(size_t bytes);
+
+// Memory to be read from beginning to end, larger than any cache.
 class ReadBuffer {
  public:
   explicit ReadBuffer(size_t bytes);  // a multiple of 2 MiB
@@ -35,11 +45,8 @@ class ReadBuffer {
   size_t size() const { return size_; }
 
  private:
-  struct Free {
-    void operator()(void* pointer) const;
-  };
   size_t size_;
-  std::unique_ptr<void, Free> data_;
+  Memory data_;
 };
 
 }  // namespace bench

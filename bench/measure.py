@@ -19,7 +19,7 @@ class NotServed(Exception):
 @dataclasses.dataclass
 class OwnSample:
     seconds: float
-    peak: float  # FLOP/s of the row's instruction set and threads, measured just before
+    peak: float  # of the row's limit (FLOP/s or bytes/s), measured just before
     workspace: int  # bytes
 
 
@@ -54,30 +54,39 @@ class AttnBench:
     def measure_limits(self):
         """{name: FLOP/s or bytes/s} of all limits."""
         return {
-            row["name"].split("/")[0]: row.get("flops_per_second") or row["bytes_per_second"]
+            row["name"].split("/")[0]: _rate(row)
             for row in self._measure("^limit_", 0.001)["benchmarks"]
         }
 
     def peak_name(self, case):
-        return f"limit_fma_{case.dtype}_{case.isa or self.isa}_{case.threads}t"
+        """The limit that the case is held against: reading for decode; else multiply-adds of its
+        type where the instruction set has them, in f32 where it has not."""
+        if case.decode:
+            return f"limit_read_{case.threads}t"
+        isa = case.isa or self.isa
+        own = f"limit_fma_{case.dtype}_{isa}_{case.threads}t"
+        return own if own in self.limits else f"limit_fma_f32_{isa}_{case.threads}t"
 
     def measure_peak(self, case):
-        """FLOP/s of the case's instruction set and threads."""
-        output = self._measure(f"^{self.peak_name(case)}/", 0.001)
-        return output["benchmarks"][0]["flops_per_second"]
+        """FLOP/s or bytes/s of the case's limit."""
+        return _rate(self._measure(f"^{self.peak_name(case)}/", 0.001)["benchmarks"][0])
 
     def measure(self, case, who, seconds):
-        output = self._measure(
-            f"^({self.peak_name(case)}/|{re.escape(f'{case}/{who}')}/)", seconds
-        )
+        output = self._measure(f"^({self.peak_name(case)}/|{re.escape(f'{case}/{who}')}/)", seconds)
         peak, row = output["benchmarks"]
         if row.get("error_occurred"):
             raise NotServed(row["error_message"])
-        if (row["heads"], row["flops"]) != (case.heads, case.flops):
-            raise RuntimeError(f"{case}: attn_bench and cases.py differ in heads or flops")
-        return OwnSample(
-            row["flops"] / row["flops_per_second"], peak["flops_per_second"], int(row["workspace"])
-        )
+        if (row["heads"], row["flops"], row["kv_bytes"]) != (
+            case.heads,
+            case.flops,
+            case.kv_bytes,
+        ):
+            raise RuntimeError(f"{case}: attn_bench and cases.py differ in heads, flops or bytes")
+        return OwnSample(row["flops"] / row["flops_per_second"], _rate(peak), int(row["workspace"]))
+
+
+def _rate(limit):
+    return limit.get("flops_per_second") or limit["bytes_per_second"]
 
 
 class Peer:

@@ -8,6 +8,7 @@ mean of a run, or {"reason"}, why the peer does not serve the case. Every case's
 with NumPy's before it is timed.
 """
 
+import itertools
 import json
 import math
 import os
@@ -32,28 +33,39 @@ def aligned_empty(shape):
 
 
 def make_inputs(case):
-    """q, k, v [1, heads, seqlen, head_dim]."""
+    """q, k, v [1, heads, seqlen, head_dim], of decode rows one query and heads_kv."""
     random = np.random.default_rng(1)
-    tensors = [aligned_empty((1, case.heads, case.seqlen, case.head_dim)) for _ in range(3)]
-    for tensor in tensors:
+    heads_kv = case.decode[1] if case.decode else case.heads
+    q = aligned_empty((1, case.heads, 1 if case.decode else case.seqlen, case.head_dim))
+    k, v = (aligned_empty((1, heads_kv, case.seqlen, case.head_dim)) for _ in range(2))
+    for tensor in (q, k, v):
         random.standard_normal(dtype=np.float32, out=tensor)
-    return tensors
+    return q, k, v
 
 
 def check_result(case, q, k, v, o):
     """Compares some rows of the first and the last head with exact arithmetic (in f64)."""
+    tolerance = {"f32": 1e-4, "f16": 4e-3, "bf16": 3e-2}[case.dtype]
     for head in {0, case.heads - 1}:
-        for i in {0, case.seqlen // 2, case.seqlen - 1}:
+        head_kv = head // (q.shape[1] // k.shape[1])
+        for i in {0, q.shape[2] // 2, q.shape[2] - 1}:
             keys = i + 1 if case.causal else case.seqlen
-            scores = k[0, head, :keys].astype(np.float64) @ q[0, head, i] / math.sqrt(case.head_dim)
+            scores = k[0, head_kv, :keys].astype(np.float64) @ q[0, head, i]
+            scores /= math.sqrt(case.head_dim)
             weights = np.exp(scores - scores.max())
-            expected = weights @ v[0, head, :keys] / weights.sum()
-            if not np.abs(o[0, head, i] - expected).max() <= 1e-4:
+            expected = weights @ v[0, head_kv, :keys] / weights.sum()
+            if not np.abs(o[0, head, i] - expected).max() <= tolerance:
                 raise NotServed(f"its result is wrong in row {i} of head {head}")
 
 
+def refuse_unless(served, words):
+    if not served:
+        raise NotServed(f"measured for {words} only")
+
+
 class Ort:
-    """ONNX Runtime's com.microsoft.MultiHeadAttention through IO binding."""
+    """ONNX Runtime's com.microsoft.MultiHeadAttention through IO binding; for decode rows its
+    GroupQueryAttention, which appends the last key to a cache."""
 
     def __init__(self):
         import onnxruntime
@@ -61,9 +73,26 @@ class Ort:
         self.module = onnxruntime
         self.version = onnxruntime.__version__
 
+    def session(self, case, graph):
+        from onnx import helper
+
+        opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
+        model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
+        options = self.module.SessionOptions()
+        options.intra_op_num_threads = case.threads
+        options.inter_op_num_threads = 1
+        # Its threads spin within a run, but not while others are being measured.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        return self.module.InferenceSession(
+            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+
     def prepare(self, case, q, k, v):
         from onnx import TensorProto, helper
 
+        refuse_unless(case.dtype == "f32" and not case.feature, "f32 without features")
+        if case.decode:
+            return self.prepare_decode(case, q, k, v)
         # The operator's own layout: [batch, seqlen, heads * head_dim].
         shape = (1, case.seqlen, case.heads * case.head_dim)
         node = helper.make_node(
@@ -78,17 +107,7 @@ class Ort:
             name: helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in "qkvo"
         }
         graph = helper.make_graph([node], "attention", [values[n] for n in "qkv"], [values["o"]])
-        opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
-        model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
-
-        options = self.module.SessionOptions()
-        options.intra_op_num_threads = case.threads
-        options.inter_op_num_threads = 1
-        # Its threads spin within a run, but not while others are being measured.
-        options.add_session_config_entry("session.force_spinning_stop", "1")
-        session = self.module.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        session = self.session(case, graph)
         binding = session.io_binding()
         tensors = {name: aligned_empty(shape) for name in "qkvo"}
         heads_last = (1, case.seqlen, case.heads, case.head_dim)
@@ -100,6 +119,67 @@ class Ort:
         o = tensors["o"].reshape(heads_last).transpose(0, 2, 1, 3)
         # The binding holds addresses only: the closure keeps the tensors.
         return lambda: (session.run_with_iobinding(binding), tensors), o
+
+    def prepare_decode(self, case, q, k, v):
+        from onnx import TensorProto, helper
+
+        heads_q, heads_kv = case.decode
+        cache = (1, heads_kv, case.seqlen, case.head_dim)
+        row_q, row_kv = (1, 1, heads_q * case.head_dim), (1, 1, heads_kv * case.head_dim)
+        floats = {"q": row_q, "k": row_kv, "v": row_kv, "past_k": cache, "past_v": cache}
+        results = {"o": row_q, "present_k": cache, "present_v": cache}
+        node = helper.make_node(
+            "GroupQueryAttention",
+            [*floats, "seqlens_k", "total_seqlen"],
+            list(results),
+            domain="com.microsoft",
+            num_heads=heads_q,
+            kv_num_heads=heads_kv,
+        )
+        inputs = [
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+            for name, shape in floats.items()
+        ]
+        inputs.append(helper.make_tensor_value_info("seqlens_k", TensorProto.INT32, (1,)))
+        inputs.append(helper.make_tensor_value_info("total_seqlen", TensorProto.INT32, ()))
+        outputs = [
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+            for name, shape in results.items()
+        ]
+        session = self.session(case, helper.make_graph([node], "decode", inputs, outputs))
+        last = np.array([case.seqlen - 1], np.int32)  # the keys without the one to be appended
+        total = np.array(case.seqlen, np.int32)
+        o = aligned_empty(row_q)
+        tensors = {
+            "q": aligned_empty(row_q),
+            "k": aligned_empty(row_kv),
+            "v": aligned_empty(row_kv),
+        }
+        tensors["q"][:] = q.reshape(row_q)
+        tensors["k"][:] = k[:, :, -1].reshape(row_kv)
+        tensors["v"][:] = v[:, :, -1].reshape(row_kv)
+
+        # In turns over so much memory that no cache serves it; past and present are the same.
+        bindings, kept = [], []
+        for _ in range(math.ceil((512 << 20) / case.kv_bytes)):
+            own = {"k": aligned_empty(cache), "v": aligned_empty(cache)}
+            own["k"][:], own["v"][:] = k, v
+            kept.append(own)
+            binding = session.io_binding()
+            for name, tensor in tensors.items():
+                binding.bind_input(name, "cpu", 0, np.float32, tensor.shape, tensor.ctypes.data)
+            for name, tensor in own.items():
+                where = ("cpu", 0, np.float32, cache, tensor.ctypes.data)
+                binding.bind_input(f"past_{name}", *where)
+                binding.bind_output(f"present_{name}", *where)
+            binding.bind_input("seqlens_k", "cpu", 0, np.int32, (1,), last.ctypes.data)
+            binding.bind_input("total_seqlen", "cpu", 0, np.int32, (), total.ctypes.data)
+            binding.bind_output("o", "cpu", 0, np.float32, row_q, o.ctypes.data)
+            bindings.append(binding)
+        turns = itertools.cycle(bindings)
+        # The bindings hold addresses only: the closure keeps the memory.
+        memory = (tensors, kept, last, total, o)
+        return lambda: (session.run_with_iobinding(next(turns)), memory), o.reshape(q.shape)
 
 
 class OpenVino:
@@ -114,6 +194,12 @@ class OpenVino:
     def prepare(self, case, q, k, v):
         from openvino import opset13
 
+        # In bf16 the inputs stay f32, and are converted on the way in.
+        # Without instructions for it, it is emulated at a hundredth of the speed.
+        capabilities = self.module.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        served = {"f32"} | ({"bf16"} if "BF16" in capabilities else set())
+        refuse_unless(case.dtype in served, " and ".join(sorted(served)))
+        refuse_unless(not (case.feature or case.decode), "prefill without features")
         shape = list(q.shape)
         parameters = [opset13.parameter(shape, self.module.Type.f32) for _ in range(3)]
         node = opset13.scaled_dot_product_attention(*parameters, causal=case.causal)
@@ -125,7 +211,7 @@ class OpenVino:
                 "INFERENCE_NUM_THREADS": case.threads,
                 "NUM_STREAMS": 1,
                 "PERFORMANCE_HINT": "LATENCY",
-                "INFERENCE_PRECISION_HINT": "f32",
+                "INFERENCE_PRECISION_HINT": case.dtype,
             },
         )
         request = compiled.create_infer_request()
@@ -148,8 +234,10 @@ class Torch:
         self.version = torch.__version__
 
     def prepare(self, case, q, k, v):
+        refuse_unless(not (case.feature or case.decode), "prefill without features")
         torch = self.module
-        tensors = [torch.from_numpy(tensor) for tensor in (q, k, v)]
+        dtype = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}[case.dtype]
+        tensors = [torch.from_numpy(tensor).to(dtype) for tensor in (q, k, v)]
         o = np.empty(q.shape, np.float32)
         result = torch.from_numpy(o)
         attention = torch.nn.functional.scaled_dot_product_attention
@@ -174,9 +262,10 @@ class Measurer:
         self.prepared = {}
 
     def prepare(self, case):
-        if case.dtype != "f32":
-            raise NotServed("measured for f32 only")
-        if any((c.head_dim, c.seqlen) != (case.head_dim, case.seqlen) for c in self.prepared):
+        def shape(c):
+            return c.dtype, c.head_dim, c.seqlen, c.decode
+
+        if any(shape(c) != shape(case) for c in self.prepared):
             self.prepared.clear()
         if case not in self.prepared:
             q, k, v = make_inputs(case)

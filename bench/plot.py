@@ -17,7 +17,13 @@ _LOOKS = {
 
 def draw(results, path, machine):
     """Writes a PNG with one panel for each head size and mask; bars are the quartiles."""
-    rows = [r for r in results.rows.values() if r.seconds and r.case.threads == 1 and not r.case.isa]
+    rows = [
+        r
+        for r in results.rows.values()
+        if r.seconds
+        and (r.case.dtype, r.case.threads, r.case.isa) == ("f32", 1, "")
+        and not (r.case.feature or r.case.decode)
+    ]
     head_dims = sorted({row.case.head_dim for row in rows})
     masks = sorted({row.case.causal for row in rows})
     if not rows:

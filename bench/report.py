@@ -39,17 +39,22 @@ def print_limits(console, results):
 
 def print_rows(console, results):
     """Every row: time, rate, fraction of the peak of the same moment, and flash beside it."""
-    title = "Rows (of limit: fraction of the f32 FMA peak, causal counts half the work)"
-    columns = ("case", "who", "ms", "GFLOP/s", "of limit", "quartiles", "flash is x faster")
+    title = (
+        "Rows (of limit: fraction of the type's FMA peak, causal counts half the work; of decode "
+        "rows, fraction of the read bandwidth; of plain: against the row without the feature)"
+    )
+    columns = ("case", "who", "ms", "GFLOP/s", "of limit", "quartiles", "of plain")
+    columns += ("flash is x faster",)
     table = _table(console, title, *columns, "remark")
     for case in results.cases():
         for (row_case, who), row in results.rows.items():
             if row_case != case:
                 continue
             if not row.seconds:
-                table.add_row(str(case), who, "", "", "", "", "", row.reason)
+                table.add_row(str(case), who, *[""] * 6, row.reason)
                 continue
             speedup = results.speedup(case, "flash", who) if who != "flash" else None
+            plain = results.against_plain(case, who)
             spread = row.of_limit
             table.add_row(
                 str(case),
@@ -58,6 +63,7 @@ def print_rows(console, results):
                 f"{case.flops / row.median_seconds / 1e9:.1f}",
                 f"{spread.median:.3f}",
                 _spread(spread),
+                f"{plain.median:.3f}" if plain else "",
                 f"{speedup.median:.2f}" if speedup else "",
                 row.reason or "",
             )

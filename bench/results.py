@@ -28,13 +28,13 @@ class Row:
     case: object
     who: str
     seconds: dict = dataclasses.field(default_factory=dict)  # round -> seconds of a run
-    peaks: dict = dataclasses.field(default_factory=dict)  # round -> FLOP/s of the same moment
+    peaks: dict = dataclasses.field(default_factory=dict)  # round -> the limit of the same moment
     workspace: int | None = None  # bytes, of the library's own rows
     reason: str | None = None  # why it is not measured
 
     def fractions(self):
-        """round -> fraction of the FMA peak."""
-        return {r: self.case.flops / s / self.peaks[r] for r, s in self.seconds.items()}
+        """round -> fraction of the limit."""
+        return {r: self.case.work / s / self.peaks[r] for r, s in self.seconds.items()}
 
     @property
     def median_seconds(self):
@@ -71,6 +71,11 @@ class Results:
         one, other = self.get(case, who), self.get(case, over)
         return ratio(other.seconds, one.seconds) if one and other else None
 
+    def against_plain(self, case, who):
+        """The fraction of a row with a feature over that of the row without, if both are there."""
+        one, plain = self.get(case, who), self.get(case.plain, who)
+        return ratio(one.fractions(), plain.fractions()) if case.feature and plain and one else None
+
     def limit(self, name):
         return statistics.median(self.limits[name])
 
@@ -87,6 +92,10 @@ class Results:
                 entry["of_limit_quartiles"] = [spread.low, spread.high]
                 entry["rounds"] = len(row.seconds)
                 entry["heads"] = row.case.heads
+                if row.case.decode:
+                    entry["gbytes"] = row.case.kv_bytes / row.median_seconds / 1e9
+                if plain := self.against_plain(row.case, row.who):
+                    entry["of_plain"] = plain.median
             if row.workspace is not None:
                 entry["workspace"] = row.workspace
             if row.reason:
