@@ -194,12 +194,6 @@ MISTAKES = [
         "reinterpret_cast<const float*>(scales.data)[block * scales.stride];",
         "reinterpret_cast<const float*>(scales.data)[0];",
     ),
-    Mistake(
-        "standard: blocks counted from each chunk of a row",
-        STANDARD,
-        "const int64_t block = (begin + c) / scales.block;",
-        "const int64_t block = (begin % 64 + c) / scales.block;",
-    ),
     # Flash.
     Mistake(
         "flash: wrong scale",
