@@ -75,14 +75,6 @@ constexpr bool kEmulated =
     false;
 #endif
 
-// Run by qemu-user, which does not follow a fork of a process with threads.
-constexpr bool kEmulated =
-#if defined(ATTN_TEST_EMULATED)
-    true;
-#else
-    false;
-#endif
-
 // Counts what ran, by name; printed at the end of the program.
 void count(const std::string& name);
 int counted(const std::string& name);
