@@ -4,6 +4,7 @@ import dataclasses
 import json
 import pathlib
 import re
+import signal
 import subprocess
 import sys
 
@@ -81,7 +82,11 @@ class AttnBench:
 
 
 class Peer:
-    """A peer in a process of its own, which is started here and ends with the driver."""
+    """A peer in a process of its own, which is started here and ends with the driver.
+
+    It is stopped while it is not measured: some peers' threads go on spinning after a run, on the
+    cores that somebody else is measured on.
+    """
 
     def __init__(self, name):
         self.name = name
@@ -94,6 +99,7 @@ class Peer:
         answer = self._read()
         self.version = answer.get("version")
         self.reason = answer.get("reason")  # why it cannot be measured at all, or None
+        self.process.send_signal(signal.SIGSTOP)
 
     def _read(self):
         line = self.process.stdout.readline()
@@ -102,6 +108,7 @@ class Peer:
     def measure(self, case, seconds):
         if self.reason:
             raise NotServed(self.reason)
+        self.process.send_signal(signal.SIGCONT)
         try:
             request = json.dumps({"case": str(case), "seconds": seconds})
             self.process.stdin.write(request + "\n")
@@ -109,6 +116,7 @@ class Peer:
             answer = self._read()
         except BrokenPipeError:
             answer = {"reason": "its process ended"}
+        self.process.send_signal(signal.SIGSTOP)
         if "reason" in answer:
             if self.process.poll() is not None:
                 self.reason = answer["reason"]
@@ -116,6 +124,7 @@ class Peer:
         return answer["seconds"]
 
     def close(self):
+        self.process.send_signal(signal.SIGCONT)
         try:
             self.process.stdin.close()
         except BrokenPipeError:
