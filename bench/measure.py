@@ -68,9 +68,7 @@ class AttnBench:
         return output["benchmarks"][0]["flops_per_second"]
 
     def measure(self, case, who, seconds):
-        output = self._measure(
-            f"^({self.peak_name(case)}/|{re.escape(f'{case}/{who}')}/)", seconds
-        )
+        output = self._measure(f"^({self.peak_name(case)}/|{re.escape(f'{case}/{who}')}/)", seconds)
         peak, row = output["benchmarks"]
         if row.get("error_occurred"):
             raise NotServed(row["error_message"])
