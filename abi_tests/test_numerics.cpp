@@ -311,15 +311,19 @@ void pairwise() {
   }
 }
 
-// Every pair of choices among those that flash has to serve.
+// Without what only standard has to serve.
+void simplify_for_flash(Problem& p) {
+  set_types(p, ATTN_DTYPE_F32);
+  p.bias_dtype = ATTN_DTYPE_F32;
+  if (p.k_rows == Rows::kPaged) p.k_rows = Rows::kPaddedLengths;
+  p.bias.present = p.mask.present = p.block_mask.present = p.sink = false;
+  p.alibi = 0;
+  p.softcap = 0;
+}
+
 void pairwise_for_flash() {
   for (Problem p : pairwise_problems(11)) {
-    set_types(p, ATTN_DTYPE_F32);
-    p.bias_dtype = ATTN_DTYPE_F32;
-    if (p.k_rows == Rows::kPaged) p.k_rows = Rows::kPaddedLengths;
-    p.bias.present = p.mask.present = p.block_mask.present = p.sink = false;
-    p.alibi = 0;
-    p.softcap = 0;
+    simplify_for_flash(p);
     check_everywhere(p);
   }
 }
@@ -330,10 +334,47 @@ void random_problems() {
   for (int i = 0; i < problems; i++) check_everywhere(random_problem(random));
 }
 
+void random_problems_for_flash() {
+  Random random{21};
+  const int problems = full_grid() ? 4000 : 400;
+  for (int i = 0; i < problems; i++) {
+    Problem p = random_problem(random);
+    simplify_for_flash(p);
+    check_everywhere(p);
+  }
+}
+
+// Sequences of several key blocks and query tiles, with bounds and starts anywhere in them.
+void random_long_problems() {
+  Random random{22};
+  const int problems = full_grid() ? 800 : 60;
+  for (int i = 0; i < problems; i++) {
+    Problem p = random_problem(random);
+    simplify_for_flash(p);
+    p.name = "random, long";
+    p.heads_q = 2;
+    p.heads_kv = random.between(1, 2);
+    p.head_dim = random.between(1, 40);
+    p.head_dim_v = random.between(1, 40);
+    if (p.q_rows == Rows::kPadded) p.q_rows = Rows::kPaddedLengths;
+    if (p.k_rows == Rows::kPadded) p.k_rows = Rows::kPaddedLengths;
+    p.k_order.broadcast = p.v_order.broadcast = p.q_order.broadcast = 0;
+    for (size_t b = 0; b < p.seqlens_q.size(); b++) {
+      p.seqlens_q[b] = random.between(0, b == 0 ? 400 : 60);
+      p.seqlens_k[b] = random.between(0, b == 0 ? 1300 : 300);
+      if (!p.q_start.empty()) p.q_start[b] = random.between(-100, 1400);
+      if (!p.k_start.empty()) p.k_start[b] = random.between(-300, 300);
+    }
+    if (p.window_left >= 0) p.window_left = random.between(0, 600);
+    if (p.window_right >= 0) p.window_right = random.between(0, 300);
+    check_everywhere(p);
+  }
+}
+
 // Nothing above may pass because nothing ran.
 void enough_ran() {
   for (const Target& target : targets()) {
-    const int least = target.backend == "standard" ? 1500 : target.backend == "flash" ? 1200 : 0;
+    const int least = target.backend == "standard" ? 2200 : target.backend == "flash" ? 1600 : 0;
     CHECK(counted(target.label()) >= least, "%s ran %d problems, at least %d expected",
           target.label().c_str(), counted(target.label()), least);
   }
@@ -366,6 +407,8 @@ int main(int argc, char** argv) {
       TEST(pairwise),
       TEST(pairwise_for_flash),
       TEST(random_problems),
+      TEST(random_problems_for_flash),
+      TEST(random_long_problems),
       TEST(enough_ran),
   };
   return run_tests("numerics", argc, argv, tests);

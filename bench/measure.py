@@ -4,6 +4,7 @@ import dataclasses
 import json
 import pathlib
 import re
+import signal
 import subprocess
 import sys
 
@@ -90,7 +91,11 @@ def _rate(limit):
 
 
 class Peer:
-    """A peer in a process of its own, which is started here and ends with the driver."""
+    """A peer in a process of its own, which is started here and ends with the driver.
+
+    It is stopped while it is not measured: some peers' threads go on spinning after a run, on the
+    cores that somebody else is measured on.
+    """
 
     def __init__(self, name):
         self.name = name
@@ -103,6 +108,7 @@ class Peer:
         answer = self._read()
         self.version = answer.get("version")
         self.reason = answer.get("reason")  # why it cannot be measured at all, or None
+        self.process.send_signal(signal.SIGSTOP)
 
     def _read(self):
         line = self.process.stdout.readline()
@@ -111,6 +117,7 @@ class Peer:
     def measure(self, case, seconds):
         if self.reason:
             raise NotServed(self.reason)
+        self.process.send_signal(signal.SIGCONT)
         try:
             request = json.dumps({"case": str(case), "seconds": seconds})
             self.process.stdin.write(request + "\n")
@@ -118,6 +125,7 @@ class Peer:
             answer = self._read()
         except BrokenPipeError:
             answer = {"reason": "its process ended"}
+        self.process.send_signal(signal.SIGSTOP)
         if "reason" in answer:
             if self.process.poll() is not None:
                 self.reason = answer["reason"]
@@ -125,6 +133,7 @@ class Peer:
         return answer["seconds"]
 
     def close(self):
+        self.process.send_signal(signal.SIGCONT)
         try:
             self.process.stdin.close()
         except BrokenPipeError:

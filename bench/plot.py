@@ -3,7 +3,7 @@
 import matplotlib
 
 matplotlib.use("Agg")
-from matplotlib import pyplot  # noqa: E402
+from matplotlib import pyplot
 
 # Fixed, so that a colour means the same in every picture (Okabe and Ito's palette).
 _LOOKS = {
