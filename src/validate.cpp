@@ -606,19 +606,21 @@ class RunChecker : Checker {
     return ATTN_OK;
   }
 
-  // Finite and above 0, which of all bit patterns are those of [1, infinity's).
+  // Finite and above 0, which of all bit patterns, read as signed numbers, are those of [1,
+  // infinity's).
   static bool all_scales_valid(const float* scale, int64_t n, int64_t stride) {
-    const auto invalid = [](float x) {
-      constexpr uint32_t kInfinity = 0x7f800000;
-      return std::bit_cast<uint32_t>(x) - 1 >= kInfinity - 1;
+    const auto invalid = [](float x) -> int32_t {
+      constexpr int32_t kInfinity = 0x7f800000;
+      const int32_t bits = std::bit_cast<int32_t>(x);
+      return (bits < 1) | (bits >= kInfinity);
     };
-    bool found = false;
+    int32_t found = 0;
     if (stride == 1) {
       for (int64_t i = 0; i < n; ++i) found |= invalid(scale[i]);
     } else {
       for (int64_t i = 0; i < n; ++i) found |= invalid(scale[i * stride]);
     }
-    return !found;
+    return found == 0;
   }
 
   attn_status bad_scale(const Argument& arg, int64_t outer, int64_t head, int64_t row,

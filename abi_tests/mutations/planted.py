@@ -80,8 +80,8 @@ MISTAKES = [
     Mistake(
         "scales of 0 pass",
         "src/validate.cpp",
-        "return std::bit_cast<uint32_t>(x) - 1 >= kInfinity - 1;",
-        "return std::bit_cast<uint32_t>(x) >= kInfinity;",
+        "return (bits < 1) | (bits >= kInfinity);",
+        "return (bits < 0) | (bits >= kInfinity);",
         "errors_run",
     ),
     Mistake(
