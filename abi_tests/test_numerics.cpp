@@ -261,19 +261,6 @@ void pairwise() {
   }
 }
 
-// Every pair of choices among those that flash has to serve.
-void pairwise_for_flash() {
-  for (Problem p : pairwise_problems(11)) {
-    set_types(p, ATTN_DTYPE_F32);
-    p.bias_dtype = ATTN_DTYPE_F32;
-    if (p.k_rows == Rows::kPaged) p.k_rows = Rows::kPaddedLengths;
-    p.bias.present = p.mask.present = p.block_mask.present = p.sink = false;
-    p.alibi = 0;
-    p.softcap = 0;
-    check_everywhere(p);
-  }
-}
-
 void random_problems() {
   Random random{20};
   const int problems = full_grid() ? 6000 : 500;
@@ -297,11 +284,11 @@ void enough_ran() {
 int main(int argc, char** argv) {
   using namespace attn_test;
   const Test tests[] = {
-      TEST(head_dims),       TEST(key_tails),     TEST(query_tails),    TEST(causal_and_windows),
-      TEST(starts),          TEST(grouped_heads), TEST(uneven_lengths), TEST(nothing_at_all),
-      TEST(many_units),      TEST(given_tiles),   TEST(large_scores),   TEST(equal_scores),
-      TEST(storage_types),   TEST(sinks),         TEST(pairwise),       TEST(pairwise_for_flash),
-      TEST(random_problems), TEST(enough_ran),
+      TEST(head_dims),     TEST(key_tails),     TEST(query_tails),    TEST(causal_and_windows),
+      TEST(starts),        TEST(grouped_heads), TEST(uneven_lengths), TEST(nothing_at_all),
+      TEST(many_units),    TEST(given_tiles),   TEST(large_scores),   TEST(equal_scores),
+      TEST(storage_types), TEST(sinks),         TEST(pairwise),       TEST(random_problems),
+      TEST(enough_ran),
   };
   return run_tests("numerics", argc, argv, tests);
 }
