@@ -447,15 +447,9 @@ void fallback_and_reasons() {
 int main(int argc, char** argv) {
   using namespace attn_test;
   const Test tests[] = {
-      TEST(enums_and_types),
-      TEST(numbers),
-      TEST(values_without_their_flag),
-      TEST(overflow),
-      TEST(defaults),
-      TEST(null_pointers),
-      TEST(forced_backends),
-      TEST(auto_takes_flash),
-      TEST(fallback_and_reasons),
+      TEST(enums_and_types), TEST(numbers),          TEST(values_without_their_flag),
+      TEST(overflow),        TEST(defaults),         TEST(null_pointers),
+      TEST(forced_backends), TEST(auto_takes_flash), TEST(fallback_and_reasons),
   };
   return run_tests("errors_plan", argc, argv, tests);
 }

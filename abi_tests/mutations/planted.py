@@ -307,8 +307,14 @@ MISTAKES = [
     Mistake(
         "flash: an attended block at the end is skipped",
         STAGE,
-        "*end = block * mask.block_k - key;",
-        "*end = (block - 1) * mask.block_k - key;",
+        "*end = round_down(key + *end - 1, mask.block_k) - key;",
+        "*end = round_down(key + *end - 1, mask.block_k) - key - 1;",
+    ),
+    Mistake(
+        "flash: O is rescaled again after skipped blocks",
+        KERNEL,
+        "pv.alpha = kOnes;",
+        "",
     ),
     Mistake(
         "flash: the sink in natural units",

@@ -31,6 +31,8 @@ using flash::AttendArgs;
 using flash::TileShape;
 
 constexpr float kMinusZero = -0.0f;
+constexpr float kOnes[] = {1, 1, 1, 1, 1, 1, 1, 1};
+static_assert(kRows <= 8);
 
 // ---- the register tile
 
@@ -250,6 +252,15 @@ const float* share(const float* next, int64_t size, int64_t steps, const float* 
   return offset < size ? next + offset : cached;
 }
 
+// A panel of S that is not worth computing.
+void mask_panel(const Group& group, int64_t column) {
+  for (int r = 0; r < group.rows; ++r) {
+    for (int v = 0; v < kVecs; ++v) {
+      Store(Set(-kInfinity), group.s + r * group.lds + column + v * kLanes);
+    }
+  }
+}
+
 // One group of rows against one key block. For Stage see stage.h.
 template <class Stage>
 void attend_group(const AttendArgs& args, const Scratch& scratch, const Group& group) {
@@ -262,14 +273,20 @@ void attend_group(const AttendArgs& args, const Scratch& scratch, const Group& g
   qk.ldb = kPanel;
   qk.k = head_dim;
   qk.ldc = group.lds;
-  for (int64_t column = group.begin; column < group.end; column += kPanel) {
-    const int vecs = static_cast<int>(min(kVecs, (group.end - column + kLanes - 1) / kLanes));
-    qk.b = args.packed_k + (group.key + column) * head_dim;
-    qk.c = group.s + column;
-    const int64_t call = (group_index * tile_k + column) / kPanel;
-    qk.ahead = share(args.packed_k + group.next_key * head_dim, group.next_keys * head_dim,
-                     call * head_dim, qk.b);
-    multiply<Init::kZero>(group.rows, vecs, qk);
+  for (int64_t column = group.begin; column < group.end;) {
+    const int64_t attended = Stage::skip(args, group, column);
+    for (; column < attended; column += kPanel) mask_panel(group, column);
+    const int64_t run_end = Stage::run_end(args, group, column);
+    for (; column < run_end; column += kPanel) {
+      Stage::prefetch(args, group, column);
+      const int vecs = static_cast<int>(min(kVecs, (group.end - column + kLanes - 1) / kLanes));
+      qk.b = args.packed_k + (group.key + column) * head_dim;
+      qk.c = group.s + column;
+      const int64_t call = (group_index * tile_k + column) / kPanel;
+      qk.ahead = share(args.packed_k + group.next_key * head_dim, group.next_keys * head_dim,
+                       call * head_dim, qk.b);
+      multiply<Init::kZero>(group.rows, vecs, qk);
+    }
   }
 
   Stage::apply(args, group);
@@ -287,25 +304,34 @@ void attend_group(const AttendArgs& args, const Scratch& scratch, const Group& g
   const int64_t padded_dim = round_up(args.shape.head_dim_v, kLanes);
   const int64_t block_keys = min(tile_k, args.seqlen_k - group.key);
   Product pv{};
-  pv.a = group.s + group.begin;
   pv.lda = group.lds;
-  pv.k = group.end - group.begin;
-  pv.alpha = alpha;
   pv.ldc = scratch.ldo;
   const int64_t panel = v_panel(padded_dim);
   for (int64_t dim = 0; dim < padded_dim; dim += panel) {
-    pv.ldb = min(panel, padded_dim - dim);
-    pv.b = args.packed_v + group.key * padded_dim + block_keys * dim + group.begin * pv.ldb;
+    const int64_t width = min(panel, padded_dim - dim);
+    const int vecs = static_cast<int>(width / kLanes);
+    const float* v = args.packed_v + group.key * padded_dim + block_keys * dim;
+    pv.ldb = width;
     pv.c = scratch.o + group.row * scratch.ldo + dim;
     pv.ahead = share(args.packed_v + group.next_key * padded_dim, group.next_keys * padded_dim,
-                     (group_index * padded_dim + dim) / kPanel * tile_k, pv.b);
-    const int vecs = static_cast<int>(pv.ldb / kLanes);
-    if (nonfinite) {
-      group.first ? multiply_marked<Init::kZero>(group.rows, vecs, pv)
-                  : multiply_marked<Init::kRescale>(group.rows, vecs, pv);
-    } else {
-      group.first ? multiply<Init::kZero>(group.rows, vecs, pv)
-                  : multiply<Init::kRescale>(group.rows, vecs, pv);
+                     (group_index * padded_dim + dim) / kPanel * tile_k, v);
+    pv.alpha = alpha;
+    bool first = group.first;
+    for (int64_t column = Stage::skip(args, group, group.begin); column < group.end;) {
+      const int64_t run_end = Stage::run_end(args, group, column);
+      pv.a = group.s + column;
+      pv.b = v + column * width;
+      pv.k = run_end - column;
+      if (nonfinite) {
+        first ? multiply_marked<Init::kZero>(group.rows, vecs, pv)
+              : multiply_marked<Init::kRescale>(group.rows, vecs, pv);
+      } else {
+        first ? multiply<Init::kZero>(group.rows, vecs, pv)
+              : multiply<Init::kRescale>(group.rows, vecs, pv);
+      }
+      first = false;
+      pv.alpha = kOnes;  // O is rescaled once
+      column = Stage::skip(args, group, run_end);
     }
   }
 }

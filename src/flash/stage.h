@@ -1,6 +1,12 @@
 // Stages: what happens to the scores S between Q K^T and the softmax. S is in units of log2.
 //   IntervalMask  lengths, causality, windows
 //   FeatureStage  softcap, ALiBi, bias, masks as the arguments ask for, then IntervalMask
+// A stage has
+//   narrow    takes columns off both ends of a group that none of its rows attends to
+//   skip      the first column from the given one on that some row attends to
+//   run_end   the end of the columns from there on that are not skipped; both whole panels
+//   prefetch  what apply will read for a panel of columns
+//   apply     the work on S
 // Each row is worked on by itself, and each element too, so that how rows are grouped and which
 // columns are left out changes no bit. Included through kernel.h alone.
 #ifndef ATTN_FLASH_STAGE_H_
@@ -37,6 +43,9 @@ struct Group {
 // Masks each row's keys outside of its interval.
 struct IntervalMask {
   static void narrow(const AttendArgs&, int64_t, int64_t, int64_t, int64_t*, int64_t*) {}
+  static int64_t skip(const AttendArgs&, const Group&, int64_t column) { return column; }
+  static int64_t run_end(const AttendArgs&, const Group& group, int64_t) { return group.end; }
+  static void prefetch(const AttendArgs&, const Group&, int64_t) {}
 
   static void apply(const AttendArgs& args, const Group& group) {
     // Nothing to do where all rows attend to all columns, whole vectors of them.
@@ -159,30 +168,65 @@ template <class Type>
   }
 }
 
+// Fetches an overlay's elements for a panel of columns of all rows.
+void prefetch_overlay(const Overlay& overlay, int64_t size, const Group& group, int64_t column) {
+  if (overlay.key_begin >= overlay.key_end || overlay.key_stride != 1) return;
+  const char* line =
+      static_cast<const char*>(overlay.data) +
+      (group.row * overlay.row_stride + group.key + column - overlay.key_begin) * size;
+  for (int r = 0; r < group.rows; ++r) {
+    for (int64_t byte = 0; byte < kPanel * size; byte += 64) {
+      __builtin_prefetch(line + r * overlay.row_stride * size + byte, 0, 2);
+    }
+  }
+}
+
 struct FeatureStage {
-  // Leaves out the blocks at both ends of the columns [*begin, *end) that no row attends to.
+  // Some of the rows attends to some of the keys [key, key_end), as far as the block mask goes.
+  static bool attends(const BlockMask& mask, int64_t row, int64_t rows, int64_t key,
+                      int64_t key_end) {
+    const int64_t first = (mask.first_query + row) / mask.block_q;
+    const int64_t last = (mask.first_query + row + rows - 1) / mask.block_q;
+    for (int64_t k = key / mask.block_k; k * mask.block_k < key_end; ++k) {
+      for (int64_t q = first; q <= last; ++q) {
+        if (mask.data[q * mask.q_stride + k * mask.k_stride]) return true;
+      }
+    }
+    return false;
+  }
+
   static void narrow(const AttendArgs& args, int64_t row, int64_t rows, int64_t key, int64_t* begin,
                      int64_t* end) {
     const BlockMask& mask = args.features->block_mask;
     if (!mask.data) return;
-    const int64_t first = (mask.first_query + row) / mask.block_q;
-    const int64_t last = (mask.first_query + row + rows - 1) / mask.block_q;
-    const auto attended = [&](int64_t block) {
-      for (int64_t q = first; q <= last; ++q) {
-        if (mask.data[q * mask.q_stride + block * mask.k_stride]) return true;
-      }
-      return false;
-    };
-    while (*begin < *end) {
-      const int64_t block = (key + *begin) / mask.block_k;
-      if (attended(block)) break;
-      *begin = (block + 1) * mask.block_k - key;
+    while (*begin < *end && !attends(mask, row, rows, key + *begin, key + *begin + 1)) {
+      *begin = round_up(key + *begin + 1, mask.block_k) - key;
     }
-    while (*begin < *end) {
-      const int64_t block = (key + *end - 1) / mask.block_k;
-      if (attended(block)) break;
-      *end = block * mask.block_k - key;
+    while (*begin < *end && !attends(mask, row, rows, key + *end - 1, key + *end)) {
+      *end = round_down(key + *end - 1, mask.block_k) - key;
     }
+  }
+
+  static bool attends_panel(const AttendArgs& args, const Group& group, int64_t column) {
+    const BlockMask& mask = args.features->block_mask;
+    const int64_t end = min(column + kPanel, group.end);
+    return !mask.data || attends(mask, group.row, group.rows, group.key + column, group.key + end);
+  }
+
+  static int64_t skip(const AttendArgs& args, const Group& group, int64_t column) {
+    while (column < group.end && !attends_panel(args, group, column)) column += kPanel;
+    return min(column, group.end);
+  }
+
+  static int64_t run_end(const AttendArgs& args, const Group& group, int64_t column) {
+    while (column < group.end && attends_panel(args, group, column)) column += kPanel;
+    return min(column, group.end);
+  }
+
+  static void prefetch(const AttendArgs& args, const Group& group, int64_t column) {
+    const Overlay& bias = args.features->bias;
+    prefetch_overlay(bias, bias.storage == flash::Storage::kF32 ? 4 : 2, group, column);
+    prefetch_overlay(args.features->mask, 1, group, column);
   }
 
   static void apply(const AttendArgs& args, const Group& group) {
