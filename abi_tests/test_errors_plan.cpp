@@ -285,7 +285,7 @@ void defaults() {
   attn_plan_destroy(plan);
   // A window of 0 and a window as large as can be are bounds like others.
   config.features = ATTN_WINDOW_LEFT | ATTN_WINDOW_RIGHT | ATTN_CAUSAL;
-  config.window_right = int64_t{1} << 50;
+  config.window_right = INT64_MAX;
   CHECK_OK(attn_plan_create(context(), &config, &plan, nullptr));
   attn_plan_destroy(plan);
 }

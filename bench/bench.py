@@ -34,7 +34,9 @@ def parse_arguments():
         "--only", metavar="REGEX", default="", help="rows (case/who) in which the regex is found"
     )
     parser.add_argument("--json", metavar="FILE", help="write limits and rows there")
-    parser.add_argument("--plot", metavar="FILE.png", help="draw fractions of the peak over S there")
+    parser.add_argument(
+        "--plot", metavar="FILE.png", help="draw fractions of the peak over S there"
+    )
     parser.add_argument(
         "--threads", type=int, default=0, help="what 'all threads' means; default: all CPUs"
     )

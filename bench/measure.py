@@ -4,6 +4,7 @@ import dataclasses
 import json
 import pathlib
 import re
+import signal
 import subprocess
 import sys
 
@@ -67,9 +68,7 @@ class AttnBench:
         return output["benchmarks"][0]["flops_per_second"]
 
     def measure(self, case, who, seconds):
-        output = self._measure(
-            f"^({self.peak_name(case)}/|{re.escape(f'{case}/{who}')}/)", seconds
-        )
+        output = self._measure(f"^({self.peak_name(case)}/|{re.escape(f'{case}/{who}')}/)", seconds)
         peak, row = output["benchmarks"]
         if row.get("error_occurred"):
             raise NotServed(row["error_message"])
@@ -81,7 +80,11 @@ class AttnBench:
 
 
 class Peer:
-    """A peer in a process of its own, which is started here and ends with the driver."""
+    """A peer in a process of its own, which is started here and ends with the driver.
+
+    It is stopped while it is not measured: some peers' threads go on spinning after a run, on the
+    cores that somebody else is measured on.
+    """
 
     def __init__(self, name):
         self.name = name
@@ -94,6 +97,7 @@ class Peer:
         answer = self._read()
         self.version = answer.get("version")
         self.reason = answer.get("reason")  # why it cannot be measured at all, or None
+        self.process.send_signal(signal.SIGSTOP)
 
     def _read(self):
         line = self.process.stdout.readline()
@@ -102,6 +106,7 @@ class Peer:
     def measure(self, case, seconds):
         if self.reason:
             raise NotServed(self.reason)
+        self.process.send_signal(signal.SIGCONT)
         try:
             request = json.dumps({"case": str(case), "seconds": seconds})
             self.process.stdin.write(request + "\n")
@@ -109,6 +114,7 @@ class Peer:
             answer = self._read()
         except BrokenPipeError:
             answer = {"reason": "its process ended"}
+        self.process.send_signal(signal.SIGSTOP)
         if "reason" in answer:
             if self.process.poll() is not None:
                 self.reason = answer["reason"]
@@ -116,6 +122,7 @@ class Peer:
         return answer["seconds"]
 
     def close(self):
+        self.process.send_signal(signal.SIGCONT)
         try:
             self.process.stdin.close()
         except BrokenPipeError:

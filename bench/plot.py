@@ -3,7 +3,7 @@
 import matplotlib
 
 matplotlib.use("Agg")
-from matplotlib import pyplot  # noqa: E402
+from matplotlib import pyplot
 
 # Fixed, so that a colour means the same in every picture (Okabe and Ito's palette).
 _LOOKS = {
@@ -17,7 +17,9 @@ _LOOKS = {
 
 def draw(results, path, machine):
     """Writes a PNG with one panel for each head size and mask; bars are the quartiles."""
-    rows = [r for r in results.rows.values() if r.seconds and r.case.threads == 1 and not r.case.isa]
+    rows = [
+        r for r in results.rows.values() if r.seconds and r.case.threads == 1 and not r.case.isa
+    ]
     head_dims = sorted({row.case.head_dim for row in rows})
     masks = sorted({row.case.causal for row in rows})
     if not rows:

@@ -199,9 +199,9 @@ class ProblemChecker : Checker {
     if (has(ATTN_MASK_RANGE) && !has(ATTN_MASK)) {
       return bad("features has ATTN_MASK_RANGE, but lacks ATTN_MASK");
     }
-    ATTN_TRY(
-        window("window_left", p_.window_left, ATTN_WINDOW_LEFT, "features lacks ATTN_WINDOW_LEFT"));
-    ATTN_TRY(window("window_right", p_.window_right, ATTN_WINDOW_RIGHT,
+    ATTN_TRY(window("window_left", &p_.window_left, ATTN_WINDOW_LEFT,
+                    "features lacks ATTN_WINDOW_LEFT"));
+    ATTN_TRY(window("window_right", &p_.window_right, ATTN_WINDOW_RIGHT,
                     "features lacks ATTN_WINDOW_RIGHT"));
     if (!has(ATTN_BLOCK_MASK)) {
       ATTN_TRY(unused("block_q", p_.block_q, "features lacks ATTN_BLOCK_MASK"));
@@ -211,10 +211,12 @@ class ProblemChecker : Checker {
     return in_range("block_k", p_.block_k, 1, INT32_MAX);
   }
 
-  attn_status window(const char* field, int64_t value, attn_features feature,
+  attn_status window(const char* field, int64_t* value, attn_features feature,
                      const char* condition) {
-    if (!has(feature)) return unused(field, value, condition);
-    return in_range(field, value, 0, kMaxPosition);
+    if (!has(feature)) return unused(field, *value, condition);
+    ATTN_TRY(in_range(field, *value, 0, INT64_MAX));
+    *value = std::min(*value, 2 * kMaxPosition);  // no two positions are further apart
+    return ATTN_OK;
   }
 
   attn_plan_config& p_;
@@ -306,7 +308,8 @@ class RunChecker : Checker {
       s_.seqlen_q = a_.q->shape[2];
       ATTN_TRY(at_most("q.shape[2]", s_.seqlen_q, "max_seqlen_q", p_.max_seqlen_q));
     }
-    return at_most("the batch", s_.batch, "max_batch", p_.max_batch);
+    return at_most(given ? "cu_seqlens_q.shape[0] - 1" : "q.shape[0]", s_.batch, "max_batch",
+                   p_.max_batch);
   }
 
   attn_status cu_seqlens_extent(const Argument& cu) {

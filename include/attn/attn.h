@@ -419,8 +419,9 @@ typedef struct attn_run_args {
   /* Padded: q [b, hq, sq, d], k [b, hkv, sk, d], v [b, hkv, sk, dv], o [b, hq, sq, dv].
    * Packed: q [1, hq, total_q, d], o likewise; k [1, hkv, total_k, d], v likewise.
    * Paged:  k [pages, hkv, page_size, d], v likewise. K and V may share memory.
-   * o may overlap no input. Rows of o and lse past a padded query's length are set to 0 and -inf;
-   * packed rows that belong to no sequence are left alone. */
+   * From its lowest to its highest byte, o may overlap neither an input nor lse, nor lse an input.
+   * Rows of o and lse past a padded query's length are set to 0 and -inf; packed rows that belong
+   * to no sequence are left alone. */
   const attn_tensor* q;
   const attn_tensor* k;
   const attn_tensor* v;

@@ -154,6 +154,8 @@ struct Run {
   Workspace workspace;
   Unit* units;  // the batch of units at hand
   int64_t num_units;
+  flash::Span next_k;  // what is packed after it
+  flash::Span next_v;
 };
 
 char* workspace_at(const Run& run, size_t offset) {
@@ -281,16 +283,28 @@ Features features_of(const Run& run, const Sequence& sequence, int64_t head, int
   return f;
 }
 
+// Rows [begin, end) of q, k, v or o, if they lie one after the other.
+flash::Span span_of(const attn_tensor& t, int64_t dim, const char* row, int64_t rows) {
+  if (t.strides[3] != 1 || t.strides[2] != dim) return {};
+  return {row, rows * dim * static_cast<int64_t>(dtype_size(t.dtype))};
+}
+
 void attend_task(void* arg, int64_t task, int32_t worker) {
   const Run& run = *static_cast<const Run*>(arg);
   const attn_plan_config& problem = run.problem;
   const Unit& unit = unit_of(run, &Unit::attend_tasks_end, &task);
   const Sequence& sequence = unit.sequence;
-  const int64_t head = unit.head_kv * heads_per_kv(run) + task % heads_per_kv(run);
   const int64_t rows = rows_of(run, sequence);
+  const int64_t num_tiles = ceil_div(rows, run.tile_q);
+  const auto head_of = [&](int64_t t) {
+    return unit.head_kv * heads_per_kv(run) + t % heads_per_kv(run);
+  };
   // The last queries have the most keys if the mask is causal: longest tasks first.
-  const int64_t tile = ceil_div(rows, run.tile_q) - 1 - task / heads_per_kv(run);
-  const int64_t begin = tile * run.tile_q;
+  const auto begin_of = [&](int64_t t) {
+    return (num_tiles - 1 - t / heads_per_kv(run)) * run.tile_q;
+  };
+  const int64_t head = head_of(task);
+  const int64_t begin = begin_of(task);
   const int64_t end = std::min(begin + run.tile_q, rows);
   const int64_t attended_end = std::clamp(sequence.seqlen_q, begin, end);
 
@@ -328,6 +342,18 @@ void attend_task(void* arg, int64_t task, int32_t worker) {
   if (run.args.lse) {
     attend.lse = reinterpret_cast<float*>(query_row(problem, *run.args.lse, sequence, head, begin));
     attend.lse_stride = run.args.lse->strides[2];
+  }
+  attend.next[0] =
+      span_of(*run.args.o, problem.head_dim_v, static_cast<char*>(attend.o), attend.rows);
+  const int64_t next_task = task + run.host.concurrency;
+  if (next_task < num_tiles * heads_per_kv(run)) {
+    attend.next[1] =
+        span_of(*run.args.q, problem.head_dim,
+                query_row(problem, *run.args.q, sequence, head_of(next_task), begin_of(next_task)),
+                std::min(run.tile_q, rows - begin_of(next_task)));
+  } else {
+    attend.next[1] = run.next_k;
+    attend.next[2] = run.next_v;
   }
   attend.scratch = workspace_at(run, run.workspace.scratch_size * static_cast<size_t>(worker));
   run.kernels.attend(&attend);
@@ -382,11 +408,23 @@ attn_status run_plan(const attn_host* host, const attn_plan_config* problem,
           *args,        *shape,
           kernels,      plan->tile_q,
           plan->tile_k, lay_out(kernels, *host, *problem, plan->tile_q, plan->tile_k),
-          nullptr,      0};
+          nullptr,      0,
+          {},           {}};
   run.units = reinterpret_cast<Unit*>(workspace_at(run, run.workspace.units_offset));
   const int64_t total = shape->batch * problem->heads_kv;
   for (int64_t unit = 0; unit < total;) {
     unit = gather_units(&run, unit, total);
+    run.next_k = run.next_v = {};
+    if (unit < total && problem->kv_layout != ATTN_LAYOUT_PAGED) {
+      const Sequence sequence = sequence_at(*problem, *args, *shape, unit / problem->heads_kv);
+      const int64_t head_kv = unit % problem->heads_kv;
+      const auto span = [&](const attn_tensor& t, int64_t dim) {
+        return span_of(t, dim, key_row(*problem, *args, t, sequence, head_kv, 0),
+                       sequence.seqlen_k);
+      };
+      run.next_k = span(*args->k, problem->head_dim);
+      run.next_v = span(*args->v, problem->head_dim_v);
+    }
     const Unit& last = run.units[run.num_units - 1];
     if (last.pack_tasks_end > 0) {
       ATTN_TRY(host->parallel_for(host, last.pack_tasks_end, pack_task, &run, error));

@@ -58,10 +58,10 @@ struct Product {
   const float* alpha;
   float* c;
   int64_t ldc;
-  const float* ahead;  // k / kStepsPerLine cache lines from here on are fetched into L2
+  const char* ahead;  // k / kStepsPerLine cache lines from here on are fetched into L2
 };
 
-constexpr int kLine = 16;  // floats in a cache line
+constexpr int kLine = 64;  // bytes
 constexpr int kStepsPerLine = 4;
 
 template <Init kInit, int kM, int kN>
@@ -87,7 +87,7 @@ template <Init kInit, int kM, int kN>
   ATTN_UNROLL
   for (int i = 0; i < (kM + 2) / 3; ++i) row[i] = product.a + 3 * i * lda;
   const float* b = product.b;
-  const float* ahead = product.ahead;
+  const char* ahead = product.ahead;
   ATTN_UNROLL_TWICE
   for (int64_t p = product.k; p > 0; --p) {
     __builtin_prefetch(ahead, 0, 2);
@@ -245,12 +245,29 @@ void multiply_marked(int rows, int vecs, const Product& product) {
   }
 }
 
-// The part of the next block that one product fetches, `steps` steps of k after the block's first.
-// Where there is no more to fetch: what is in the cache already.
-const float* share(const float* next, int64_t size, int64_t steps, const float* cached) {
-  const int64_t offset = steps / kStepsPerLine * kLine;
-  return offset < size ? next + offset : cached;
-}
+// Memory that is wanted soon: the products fetch it into L2, a line every few steps, so that it
+// arrives while they compute.
+class Ahead {
+ public:
+  explicit Ahead(const flash::Span* spans, int count) : span_(spans), end_(spans + count) {}
+
+  // The part for a product of k steps, or `cached`, which costs nothing to fetch, if all is done.
+  const char* take(int64_t k, const void* cached) {
+    while (span_ != end_ && offset_ >= span_->size) {
+      ++span_;
+      offset_ = 0;
+    }
+    if (span_ == end_) return static_cast<const char*>(cached);
+    const char* part = static_cast<const char*>(span_->data) + offset_;
+    offset_ += k / kStepsPerLine * kLine;
+    return part;
+  }
+
+ private:
+  const flash::Span* span_;
+  const flash::Span* end_;
+  int64_t offset_ = 0;
+};
 
 // A panel of S that is not worth computing.
 void mask_panel(const Group& group, int64_t column) {
@@ -263,10 +280,10 @@ void mask_panel(const Group& group, int64_t column) {
 
 // One group of rows against one key block. For Stage see stage.h.
 template <class Stage>
-void attend_group(const AttendArgs& args, const Scratch& scratch, const Group& group) {
+void attend_group(const AttendArgs& args, const Scratch& scratch, const Group& group,
+                  Ahead* ahead) {
   const int64_t tile_k = args.shape.tile_k;
   const int64_t head_dim = args.shape.head_dim;
-  const int64_t group_index = group.row / kRows;
   Product qk{};
   qk.a = scratch.q + group.row * scratch.ldq;
   qk.lda = scratch.ldq;
@@ -282,9 +299,7 @@ void attend_group(const AttendArgs& args, const Scratch& scratch, const Group& g
       const int vecs = static_cast<int>(min(kVecs, (group.end - column + kLanes - 1) / kLanes));
       qk.b = args.packed_k + (group.key + column) * head_dim;
       qk.c = group.s + column;
-      const int64_t call = (group_index * tile_k + column) / kPanel;
-      qk.ahead = share(args.packed_k + group.next_key * head_dim, group.next_keys * head_dim,
-                       call * head_dim, qk.b);
+      qk.ahead = ahead->take(qk.k, qk.b);
       multiply<Init::kZero>(group.rows, vecs, qk);
     }
   }
@@ -313,8 +328,6 @@ void attend_group(const AttendArgs& args, const Scratch& scratch, const Group& g
     const float* v = args.packed_v + group.key * padded_dim + block_keys * dim;
     pv.ldb = width;
     pv.c = scratch.o + group.row * scratch.ldo + dim;
-    pv.ahead = share(args.packed_v + group.next_key * padded_dim, group.next_keys * padded_dim,
-                     (group_index * padded_dim + dim) / kPanel * tile_k, v);
     pv.alpha = alpha;
     bool first = group.first;
     for (int64_t column = Stage::skip(args, group, group.begin); column < group.end;) {
@@ -322,6 +335,7 @@ void attend_group(const AttendArgs& args, const Scratch& scratch, const Group& g
       pv.a = group.s + column;
       pv.b = v + column * width;
       pv.k = run_end - column;
+      pv.ahead = ahead->take(pv.k, pv.b);
       if (nonfinite) {
         first ? multiply_marked<Init::kZero>(group.rows, vecs, pv)
               : multiply_marked<Init::kRescale>(group.rows, vecs, pv);
@@ -396,11 +410,18 @@ void attend_tile(const AttendArgs& args) {
   with_type(args.q.storage, [&](auto type) { begin_tile<decltype(type)>(args, scratch); });
   const int64_t tile_k = args.shape.tile_k;
   const int64_t seqlen_k = args.seqlen_k;
+  const int64_t head_dim = args.shape.head_dim;
+  const int64_t padded_dim_v = round_up(args.shape.head_dim_v, kLanes);
   const int64_t tile_begin = round_down(max(args.key_lo, 0), tile_k);
   const int64_t tile_end = min(args.rows - 1 + args.key_hi, seqlen_k);
   for (int64_t key = tile_begin; key < tile_end; key += tile_k) {
-    // After the last block the next query tile is likely to begin where this one did.
-    const int64_t next_key = key + tile_k < tile_end ? key + tile_k : tile_begin;
+    const int64_t next_key = key + tile_k;
+    const int64_t next_size =
+        (min(next_key + tile_k, seqlen_k) - next_key) * int64_t{sizeof(float)};
+    const flash::Span next_block[] = {
+        {args.packed_k + next_key * head_dim, next_size * head_dim},
+        {args.packed_v + next_key * padded_dim_v, next_size * padded_dim_v}};
+    Ahead ahead = next_key < tile_end ? Ahead(next_block, 2) : Ahead(args.next, 3);
     for (int64_t row = 0; row < args.rows; row += kRows) {
       const int64_t rows = min(kRows, args.rows - row);
       const int64_t lo = max(row + args.key_lo, 0);
@@ -417,11 +438,9 @@ void attend_tile(const AttendArgs& args) {
       group.begin = round_down(begin, kPanel);
       group.end = end;
       group.first = !*started;
-      group.next_key = next_key;
-      group.next_keys = min(tile_k, seqlen_k - next_key);
       group.s = scratch.s;
       group.lds = scratch.lds;
-      attend_group<Stage>(args, scratch, group);
+      attend_group<Stage>(args, scratch, group, &ahead);
       *started = 1;
     }
   }

@@ -92,6 +92,12 @@ struct Features {
   BlockMask block_mask;
 };
 
+// Memory that is likely to be wanted soon.
+struct Span {
+  const void* data;
+  int64_t size;  // bytes; 0 for none
+};
+
 // One query tile against all keys of a unit: O = softmax(scale * Q K^T) V and its LSE.
 struct AttendArgs {
   TileShape shape;
@@ -114,6 +120,8 @@ struct AttendArgs {
   int64_t o_dim_stride;
   float* lse;  // [rows], or NULL
   int64_t lse_stride;
+  // What the worker is likely to read after this tile, and where this one writes.
+  Span next[3];
   void* scratch;  // scratch_size bytes, aligned to 64
 };
 

@@ -36,8 +36,6 @@ struct Group {
   bool first;  // no key block before this one: O holds nothing yet
   float* s;
   int64_t lds;
-  int64_t next_key;  // the key block after this one, and how many keys it has
-  int64_t next_keys;
 };
 
 // Masks each row's keys outside of its interval.
