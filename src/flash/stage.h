@@ -5,7 +5,7 @@
 //   narrow    takes columns off both ends of a group that none of its rows attends to
 //   skip      the first column from the given one on that some row attends to
 //   run_end   the end of the columns from there on that are not skipped; both whole panels
-//   prefetch  what apply will read for a panel of columns
+//   prefetch  what apply will read for a panel of columns of the next group of rows
 //   apply     the work on S
 // Each row is worked on by itself, and each element too, so that how rows are grouped and which
 // columns are left out changes no bit. Included through kernel.h alone.
@@ -166,13 +166,14 @@ template <class Type>
   }
 }
 
-// Fetches an overlay's elements for a panel of columns of all rows.
+// Fetches an overlay's elements for one panel of the next rows. A group computes long enough for
+// them to arrive; without it the first element of each row waits for memory.
 void prefetch_overlay(const Overlay& overlay, int64_t size, const Group& group, int64_t column) {
   if (overlay.key_begin >= overlay.key_end || overlay.key_stride != 1) return;
-  const char* line =
-      static_cast<const char*>(overlay.data) +
-      (group.row * overlay.row_stride + group.key + column - overlay.key_begin) * size;
-  for (int r = 0; r < group.rows; ++r) {
+  const int64_t row = group.row + kRows;
+  const char* line = static_cast<const char*>(overlay.data) +
+                     (row * overlay.row_stride + group.key + column - overlay.key_begin) * size;
+  for (int r = 0; r < kRows; ++r) {
     for (int64_t byte = 0; byte < kPanel * size; byte += 64) {
       __builtin_prefetch(line + r * overlay.row_stride * size + byte, 0, 2);
     }
