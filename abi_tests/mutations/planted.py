@@ -173,8 +173,8 @@ MISTAKES = [
     Mistake(
         "flash: query heads interleaved instead of grouped",
         FLASH,
-        "unit.head_kv * heads_per_kv(run) + task % heads_per_kv(run);",
-        "unit.head_kv + task % heads_per_kv(run) * run.problem.heads_kv;",
+        "unit.head_kv * heads_per_kv(run) + t % heads_per_kv(run);",
+        "unit.head_kv + t % heads_per_kv(run) * run.problem.heads_kv;",
     ),
     Mistake(
         "flash: the last key of a sequence is left out",
