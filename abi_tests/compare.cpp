@@ -4,6 +4,8 @@
 #include <cstdio>
 #include <cstring>
 
+#include "storage.h"
+
 namespace attn_test {
 namespace {
 
@@ -15,20 +17,11 @@ struct Optional {
 // What flash need not serve, as far as the problem uses it.
 std::vector<Optional> optional_parts(const Problem& p) {
   return {
-      {p.q_dtype != ATTN_DTYPE_F32, {"q_dtype", "dtype", nullptr}},
-      {p.k_dtype != ATTN_DTYPE_F32, {"k_dtype", "dtype", nullptr}},
-      {p.v_dtype != ATTN_DTYPE_F32, {"v_dtype", "dtype", nullptr}},
-      {p.o_dtype != ATTN_DTYPE_F32, {"o_dtype", "dtype", nullptr}},
-      {p.k_rows == Rows::kPaged, {"paged", "kv_layout", "PAGED"}},
-      {p.head_dim > 512, {"head_dim", nullptr, nullptr}},
-      {p.head_dim_v > 512, {"head_dim_v", nullptr, nullptr}},
-      {p.softcap != 0, {"softcap", nullptr, nullptr}},
-      {p.bias.present, {"bias", "BIAS", nullptr}},
-      {p.mask.present, {"mask", "MASK", nullptr}},
-      {p.block_mask.present, {"block_mask", "BLOCK_MASK", nullptr}},
-      {p.alibi > 0, {"alibi", "ALIBI", "ALiBi"}},
-      {p.tile_k != 0, {"tile_k", nullptr, nullptr}},
-      {p.sink, {"sink", "SINK", nullptr}},
+      {is_quantised(p.k_dtype), {"k_dtype", nullptr, nullptr}},
+      {is_quantised(p.v_dtype), {"v_dtype", nullptr, nullptr}},
+      {p.head_dim > 1024, {"head_dim", nullptr, nullptr}},
+      {p.head_dim_v > 1024, {"head_dim_v", nullptr, nullptr}},
+      {p.tile_k % 64 != 0, {"tile_k", nullptr, nullptr}},
   };
 }
 

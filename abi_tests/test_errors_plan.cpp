@@ -329,6 +329,39 @@ void forced_backends() {
   check_cases(cases, sizeof cases / sizeof *cases);
 }
 
+// Types, layouts and features alone never take a problem from flash.
+void auto_takes_flash() {
+  struct Extra {
+    const char* name;
+    void (*add)(attn_plan_config& c);
+  };
+  const Extra extras[] = {
+      {"nothing", SPOIL((void)c)},
+      {"bias", SPOIL(c.features = ATTN_BIAS)},
+      {"mask", SPOIL(c.features = ATTN_MASK)},
+      {"alibi", SPOIL(c.features = ATTN_ALIBI)},
+      {"sink", SPOIL(c.features = ATTN_SINK)},
+      {"block mask", SPOIL(c.features = ATTN_BLOCK_MASK; c.block_q = c.block_k = 16)},
+      {"softcap", SPOIL(c.softcap = 30)},
+      {"paged",
+       SPOIL(c.kv_layout = ATTN_LAYOUT_PAGED; c.features = ATTN_SEQLENS_K; c.page_size = 16)},
+      {"f16", SPOIL(c.q_dtype = ATTN_DTYPE_F16)},
+      {"bf16", SPOIL(c.q_dtype = ATTN_DTYPE_BF16)},
+      {"mixed", SPOIL(c.k_dtype = ATTN_DTYPE_BF16; c.v_dtype = ATTN_DTYPE_F16)},
+      {"head_dim 1024", SPOIL(c.head_dim = c.head_dim_v = 1024)},
+  };
+  for (const Extra& extra : extras) {
+    attn_plan_config config = good_config();
+    extra.add(config);
+    attn_plan* plan = nullptr;
+    if (!CHECK_OK(attn_plan_create(context(), &config, &plan, nullptr))) continue;
+    attn_plan_info info = ATTN_PLAN_INFO_INIT;
+    CHECK_OK(attn_plan_get_info(plan, &info, nullptr));
+    CHECK(std::strcmp(info.backend, "flash") == 0, "%s: auto took %s", extra.name, info.backend);
+    attn_plan_destroy(plan);
+  }
+}
+
 // What flash does not serve goes to standard, and the plan says why; forced, it is an error with
 // the same reason.
 void fallback_and_reasons() {
@@ -338,23 +371,11 @@ void fallback_and_reasons() {
     std::initializer_list<const char*> words;
   };
   const Extra extras[] = {
-      {"bias", SPOIL(c.features = ATTN_BIAS), {"bias", "ATTN_BIAS"}},
-      {"mask", SPOIL(c.features = ATTN_MASK), {"mask", "ATTN_MASK"}},
-      {"alibi", SPOIL(c.features = ATTN_ALIBI), {"alibi", "ALiBi", "ATTN_ALIBI", "alibi_slopes"}},
-      {"sink", SPOIL(c.features = ATTN_SINK), {"sink", "ATTN_SINK"}},
-      {"block mask",
-       SPOIL(c.features = ATTN_BLOCK_MASK; c.block_q = c.block_k = 16),
-       {"block_mask", "ATTN_BLOCK_MASK"}},
-      {"softcap", SPOIL(c.softcap = 30), {"softcap"}},
-      {"paged",
-       SPOIL(c.kv_layout = ATTN_LAYOUT_PAGED; c.features = ATTN_SEQLENS_K; c.page_size = 16),
-       {"paged", "kv_layout"}},
-      {"f16", SPOIL(c.q_dtype = ATTN_DTYPE_F16), {"q_dtype", "f16"}},
-      {"bf16", SPOIL(c.q_dtype = ATTN_DTYPE_BF16), {"q_dtype", "bf16"}},
       {"i8 keys", SPOIL(c.k_dtype = ATTN_DTYPE_I8), {"k_dtype"}},
       {"f8e4m3 values", SPOIL(c.v_dtype = ATTN_DTYPE_F8E4M3), {"v_dtype"}},
-      {"head_dim 513", SPOIL(c.head_dim = 513), {"head_dim"}},
-      {"head_dim_v 513", SPOIL(c.head_dim_v = 513), {"head_dim_v"}},
+      {"head_dim 1025", SPOIL(c.head_dim = 1025), {"head_dim"}},
+      {"head_dim_v 1025", SPOIL(c.head_dim_v = 1025), {"head_dim_v"}},
+      {"tile_k 32", SPOIL(c.tile_k = 32), {"tile_k"}},
   };
   int32_t flash = -1, standard = -1;
   for (int32_t i = 0; i < attn_context_backend_count(context()); i++) {
@@ -413,14 +434,9 @@ void fallback_and_reasons() {
 int main(int argc, char** argv) {
   using namespace attn_test;
   const Test tests[] = {
-      TEST(enums_and_types),
-      TEST(numbers),
-      TEST(values_without_their_flag),
-      TEST(overflow),
-      TEST(defaults),
-      TEST(null_pointers),
-      TEST(forced_backends),
-      TEST(fallback_and_reasons),
+      TEST(enums_and_types), TEST(numbers),          TEST(values_without_their_flag),
+      TEST(overflow),        TEST(defaults),         TEST(null_pointers),
+      TEST(forced_backends), TEST(auto_takes_flash), TEST(fallback_and_reasons),
   };
   return run_tests("errors_plan", argc, argv, tests);
 }

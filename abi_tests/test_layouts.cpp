@@ -174,7 +174,7 @@ void tiny_overlays() {
 
 // Heads of sizes beyond what flash serves are standard's.
 void wide_heads() {
-  for (const int64_t dim : {513, 576, 1000}) {
+  for (const int64_t dim : {513, 576, 1000, 1024, 1025}) {
     Problem p = small_problem();
     p.head_dim = dim;
     check_everywhere(p);

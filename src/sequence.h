@@ -121,6 +121,46 @@ inline KeyRange attended_keys(const attn_plan_config& problem, const Sequence& s
   return begin < end ? KeyRange{begin, end} : KeyRange{0, 0};
 }
 
+// The part of a bias or a mask [b, h, rows, n] that concerns query i.
+struct ColumnsView {
+  KeyRange keys;     // that it covers
+  const char* data;  // element of key keys.begin
+  int64_t stride;    // in elements, from key to key
+};
+
+inline ColumnsView columns_of(const attn_plan_config& problem, const Sequence& s, int64_t head,
+                              int64_t i, const attn_tensor& t, bool ranged,
+                              const attn_tensor* k0_tensor) {
+  ColumnsView view{{0, s.seqlen_k}, nullptr, broadcast_stride(t, 3)};
+  int64_t first_column = 0;
+  if (ranged) {  // column c is key k0 + c
+    const int64_t k0 = k0_tensor ? vector_at<int64_t>(*k0_tensor, s.index) : 0;
+    int64_t end;
+    if (__builtin_add_overflow(k0, t.shape[3], &end)) end = s.seqlen_k;
+    view.keys = {std::clamp<int64_t>(k0, 0, s.seqlen_k), std::clamp<int64_t>(end, 0, s.seqlen_k)};
+    view.stride = t.strides[3];
+    if (view.keys.begin >= view.keys.end) return view;
+    first_column = view.keys.begin - k0;
+  }
+  const int64_t batch = problem.q_layout == ATTN_LAYOUT_PACKED ? 0 : s.index;
+  const int64_t offset = batch * broadcast_stride(t, 0) + head * broadcast_stride(t, 1) +
+                         (s.q_row + i) * broadcast_stride(t, 2) + first_column * view.stride;
+  view.data = tensor_data(t) + offset * static_cast<int64_t>(dtype_size(t.dtype));
+  return view;
+}
+
+// A head's blocks: the byte of the block of query 0 and key 0.
+inline const char* block_mask_of(const attn_tensor& t, const Sequence& s, int64_t head) {
+  return tensor_data(t) + s.index * broadcast_stride(t, 0) + head * broadcast_stride(t, 1);
+}
+
+inline float alibi_slope(const attn_tensor& slopes, const Sequence& s, int64_t head) {
+  float slope;
+  std::memcpy(&slope, slopes.rank == 1 ? tensor_at(slopes, head) : tensor_at(slopes, s.index, head),
+              sizeof(slope));
+  return slope;
+}
+
 }  // namespace attn
 
 #endif  // ATTN_SRC_SEQUENCE_H_

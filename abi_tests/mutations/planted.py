@@ -19,6 +19,8 @@ SEQUENCE = "src/sequence.h"
 STANDARD = "src/standard/standard.cpp"
 FLASH = "src/flash/flash.cpp"
 KERNEL = "src/flash/kernel.h"
+PACK = "src/flash/pack.h"
+STAGE = "src/flash/stage.h"
 MERGE = "src/merge.cpp"
 
 MISTAKES = [
@@ -42,7 +44,7 @@ MISTAKES = [
         "s.k_start = 0;",
     ),
     Mistake(
-        "a page's rows counted from the wrong end of the division",
+        "standard: a page's rows counted from the wrong end of the division",
         SEQUENCE,
         "return {page, j % problem.page_size};",
         "return {page, j / problem.page_size % problem.page_size};",
@@ -141,8 +143,8 @@ MISTAKES = [
         "diagonal - j;",
     ),
     Mistake(
-        "standard: a range's first column is always 0",
-        STANDARD,
+        "a range's first column is always 0",
+        SEQUENCE,
         "first_column = view.keys.begin - k0;",
         "first_column = 0 * k0;",
     ),
@@ -198,7 +200,7 @@ MISTAKES = [
     Mistake(
         "flash: wrong scale",
         KERNEL,
-        "Set(args.scale * 1.44269504088896341f)",
+        "Set(args.scale * static_cast<float>(kLog2E))",
         "Set(args.scale * 1.443f)",
     ),
     Mistake(
@@ -234,8 +236,8 @@ MISTAKES = [
     Mistake(
         "flash: query heads interleaved instead of grouped",
         FLASH,
-        "unit.head_kv * heads_per_kv(run) + task % heads_per_kv(run);",
-        "unit.head_kv + task % heads_per_kv(run) * run.problem.heads_kv;",
+        "unit.head_kv * heads_per_kv(run) + t % heads_per_kv(run);",
+        "unit.head_kv + t % heads_per_kv(run) * run.problem.heads_kv;",
     ),
     Mistake(
         "flash: the last key of a sequence is left out",
@@ -245,45 +247,45 @@ MISTAKES = [
     ),
     Mistake(
         "flash: the tail of a register tile is not masked",
-        KERNEL,
+        STAGE,
         "min(group.row + args.key_hi, args.seqlen_k) >= group.key + end) {",
         "group.row + args.key_hi >= group.key + end) {",
     ),
     Mistake(
         "flash: the columns before a group's first key count",
-        KERNEL,
+        STAGE,
         "for (; column < group.end && column < lo; column += kLanes) mask(column);",
         "column = max(column, round_down(max(lo, 0), kLanes));",
     ),
     Mistake(
         "flash: a key block boundary off by one",
         KERNEL,
-        "const int64_t end = min(hi - key, tile_k);",
-        "const int64_t end = min(hi - key, tile_k - 1);",
+        "int64_t end = min(hi - key, tile_k);",
+        "int64_t end = min(hi - key, tile_k - 1);",
     ),
     Mistake(
         "flash: too few key blocks for the last queries",
         KERNEL,
-        "const int64_t tile_end = min(args->rows - 1 + args->key_hi, seqlen_k);",
-        "const int64_t tile_end = min(args->key_hi, seqlen_k);",
+        "const int64_t tile_end = min(args.rows - 1 + args.key_hi, seqlen_k);",
+        "const int64_t tile_end = min(args.key_hi, seqlen_k);",
     ),
     Mistake(
         "flash: O begins with what the workspace held",
         KERNEL,
-        "group.first = key == round_down(lo, tile_k);",
+        "group.first = !*started;",
         "group.first = key == 0;",
     ),
     Mistake(
         "flash: LSE without the row's maximum",
         KERNEL,
-        "l == 0.0f ? -kInfinity : scratch.m[r] * kLn2 + __builtin_logf(l);",
-        "l == 0.0f ? -kInfinity : __builtin_logf(l);",
+        "const double m = static_cast<double>(scratch.m[r]) * kLn2 + left_out(args, r);",
+        "const double m = left_out(args, r);",
     ),
     Mistake(
         "flash: LSE in units of log2",
         KERNEL,
-        "scratch.m[r] * kLn2 + __builtin_logf(l);",
-        "scratch.m[r] + __builtin_logf(l);",
+        "static_cast<double>(scratch.m[r]) * kLn2 + left_out(args, r);",
+        "static_cast<double>(scratch.m[r]) + left_out(args, r);",
     ),
     Mistake(
         "flash: a row without a key divides by 0",
@@ -293,9 +295,9 @@ MISTAKES = [
     ),
     Mistake(
         "flash: 0 * NaN of masked values reaches the output",
-        KERNEL,
-        "args->nonfinite[begin / args->tile_k] = !AllFinite(poison);",
-        "args->nonfinite[begin / args->tile_k] = 0;",
+        PACK,
+        "args.nonfinite[begin / args.tile_k] = !AllFinite(poison);",
+        "args.nonfinite[begin / args.tile_k] = 0;",
         "nonfinite",
     ),
     Mistake(
@@ -310,6 +312,78 @@ MISTAKES = [
         FLASH,
         "clear_rows(run, sequence, head, attended_end, end);",
         "",
+    ),
+    Mistake(
+        "flash: a page's rows begin anew in the middle of a page",
+        PACK,
+        "int64_t row = key % pages.size;",
+        "int64_t row = 0 * key;",
+    ),
+    Mistake(
+        "flash: the wrong page",
+        PACK,
+        "for (int64_t i = 0; i < n; ++page, row = 0) {",
+        "for (int64_t i = 0; i < n; page += 2, row = 0) {",
+    ),
+    Mistake(
+        "flash: softcap in natural units",
+        STAGE,
+        "const float cap = static_cast<float>(softcap * kLog2E);",
+        "const float cap = softcap;",
+    ),
+    Mistake(
+        "flash: ALiBi without the absolute value",
+        STAGE,
+        "Store(MulAdd(Abs(distance), slope, Load(s + column)), s + column);",
+        "Store(MulAdd(distance, slope, Load(s + column)), s + column);",
+    ),
+    Mistake(
+        "flash: ALiBi's common part is left out of the LSE too",
+        KERNEL,
+        "scratch.m[r]) * kLn2 + left_out(args, r);",
+        "scratch.m[r]) * kLn2;",
+    ),
+    Mistake(
+        "flash: the bias in natural units",
+        STAGE,
+        "MulAdd(addend, Set(static_cast<float>(kLog2E)), Load(s + column))",
+        "Add(addend, Load(s + column))",
+    ),
+    Mistake(
+        "flash: a bias or mask of another key block",
+        STAGE,
+        "const int64_t first = group.key + column - overlay.key_begin;",
+        "const int64_t first = column - overlay.key_begin;",
+    ),
+    Mistake(
+        "flash: an overlay's range ends one key late",
+        STAGE,
+        "const int64_t hi = min(overlay.key_end - group.key, group.end);",
+        "const int64_t hi = min(overlay.key_end - group.key - 1, group.end);",
+    ),
+    Mistake(
+        "flash: a block of queries counted from the tile instead of the sequence",
+        STAGE,
+        "mask.data + (mask.first_query + row) / mask.block_q * mask.q_stride;",
+        "mask.data + row / mask.block_q * mask.q_stride;",
+    ),
+    Mistake(
+        "flash: an attended block at the end is skipped",
+        STAGE,
+        "*end = round_down(key + *end - 1, mask.block_k) - key;",
+        "*end = round_down(key + *end - 1, mask.block_k) - key - 1;",
+    ),
+    Mistake(
+        "flash: O is rescaled again after skipped blocks",
+        KERNEL,
+        "pv.alpha = kOnes;",
+        "",
+    ),
+    Mistake(
+        "flash: the sink in natural units",
+        KERNEL,
+        "(args.sink - left_out(args, r)) * kLog2E;",
+        "args.sink - left_out(args, r);",
     ),
     # Merging.
     Mistake(

@@ -23,11 +23,13 @@ namespace attn {
 namespace {
 
 using flash::AttendArgs;
+using flash::Features;
 using flash::FlashKernels;
 using flash::PackArgs;
+using flash::Storage;
 using flash::TileShape;
 
-constexpr int64_t kMaxHeadDim = 512;
+constexpr int64_t kMaxHeadDim = 1024;
 constexpr int64_t kMaxTileK = 4096;
 constexpr int64_t kTileKMultiple = 64;                  // a multiple of every panel
 constexpr int64_t kMaxSeqlen = int64_t{1} << 40;        // keeps all sizes far from overflow
@@ -42,6 +44,9 @@ constexpr int64_t kTasksPerWorker = 16;  // so many that an uneven share costs l
 constexpr int64_t kTasksPerBatch = 64;   // for each worker: the end of a batch waits for the last
 constexpr int64_t kTileK = 512;
 constexpr int64_t kBlockFloats = int64_t{128} << 10;  // of K and V in a key block: stays in L2
+
+// What beside softcap takes more than an interval of keys for each row.
+constexpr attn_features kFeatureStage = ATTN_BIAS | ATTN_MASK | ATTN_ALIBI | ATTN_BLOCK_MASK;
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 constexpr int64_t round_up(int64_t n, int64_t multiple) { return ceil_div(n, multiple) * multiple; }
@@ -61,6 +66,22 @@ const FlashKernels* kernels_for(attn_isa isa) {
 #endif
     default:
       return nullptr;
+  }
+}
+
+// Whether the kernels read and write a type, and how they call it.
+bool is_stored(attn_dtype dtype) {
+  return dtype == ATTN_DTYPE_F32 || dtype == ATTN_DTYPE_F16 || dtype == ATTN_DTYPE_BF16;
+}
+
+Storage storage_of(attn_dtype dtype) {
+  switch (dtype) {
+    case ATTN_DTYPE_F16:
+      return Storage::kF16;
+    case ATTN_DTYPE_BF16:
+      return Storage::kBF16;
+    default:
+      return Storage::kF32;
   }
 }
 
@@ -185,16 +206,23 @@ void pack_task(void* arg, int64_t task, int32_t) {
   pack.key_end = std::min(pack.key_begin + keys_per_pack_task(run), unit.end_key);
   pack.tile_k = run.tile_k;
 
-  const auto rows = [&](const attn_tensor& t) -> flash::Rows {
-    return {key_row(run.problem, run.args, t, unit.sequence, unit.head_kv, 0), t.strides[2],
-            t.strides[3]};
+  const bool paged = run.problem.kv_layout == ATTN_LAYOUT_PAGED;
+  const auto set_rows = [&](const attn_tensor& t) {
+    const char* data = paged ? tensor_at(t, 0, unit.head_kv)
+                             : key_row(run.problem, run.args, t, unit.sequence, unit.head_kv, 0);
+    pack.rows = {data, storage_of(t.dtype), t.strides[2], t.strides[3]};
+    if (!paged) return;
+    const attn_tensor& table = *run.args.block_table;
+    const char* entries = tensor_at(table, unit.sequence.index);
+    pack.pages = {run.problem.page_size, t.strides[0], reinterpret_cast<const int32_t*>(entries),
+                  table.strides[1]};
   };
-  pack.rows = rows(*run.args.k);
+  set_rows(*run.args.k);
   pack.dim = run.problem.head_dim;
   pack.packed = unit.packed_k;
   run.kernels.pack_k(&pack);
 
-  pack.rows = rows(*run.args.v);
+  set_rows(*run.args.v);
   pack.dim = run.problem.head_dim_v;
   pack.packed = unit.packed_v;
   pack.nonfinite = unit.nonfinite;
@@ -205,14 +233,54 @@ void pack_task(void* arg, int64_t task, int32_t) {
 void clear_rows(const Run& run, const Sequence& sequence, int64_t head, int64_t begin,
                 int64_t end) {
   const attn_tensor& o = *run.args.o;
+  const size_t size = dtype_size(o.dtype);
   for (int64_t i = begin; i < end; ++i) {
-    float* row = reinterpret_cast<float*>(query_row(run.problem, o, sequence, head, i));
-    for (int64_t dim = 0; dim < run.problem.head_dim_v; ++dim) row[dim * o.strides[3]] = 0.0f;
+    char* row = query_row(run.problem, o, sequence, head, i);
+    for (int64_t dim = 0; dim < run.problem.head_dim_v; ++dim) {
+      std::memset(row + dim * o.strides[3] * static_cast<int64_t>(size), 0, size);
+    }
     if (run.args.lse) {
       *reinterpret_cast<float*>(query_row(run.problem, *run.args.lse, sequence, head, i)) =
           -std::numeric_limits<float>::infinity();
     }
   }
+}
+
+// A bias or a mask over the rows of a tile, of which query `first` is row 0.
+flash::Overlay overlay_of(const Run& run, const Sequence& sequence, int64_t head, int64_t first,
+                          const attn_tensor& t, bool ranged, const attn_tensor* k0) {
+  const ColumnsView view = columns_of(run.problem, sequence, head, first, t, ranged, k0);
+  return {view.data,   storage_of(t.dtype), broadcast_stride(t, 2),
+          view.stride, view.keys.begin,     view.keys.end};
+}
+
+Features features_of(const Run& run, const Sequence& sequence, int64_t head, int64_t first) {
+  const attn_plan_config& problem = run.problem;
+  const attn_run_args& args = run.args;
+  Features f{};
+  f.softcap = problem.softcap;
+  if (args.alibi_slopes) {
+    f.alibi = {alibi_slope(*args.alibi_slopes, sequence, head),
+               sequence.q_start + first - sequence.k_start};
+  }
+  if (args.bias) {
+    f.bias = overlay_of(run, sequence, head, first, *args.bias, problem.features & ATTN_BIAS_RANGE,
+                        args.bias_k0);
+  }
+  if (args.mask) {
+    f.mask = overlay_of(run, sequence, head, first, *args.mask, problem.features & ATTN_MASK_RANGE,
+                        args.mask_k0);
+  }
+  if (args.block_mask) {
+    const attn_tensor& mask = *args.block_mask;
+    f.block_mask = {reinterpret_cast<const uint8_t*>(block_mask_of(mask, sequence, head)),
+                    broadcast_stride(mask, 2),
+                    broadcast_stride(mask, 3),
+                    problem.block_q,
+                    problem.block_k,
+                    first};
+  }
+  return f;
 }
 
 // Rows [begin, end) of q, k, v or o, if they lie one after the other.
@@ -246,8 +314,8 @@ void attend_task(void* arg, int64_t task, int32_t worker) {
   const int64_t diagonal = sequence.q_start + begin - sequence.k_start;
   AttendArgs attend{};
   attend.shape = {run.tile_q, run.tile_k, problem.head_dim, problem.head_dim_v};
-  attend.q = {query_row(problem, *run.args.q, sequence, head, begin), run.args.q->strides[2],
-              run.args.q->strides[3]};
+  attend.q = {query_row(problem, *run.args.q, sequence, head, begin), storage_of(problem.q_dtype),
+              run.args.q->strides[2], run.args.q->strides[3]};
   attend.rows = attended_end - begin;
   attend.key_lo = -kUnbounded;
   attend.key_hi = kUnbounded;
@@ -263,7 +331,12 @@ void attend_task(void* arg, int64_t task, int32_t worker) {
   attend.packed_k = unit.packed_k;
   attend.packed_v = unit.packed_v;
   attend.nonfinite = unit.nonfinite;
-  attend.o = reinterpret_cast<float*>(query_row(problem, *run.args.o, sequence, head, begin));
+  const Features features = features_of(run, sequence, head, begin);
+  if (problem.softcap != 0.0f || problem.features & kFeatureStage) attend.features = &features;
+  attend.sink = run.args.sink ? vector_at<float>(*run.args.sink, head)
+                              : -std::numeric_limits<float>::infinity();
+  attend.o = query_row(problem, *run.args.o, sequence, head, begin);
+  attend.o_storage = storage_of(problem.o_dtype);
   attend.o_row_stride = run.args.o->strides[2];
   attend.o_dim_stride = run.args.o->strides[3];
   if (run.args.lse) {
@@ -271,7 +344,7 @@ void attend_task(void* arg, int64_t task, int32_t worker) {
     attend.lse_stride = run.args.lse->strides[2];
   }
   attend.next[0] =
-      span_of(*run.args.o, problem.head_dim_v, reinterpret_cast<char*>(attend.o), attend.rows);
+      span_of(*run.args.o, problem.head_dim_v, static_cast<char*>(attend.o), attend.rows);
   const int64_t next_task = task + run.host.concurrency;
   if (next_task < num_tiles * heads_per_kv(run)) {
     attend.next[1] =
@@ -342,7 +415,7 @@ attn_status run_plan(const attn_host* host, const attn_plan_config* problem,
   for (int64_t unit = 0; unit < total;) {
     unit = gather_units(&run, unit, total);
     run.next_k = run.next_v = {};
-    if (unit < total) {
+    if (unit < total && problem->kv_layout != ATTN_LAYOUT_PAGED) {
       const Sequence sequence = sequence_at(*problem, *args, *shape, unit / problem->heads_kv);
       const int64_t head_kv = unit % problem->heads_kv;
       const auto span = [&](const attn_tensor& t, int64_t dim) {
@@ -371,44 +444,16 @@ attn_status probe(const attn_host* host, attn_error* error) {
               static_cast<int>(host->isa));
 }
 
-attn_status check_f32(const char* field, attn_dtype dtype, attn_error* error) {
-  if (dtype == ATTN_DTYPE_F32) return ATTN_OK;
-  return fail(error, ATTN_ERROR_UNSUPPORTED, "%s is not f32, the only type that flash serves yet",
-              field);
+attn_status check_dtype(const char* field, attn_dtype dtype, attn_error* error) {
+  if (is_stored(dtype)) return ATTN_OK;
+  return fail(error, ATTN_ERROR_UNSUPPORTED, "%s is %s; flash serves f32, f16 and bf16 yet", field,
+              attn_dtype_name(dtype));
 }
 
 attn_status check_head_dim(const char* field, int64_t value, attn_error* error) {
   if (value <= kMaxHeadDim) return ATTN_OK;
   return fail(error, ATTN_ERROR_UNSUPPORTED, "%s is %lld; flash serves 1 to %lld", field,
               static_cast<long long>(value), static_cast<long long>(kMaxHeadDim));
-}
-
-attn_status check_features(const attn_plan_config& problem, attn_error* error) {
-  constexpr struct {
-    attn_features feature;
-    const char* name;
-  } kNotYet[] = {
-      {ATTN_BIAS, "ATTN_BIAS"},
-      {ATTN_MASK, "ATTN_MASK"},
-      {ATTN_ALIBI, "ATTN_ALIBI"},
-      {ATTN_SINK, "ATTN_SINK"},
-      {ATTN_BLOCK_MASK, "ATTN_BLOCK_MASK"},
-  };
-  for (const auto& entry : kNotYet) {
-    if (problem.features & entry.feature) {
-      return fail(error, ATTN_ERROR_UNSUPPORTED, "features has %s, which flash does not serve yet",
-                  entry.name);
-    }
-  }
-  if (problem.softcap != 0.0f) {
-    return fail(error, ATTN_ERROR_UNSUPPORTED, "softcap is %g; flash serves only 0 (none) yet",
-                static_cast<double>(problem.softcap));
-  }
-  if (problem.kv_layout == ATTN_LAYOUT_PAGED) {
-    return fail(error, ATTN_ERROR_UNSUPPORTED,
-                "kv_layout is paged; flash serves padded and packed yet");
-  }
-  return ATTN_OK;
 }
 
 // The bits of a result depend on tile_k, so it must depend on nothing but head sizes here.
@@ -432,11 +477,10 @@ int64_t choose_tile_q(const attn_host& host, const attn_plan_config& problem, in
 attn_status plan_create(const attn_host* host, const attn_plan_config* problem,
                         attn_backend_plan* plan, attn_error* error) {
   ATTN_TRY(probe(host, error));
-  ATTN_TRY(check_f32("q_dtype", problem->q_dtype, error));
-  ATTN_TRY(check_f32("k_dtype", problem->k_dtype, error));
-  ATTN_TRY(check_f32("v_dtype", problem->v_dtype, error));
-  ATTN_TRY(check_f32("o_dtype", problem->o_dtype, error));
-  ATTN_TRY(check_features(*problem, error));
+  ATTN_TRY(check_dtype("q_dtype", problem->q_dtype, error));
+  ATTN_TRY(check_dtype("k_dtype", problem->k_dtype, error));
+  ATTN_TRY(check_dtype("v_dtype", problem->v_dtype, error));
+  ATTN_TRY(check_dtype("o_dtype", problem->o_dtype, error));
   ATTN_TRY(check_head_dim("head_dim", problem->head_dim, error));
   ATTN_TRY(check_head_dim("head_dim_v", problem->head_dim_v, error));
   if (problem->max_seqlen_q > kMaxSeqlen || problem->max_seqlen_k > kMaxSeqlen) {
@@ -472,7 +516,8 @@ const attn_backend kFlashBackend = {
     sizeof(attn_backend),
     ATTN_BACKEND_ABI,
     "flash",
-    "tiled, with online softmax; f32, padded and packed layouts, causality, windows and lengths",
+    "tiled, with online softmax; every feature and layout, in f32, f16 and bf16, head sizes up to "
+    "1024",
     ATTN_DEVICE_CPU,
     0,
     probe,

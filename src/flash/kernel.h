@@ -7,7 +7,7 @@
 //   for each block of tile_k keys (counted from key 0: the bits must not depend on anything else)
 //     for each group of kRows query rows
 //       S = Q K^T                         [kRows, tile_k]   register tiles [kRows, kPanel]
-//       S = -inf where masked
+//       S = what the stage makes of S: softcap, ALiBi, bias, masks (-inf)
 //       m' = max(m, rowmax S),  alpha = 2^(m - m')
 //       P = 2^(S - m'),  l = alpha l + rowsum P
 //       O = alpha O + P V                 [kRows, head_dim_v]
@@ -15,112 +15,24 @@
 //
 // Q carries scale * log2(e), so that S is in units of log2. What a row gets is a fixed sequence of
 // operations on its own data; the grouping of rows and the trimming of keys only leave out
-// additions of 0 and maxima with -inf.
-#include "kernel_args.h"
+// additions of 0 and maxima with -inf. A sink is where a row's m and l begin.
+//
+// Storage types are seen by packing (pack.h), begin_tile and end_tile alone; the loop in between
+// knows f32 only.
+#include "base.h"
+#include "pack.h"
+#include "stage.h"
+#include "storage.h"
 
 namespace attn::ATTN_FLASH_ISA {
 namespace {
 
 using flash::AttendArgs;
-using flash::PackArgs;
 using flash::TileShape;
 
-constexpr int kRows = ATTN_FLASH_ROWS;  // of the register tile
-constexpr int kVecs = ATTN_FLASH_VECS;  // of the register tile
-constexpr int kPanel = kVecs * kLanes;  // columns of the register tile
-constexpr int kPaddedRows = (kRows + kLanes - 1) / kLanes * kLanes;
-constexpr float kInfinity = __builtin_inff();
 constexpr float kMinusZero = -0.0f;
-
-static_assert(64 % kPanel == 0);
-
-[[gnu::always_inline]] inline int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
-[[gnu::always_inline]] inline int64_t max(int64_t a, int64_t b) { return a > b ? a : b; }
-constexpr int64_t round_up(int64_t n, int64_t multiple) {
-  return (n + multiple - 1) / multiple * multiple;
-}
-constexpr int64_t round_down(int64_t n, int64_t multiple) { return n / multiple * multiple; }
-
-// Columns of a V panel: 5 vectors, say, become 3 + 2 rather than 4 + 1, since a register tile one
-// vector wide has too few accumulators to hide the latency of its additions.
-constexpr int64_t v_panel(int64_t padded_dim) {
-  const int64_t panels = (padded_dim + kPanel - 1) / kPanel;
-  return round_up((padded_dim + panels - 1) / panels, kLanes);
-}
-
-// ---- reading rows
-
-struct RowsF32 {
-  const float* data;
-  int64_t row_stride;
-  int64_t dim_stride;
-
-  explicit RowsF32(const flash::Rows& rows)
-      : data(static_cast<const float*>(rows.data)),
-        row_stride(rows.row_stride),
-        dim_stride(rows.dim_stride) {}
-
-  // Elements [dim, dim + n) of a row, at most kLanes of them; the other lanes are 0.
-  Vec load(int64_t row, int64_t dim, int64_t n) const {
-    const float* p = data + row * row_stride + dim * dim_stride;
-    if (dim_stride != 1) return gather(p, dim_stride, n);
-    return n >= kLanes ? LoadU(p) : LoadN(p, n);
-  }
-
-  // Out of line, to keep the loops around load() short.
-  [[gnu::noinline]] static Vec gather(const float* p, int64_t stride, int64_t n) {
-    alignas(64) float lanes[kLanes] = {};
-    for (int64_t i = 0; i < min(n, kLanes); ++i) lanes[i] = p[i * stride];
-    return Load(lanes);
-  }
-};
-
-// ---- packing
-
-// K [key_begin .. key_end, dim] to panels [key panel][dim][kPanel], by kLanes x kLanes blocks.
-template <class Reader>
-void pack_k(const PackArgs* args) {
-  const Reader rows(args->rows);
-  for (int64_t key = args->key_begin; key < args->key_end; key += kLanes) {
-    float* packed = args->packed + round_down(key, kPanel) * args->dim + key % kPanel;
-    const int64_t keys = min(kLanes, args->key_end - key);
-    for (int64_t dim = 0; dim < args->dim; dim += kLanes) {
-      const int64_t dims = min(kLanes, args->dim - dim);
-      Vec block[kLanes];
-      for (int i = 0; i < kLanes; ++i) {
-        block[i] = i < keys ? rows.load(key + i, dim, dims) : Zero();
-      }
-      Transpose(block);
-      for (int i = 0; i < kLanes; ++i) {
-        if (i < dims) Store(block[i], packed + (dim + i) * kPanel);
-      }
-    }
-  }
-}
-
-// V [key_begin .. key_end, dim] to [key block][dv panel][key][width].
-template <class Reader>
-void pack_v(const PackArgs* args) {
-  const Reader rows(args->rows);
-  const int64_t padded_dim = round_up(args->dim, kLanes);
-  for (int64_t begin = args->key_begin; begin < args->key_end; begin += args->tile_k) {
-    const int64_t end = min(begin + args->tile_k, args->key_end);
-    float* packed = args->packed + begin * padded_dim;
-    Vec poison = Zero();  // 0 * v is NaN if v is not finite, and NaN stays
-    for (int64_t panel = 0; panel < padded_dim; panel += v_panel(padded_dim)) {
-      const int64_t width = min(v_panel(padded_dim), padded_dim - panel);
-      for (int64_t key = begin; key < end; ++key) {
-        for (int64_t i = 0; i < width; i += kLanes) {
-          const Vec v = rows.load(key, panel + i, args->dim - panel - i);
-          poison = MulAdd(v, Zero(), poison);
-          Store(v, packed + i);
-        }
-        packed += width;
-      }
-    }
-    args->nonfinite[begin / args->tile_k] = !AllFinite(poison);
-  }
-}
+constexpr float kOnes[] = {1, 1, 1, 1, 1, 1, 1, 1};
+static_assert(kRows <= 8);
 
 // ---- the register tile
 
@@ -219,11 +131,12 @@ void multiply(int rows, int vecs, const Product& product) {
 // ---- a query tile
 
 struct Scratch {
-  float* q;     // [tile_q, ldq] scale * log2(e) * Q
-  float* o;     // [tile_q, ldo]
-  float* s;     // [kRows, lds] S, then P
-  float* l;     // [tile_q, kLanes] the row sums, by lanes
-  float* m;     // [tile_q + kLanes]
+  float* q;          // [tile_q, ldq] scale * log2(e) * Q
+  float* o;          // [tile_q, ldo]
+  float* s;          // [kRows, lds] S, then P
+  float* l;          // [tile_q, kLanes] the row sums, by lanes
+  float* m;          // [tile_q + kLanes]
+  uint8_t* started;  // [tile_q / kRows] whether O holds anything
   int64_t ldq;  // row strides: a line more than the row, so that rows lie in different cache sets
   int64_t ldo;
   int64_t lds;
@@ -239,6 +152,7 @@ struct Scratch {
     s = take(memory, kRows * lds);
     l = take(memory, shape.tile_q * kLanes);
     m = take(memory, shape.tile_q + kLanes);
+    started = reinterpret_cast<uint8_t*>(take(memory, shape.tile_q / kRows));
   }
 
  private:
@@ -250,45 +164,6 @@ struct Scratch {
 };
 
 size_t scratch_size(const TileShape* shape) { return Scratch(*shape, nullptr).size; }
-
-// kRows query rows (or fewer) and the columns of S that one key block needs for them.
-struct Group {
-  int64_t row;    // the first one, in the tile
-  int rows;       // 1 .. kRows
-  int64_t key;    // of column 0
-  int64_t begin;  // columns [begin, end) are attended by some row; begin is a multiple of kPanel
-  int64_t end;
-  bool first;  // no key block before this one: O holds nothing yet
-  float* s;
-  int64_t lds;
-};
-
-// Masks each row's keys outside of its interval.
-struct IntervalMask {
-  static void apply(const AttendArgs& args, const Group& group) {
-    // Nothing to do where all rows attend to all columns, whole vectors of them.
-    const int64_t last_row = group.row + group.rows - 1;
-    const int64_t end = round_up(group.end, kLanes);
-    if (last_row + args.key_lo <= group.key + group.begin &&
-        min(group.row + args.key_hi, args.seqlen_k) >= group.key + end) {
-      return;
-    }
-    for (int r = 0; r < group.rows; ++r) {
-      float* s = group.s + r * group.lds;
-      const int64_t row = group.row + r;
-      const int64_t lo = row + args.key_lo - group.key;
-      const int64_t hi = min(row + args.key_hi, args.seqlen_k) - group.key;
-      const auto mask = [&](int64_t column) {
-        const Mask attended = AndNot(FirstN(lo - column), FirstN(hi - column));
-        Store(IfThenElse(attended, Load(s + column), Set(-kInfinity)), s + column);
-      };
-      int64_t column = group.begin;
-      for (; column < group.end && column < lo; column += kLanes) mask(column);
-      column = max(column, round_down(max(hi, 0), kLanes));
-      for (; column < group.end; column += kLanes) mask(column);
-    }
-  }
-};
 
 // S -> P with the running maximum m and sum l; alpha[row] is what O is to be scaled by. With
 // kMarkMasked a masked key's P is -0 instead of 0.
@@ -394,8 +269,16 @@ class Ahead {
   int64_t offset_ = 0;
 };
 
-// One group of rows against one key block. Stage is what happens to S between Q K^T and the
-// softmax: masks now; softcap, ALiBi and bias would come here.
+// A panel of S that is not worth computing.
+void mask_panel(const Group& group, int64_t column) {
+  for (int r = 0; r < group.rows; ++r) {
+    for (int v = 0; v < kVecs; ++v) {
+      Store(Set(-kInfinity), group.s + r * group.lds + column + v * kLanes);
+    }
+  }
+}
+
+// One group of rows against one key block. For Stage see stage.h.
 template <class Stage>
 void attend_group(const AttendArgs& args, const Scratch& scratch, const Group& group,
                   Ahead* ahead) {
@@ -407,12 +290,18 @@ void attend_group(const AttendArgs& args, const Scratch& scratch, const Group& g
   qk.ldb = kPanel;
   qk.k = head_dim;
   qk.ldc = group.lds;
-  for (int64_t column = group.begin; column < group.end; column += kPanel) {
-    const int vecs = static_cast<int>(min(kVecs, (group.end - column + kLanes - 1) / kLanes));
-    qk.b = args.packed_k + (group.key + column) * head_dim;
-    qk.c = group.s + column;
-    qk.ahead = ahead->take(qk.k, qk.b);
-    multiply<Init::kZero>(group.rows, vecs, qk);
+  for (int64_t column = group.begin; column < group.end;) {
+    const int64_t attended = Stage::skip(args, group, column);
+    for (; column < attended; column += kPanel) mask_panel(group, column);
+    const int64_t run_end = Stage::run_end(args, group, column);
+    for (; column < run_end; column += kPanel) {
+      Stage::prefetch(args, group, column);
+      const int vecs = static_cast<int>(min(kVecs, (group.end - column + kLanes - 1) / kLanes));
+      qk.b = args.packed_k + (group.key + column) * head_dim;
+      qk.c = group.s + column;
+      qk.ahead = ahead->take(qk.k, qk.b);
+      multiply<Init::kZero>(group.rows, vecs, qk);
+    }
   }
 
   Stage::apply(args, group);
@@ -430,118 +319,140 @@ void attend_group(const AttendArgs& args, const Scratch& scratch, const Group& g
   const int64_t padded_dim = round_up(args.shape.head_dim_v, kLanes);
   const int64_t block_keys = min(tile_k, args.seqlen_k - group.key);
   Product pv{};
-  pv.a = group.s + group.begin;
   pv.lda = group.lds;
-  pv.k = group.end - group.begin;
-  pv.alpha = alpha;
   pv.ldc = scratch.ldo;
   const int64_t panel = v_panel(padded_dim);
   for (int64_t dim = 0; dim < padded_dim; dim += panel) {
-    pv.ldb = min(panel, padded_dim - dim);
-    pv.b = args.packed_v + group.key * padded_dim + block_keys * dim + group.begin * pv.ldb;
+    const int64_t width = min(panel, padded_dim - dim);
+    const int vecs = static_cast<int>(width / kLanes);
+    const float* v = args.packed_v + group.key * padded_dim + block_keys * dim;
+    pv.ldb = width;
     pv.c = scratch.o + group.row * scratch.ldo + dim;
-    pv.ahead = ahead->take(pv.k, pv.b);
-    const int vecs = static_cast<int>(pv.ldb / kLanes);
-    if (nonfinite) {
-      group.first ? multiply_marked<Init::kZero>(group.rows, vecs, pv)
-                  : multiply_marked<Init::kRescale>(group.rows, vecs, pv);
-    } else {
-      group.first ? multiply<Init::kZero>(group.rows, vecs, pv)
-                  : multiply<Init::kRescale>(group.rows, vecs, pv);
+    pv.alpha = alpha;
+    bool first = group.first;
+    for (int64_t column = Stage::skip(args, group, group.begin); column < group.end;) {
+      const int64_t run_end = Stage::run_end(args, group, column);
+      pv.a = group.s + column;
+      pv.b = v + column * width;
+      pv.k = run_end - column;
+      pv.ahead = ahead->take(pv.k, pv.b);
+      if (nonfinite) {
+        first ? multiply_marked<Init::kZero>(group.rows, vecs, pv)
+              : multiply_marked<Init::kRescale>(group.rows, vecs, pv);
+      } else {
+        first ? multiply<Init::kZero>(group.rows, vecs, pv)
+              : multiply<Init::kRescale>(group.rows, vecs, pv);
+      }
+      first = false;
+      pv.alpha = kOnes;  // O is rescaled once
+      column = Stage::skip(args, group, run_end);
     }
   }
 }
 
-// Q times scale * log2(e); m = -inf, l = 0.
-template <class Reader>
+// Q times scale * log2(e). m and l are those of the sink: -inf and 0 if there is none.
+template <class Type>
 void begin_tile(const AttendArgs& args, const Scratch& scratch) {
-  const Reader reader(args.q);
-  const Vec scale = Set(args.scale * 1.44269504088896341f);
+  const auto* q = static_cast<const typename Type::Element*>(args.q.data);
+  const Vec scale = Set(args.scale * static_cast<float>(kLog2E));
   const int64_t rows = args.rows;
   const int64_t head_dim = args.shape.head_dim;
+  const int64_t stride = args.q.dim_stride;
   for (int64_t r = 0; r < rows; ++r) {
-    float* q = scratch.q + r * scratch.ldq;
+    const auto* from = q + r * args.q.row_stride;
+    float* to = scratch.q + r * scratch.ldq;
     for (int64_t dim = 0; dim < head_dim; dim += kLanes) {
-      Store(Mul(reader.load(r, dim, head_dim - dim), scale), q + dim);
+      Store(Mul(load<Type>(from + dim * stride, stride, head_dim - dim), scale), to + dim);
     }
     Store(Zero(), scratch.l + r * kLanes);
   }
   for (int64_t r = 0; r < rows + kLanes; ++r) scratch.m[r] = -kInfinity;
+  for (int64_t group = 0; group * kRows < rows; ++group) scratch.started[group] = 0;
+  if (args.sink == -kInfinity) return;
+  for (int64_t r = 0; r < rows; ++r) {  // what m loses in f32, l has
+    const double logit = (args.sink - left_out(args, r)) * kLog2E;
+    scratch.m[r] = static_cast<float>(logit);
+    const double rest = logit - static_cast<double>(scratch.m[r]);
+    scratch.l[r * kLanes] = __builtin_exp2f(static_cast<float>(rest));
+  }
 }
 
-[[gnu::noinline]] void scatter(Vec v, float* p, int64_t stride, int64_t n) {
-  alignas(64) float lanes[kLanes];
-  Store(v, lanes);
-  for (int64_t i = 0; i < min(n, kLanes); ++i) p[i * stride] = lanes[i];
-}
-
-// O / l and LSE to the caller's memory. A row without a key has l = 0, and O may hold nothing.
+// O / l and LSE to the caller's memory. A row without a key has l = 0, or the sink's, and O may
+// hold nothing.
+template <class Type>
 void end_tile(const AttendArgs& args, const Scratch& scratch) {
+  auto* o = static_cast<typename Type::Element*>(args.o);
   const int64_t rows = args.rows;
   const int64_t head_dim_v = args.shape.head_dim_v;
-  const int64_t dim_stride = args.o_dim_stride;
+  const int64_t stride = args.o_dim_stride;
   for (int64_t r = 0; r < rows; ++r) {
     const float l = ReduceSum(Load(scratch.l + r * kLanes));
     const Vec inverse = Set(1.0f / l);
-    const Mask empty = Eq(Set(l), Zero());
+    const Mask empty = Eq(Set(scratch.started[r / kRows] ? l : 0.0f), Zero());
     const float* from = scratch.o + r * scratch.ldo;
-    float* to = args.o + r * args.o_row_stride;
+    auto* to = o + r * args.o_row_stride;
     for (int64_t dim = 0; dim < head_dim_v; dim += kLanes) {
       const Vec out = IfThenElse(empty, Zero(), Mul(Load(from + dim), inverse));
-      if (dim_stride != 1) {
-        scatter(out, to + dim * dim_stride, dim_stride, head_dim_v - dim);
-      } else if (dim + kLanes <= head_dim_v) {
-        StoreU(out, to + dim);
-      } else {
-        StoreN(out, to + dim, head_dim_v - dim);
-      }
+      store<Type>(out, to + dim * stride, stride, head_dim_v - dim);
     }
     if (args.lse) {
-      constexpr float kLn2 = 0.693147180559945309f;
+      constexpr double kLn2 = 0.693147180559945309;
+      const double m = static_cast<double>(scratch.m[r]) * kLn2 + left_out(args, r);
       args.lse[r * args.lse_stride] =
-          l == 0.0f ? -kInfinity : scratch.m[r] * kLn2 + __builtin_logf(l);
+          l == 0.0f ? -kInfinity : static_cast<float>(m + static_cast<double>(__builtin_logf(l)));
     }
   }
 }
 
-template <class Reader, class Stage>
-void attend(const AttendArgs* args) {
-  const Scratch scratch(args->shape, args->scratch);
-  begin_tile<Reader>(*args, scratch);
-  const int64_t tile_k = args->shape.tile_k;
-  const int64_t seqlen_k = args->seqlen_k;
-  const int64_t head_dim = args->shape.head_dim;
-  const int64_t padded_dim_v = round_up(args->shape.head_dim_v, kLanes);
-  const int64_t tile_begin = round_down(max(args->key_lo, 0), tile_k);
-  const int64_t tile_end = min(args->rows - 1 + args->key_hi, seqlen_k);
+template <class Stage>
+void attend_tile(const AttendArgs& args) {
+  const Scratch scratch(args.shape, args.scratch);
+  with_type(args.q.storage, [&](auto type) { begin_tile<decltype(type)>(args, scratch); });
+  const int64_t tile_k = args.shape.tile_k;
+  const int64_t seqlen_k = args.seqlen_k;
+  const int64_t head_dim = args.shape.head_dim;
+  const int64_t padded_dim_v = round_up(args.shape.head_dim_v, kLanes);
+  const int64_t tile_begin = round_down(max(args.key_lo, 0), tile_k);
+  const int64_t tile_end = min(args.rows - 1 + args.key_hi, seqlen_k);
   for (int64_t key = tile_begin; key < tile_end; key += tile_k) {
     const int64_t next_key = key + tile_k;
     const int64_t next_size =
         (min(next_key + tile_k, seqlen_k) - next_key) * int64_t{sizeof(float)};
     const flash::Span next_block[] = {
-        {args->packed_k + next_key * head_dim, next_size * head_dim},
-        {args->packed_v + next_key * padded_dim_v, next_size * padded_dim_v}};
-    Ahead ahead = next_key < tile_end ? Ahead(next_block, 2) : Ahead(args->next, 3);
-    for (int64_t row = 0; row < args->rows; row += kRows) {
-      const int64_t rows = min(kRows, args->rows - row);
-      const int64_t lo = max(row + args->key_lo, 0);
-      const int64_t hi = min(row + rows - 1 + args->key_hi, seqlen_k);
-      const int64_t begin = max(lo - key, 0);
-      const int64_t end = min(hi - key, tile_k);
+        {args.packed_k + next_key * head_dim, next_size * head_dim},
+        {args.packed_v + next_key * padded_dim_v, next_size * padded_dim_v}};
+    Ahead ahead = next_key < tile_end ? Ahead(next_block, 2) : Ahead(args.next, 3);
+    for (int64_t row = 0; row < args.rows; row += kRows) {
+      const int64_t rows = min(kRows, args.rows - row);
+      const int64_t lo = max(row + args.key_lo, 0);
+      const int64_t hi = min(row + rows - 1 + args.key_hi, seqlen_k);
+      int64_t begin = max(lo - key, 0);
+      int64_t end = min(hi - key, tile_k);
+      Stage::narrow(args, row, rows, key, &begin, &end);
       if (begin >= end) continue;
+      uint8_t* started = scratch.started + row / kRows;
       Group group;
       group.row = row;
       group.rows = static_cast<int>(rows);
       group.key = key;
       group.begin = round_down(begin, kPanel);
       group.end = end;
-      group.first = key == round_down(lo, tile_k);
+      group.first = !*started;
       group.s = scratch.s;
       group.lds = scratch.lds;
-      attend_group<Stage>(*args, scratch, group, &ahead);
+      attend_group<Stage>(args, scratch, group, &ahead);
+      *started = 1;
     }
   }
-  end_tile(*args, scratch);
+  with_type(args.o_storage, [&](auto type) { end_tile<decltype(type)>(args, scratch); });
+}
+
+void attend(const AttendArgs* args) {
+  if (args->features) {
+    attend_tile<FeatureStage>(*args);
+  } else {
+    attend_tile<IntervalMask>(*args);
+  }
 }
 
 }  // namespace

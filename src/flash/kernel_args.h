@@ -15,17 +15,30 @@
 
 namespace attn::flash {
 
+// How numbers are stored in the caller's memory.
+enum class Storage : int32_t { kF32, kF16, kBF16 };
+
 // Rows of one head in the caller's memory; strides in elements, any sign.
 struct Rows {
-  const void* data;    // row 0
-  int64_t row_stride;  // from one key or query to the next
+  const void* data;  // row 0; with pages: row 0 of page 0
+  Storage storage;
+  int64_t row_stride;  // from one key or query to the next, within a page
   int64_t dim_stride;
+};
+
+// Where rows lie in pages: row j is row j % size of page table[j / size * table_stride].
+struct Pages {
+  int64_t size;  // 0: no pages
+  int64_t stride;
+  const int32_t* table;
+  int64_t table_stride;
 };
 
 // Packs keys [key_begin, key_end) of a unit. key_begin is a multiple of tile_k; key_end is one too,
 // or the sequence's length.
 struct PackArgs {
   Rows rows;
+  Pages pages;
   int64_t key_begin;
   int64_t key_end;
   int64_t dim;  // head_dim for K, head_dim_v for V
@@ -40,6 +53,43 @@ struct TileShape {
   int64_t tile_k;  // keys, a multiple of panel
   int64_t head_dim;
   int64_t head_dim_v;
+};
+
+// A bias or a boolean mask over the rows of a query tile. Elements outside of its keys are never
+// read; the bias is 0 there, and the mask attends.
+struct Overlay {
+  const void* data;  // of row 0 and key_begin
+  Storage storage;   // of a bias; a mask has bytes
+  int64_t row_stride;
+  int64_t key_stride;
+  int64_t key_begin;
+  int64_t key_end;  // key_begin >= key_end: there is none
+};
+
+// Blocks of queries and keys with a byte each: 0 masks the block.
+struct BlockMask {
+  const uint8_t* data;  // of the block of query 0 and key 0; NULL: there is none
+  int64_t q_stride;     // from block to block
+  int64_t k_stride;
+  int64_t block_q;
+  int64_t block_k;
+  int64_t first_query;  // of the tile, counted within the sequence
+};
+
+// ALiBi: row r loses |slope| * |nearest(r) - key|, where nearest(r) is the key closest to the
+// query's position. What all keys of a row lose beyond that is in its LSE alone.
+struct Alibi {
+  float slope;       // 0: no ALiBi
+  int64_t diagonal;  // the key at row 0's position; any number below 2^62 in magnitude
+};
+
+// What happens to the scores between Q K^T and the softmax, beside the interval of each row.
+struct Features {
+  float softcap;  // 0: none
+  Alibi alibi;
+  Overlay bias;
+  Overlay mask;
+  BlockMask block_mask;
 };
 
 // Memory that is likely to be wanted soon.
@@ -59,10 +109,13 @@ struct AttendArgs {
   int64_t key_hi;
   int64_t seqlen_k;
   float scale;
+  const Features* features;  // NULL: none of them
+  float sink;                // a logit beside those of the keys; -inf: none
   const float* packed_k;
   const float* packed_v;
   const uint8_t* nonfinite;
-  float* o;  // [rows, head_dim_v]
+  void* o;  // [rows, head_dim_v]
+  Storage o_storage;
   int64_t o_row_stride;
   int64_t o_dim_stride;
   float* lse;  // [rows], or NULL

@@ -9,14 +9,8 @@
 namespace attn::flash {
 
 const FlashKernels kFlashAvx2 = {
-    "avx2",
-    avx2::kLanes,
-    avx2::kPanel,
-    avx2::kRows,
-    avx2::pack_k<avx2::RowsF32>,
-    avx2::pack_v<avx2::RowsF32>,
-    avx2::scratch_size,
-    avx2::attend<avx2::RowsF32, avx2::IntervalMask>,
+    "avx2",       avx2::kLanes, avx2::kPanel,       avx2::kRows,
+    avx2::pack_k, avx2::pack_v, avx2::scratch_size, avx2::attend,
 };
 
 }  // namespace attn::flash

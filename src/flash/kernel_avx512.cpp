@@ -9,14 +9,8 @@
 namespace attn::flash {
 
 const FlashKernels kFlashAvx512 = {
-    "avx512",
-    avx512::kLanes,
-    avx512::kPanel,
-    avx512::kRows,
-    avx512::pack_k<avx512::RowsF32>,
-    avx512::pack_v<avx512::RowsF32>,
-    avx512::scratch_size,
-    avx512::attend<avx512::RowsF32, avx512::IntervalMask>,
+    "avx512",       avx512::kLanes, avx512::kPanel,       avx512::kRows,
+    avx512::pack_k, avx512::pack_v, avx512::scratch_size, avx512::attend,
 };
 
 }  // namespace attn::flash

@@ -9,14 +9,8 @@
 namespace attn::flash {
 
 const FlashKernels kFlashNeon = {
-    "neon",
-    neon::kLanes,
-    neon::kPanel,
-    neon::kRows,
-    neon::pack_k<neon::RowsF32>,
-    neon::pack_v<neon::RowsF32>,
-    neon::scratch_size,
-    neon::attend<neon::RowsF32, neon::IntervalMask>,
+    "neon",       neon::kLanes, neon::kPanel,       neon::kRows,
+    neon::pack_k, neon::pack_v, neon::scratch_size, neon::attend,
 };
 
 }  // namespace attn::flash

@@ -9,14 +9,8 @@
 namespace attn::flash {
 
 const FlashKernels kFlashScalar = {
-    "scalar",
-    scalar::kLanes,
-    scalar::kPanel,
-    scalar::kRows,
-    scalar::pack_k<scalar::RowsF32>,
-    scalar::pack_v<scalar::RowsF32>,
-    scalar::scratch_size,
-    scalar::attend<scalar::RowsF32, scalar::IntervalMask>,
+    "scalar",       scalar::kLanes, scalar::kPanel,       scalar::kRows,
+    scalar::pack_k, scalar::pack_v, scalar::scratch_size, scalar::attend,
 };
 
 }  // namespace attn::flash

@@ -1,4 +1,4 @@
-// AVX2 and FMA: vectors of 8 floats. Needs -mavx2 -mfma; names as in Google Highway.
+// AVX2, FMA and F16C: vectors of 8 floats. Needs -mavx2 -mfma -mf16c; names as in Google Highway.
 // The contract of each operation is written in vec_scalar.h.
 #ifndef ATTN_SIMD_VEC_AVX2_H_
 #define ATTN_SIMD_VEC_AVX2_H_
@@ -54,6 +54,33 @@ ATTN_VEC_OP void StoreN(Vec v, float* p, int64_t n) {
   _mm256_maskstore_ps(p, _mm256_castps_si256(FirstN(n).raw), v);
 }
 
+ATTN_VEC_OP Vec LoadF16(const uint16_t* p) {
+  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
+ATTN_VEC_OP void StoreF16(Vec v, uint16_t* p) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
+                   _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+ATTN_VEC_OP Vec LoadBF16(const uint16_t* p) {
+  const __m128i half = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16));
+}
+ATTN_VEC_OP void StoreBF16(Vec v, uint16_t* p) {
+  const __m256i bits = _mm256_castps_si256(v);
+  const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+  const __m256i rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+  const __m256i quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x00400000));
+  const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(v, v, _CMP_UNORD_Q));
+  const __m256i half = _mm256_srli_epi32(_mm256_blendv_epi8(rounded, quiet, nan), 16);
+  const __m256i packed = _mm256_packus_epi32(half, half);  // within 128-bit halves
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
+                   _mm256_castsi256_si128(_mm256_permute4x64_epi64(packed, 0x08)));
+}
+ATTN_VEC_OP Mask NonZeroBytes(const uint8_t* p) {
+  const __m256i bytes = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+  return {_mm256_castsi256_ps(_mm256_cmpgt_epi32(bytes, _mm256_setzero_si256()))};
+}
+
 ATTN_VEC_OP Vec Add(Vec a, Vec b) { return _mm256_add_ps(a, b); }
 ATTN_VEC_OP Vec Sub(Vec a, Vec b) { return _mm256_sub_ps(a, b); }
 ATTN_VEC_OP Vec Mul(Vec a, Vec b) { return _mm256_mul_ps(a, b); }
@@ -61,6 +88,8 @@ ATTN_VEC_OP Vec Div(Vec a, Vec b) { return _mm256_div_ps(a, b); }
 ATTN_VEC_OP Vec MulAdd(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }
 ATTN_VEC_OP Vec Max(Vec a, Vec b) { return _mm256_max_ps(a, b); }
 ATTN_VEC_OP Vec Min(Vec a, Vec b) { return _mm256_min_ps(a, b); }
+ATTN_VEC_OP Vec Abs(Vec v) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), v); }
+ATTN_VEC_OP Vec Iota() { return _mm256_setr_ps(0, 1, 2, 3, 4, 5, 6, 7); }
 
 ATTN_VEC_OP bool AllFinite(Vec v) {
   const Vec difference = _mm256_sub_ps(v, v);  // 0, or NaN for NaN and infinities

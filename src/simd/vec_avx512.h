@@ -1,4 +1,4 @@
-// AVX-512: vectors of 16 floats. Needs -mavx512f -mavx512dq -mfma; names as in Google Highway.
+// AVX-512: vectors of 16 floats. Needs -mavx512f/bw/dq/vl -mfma; names as in Google Highway.
 // The contract of each operation is written in vec_scalar.h.
 #ifndef ATTN_SIMD_VEC_AVX512_H_
 #define ATTN_SIMD_VEC_AVX512_H_
@@ -46,6 +46,31 @@ ATTN_VEC_OP void Store(Vec v, float* p) { _mm512_store_ps(p, v); }
 ATTN_VEC_OP void StoreU(Vec v, float* p) { _mm512_storeu_ps(p, v); }
 ATTN_VEC_OP void StoreN(Vec v, float* p, int64_t n) { _mm512_mask_storeu_ps(p, FirstN(n), v); }
 
+ATTN_VEC_OP Vec LoadF16(const uint16_t* p) {
+  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+}
+ATTN_VEC_OP void StoreF16(Vec v, uint16_t* p) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
+                      _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+ATTN_VEC_OP Vec LoadBF16(const uint16_t* p) {
+  const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
+}
+ATTN_VEC_OP void StoreBF16(Vec v, uint16_t* p) {  // not vcvtneps2bf16, which flushes denormals
+  const __m512i bits = _mm512_castps_si512(v);
+  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+  const __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+  const __m512i quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x00400000));
+  const __mmask16 nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
+  const __m512i half = _mm512_srli_epi32(_mm512_mask_blend_epi32(nan, rounded, quiet), 16);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(half));
+}
+ATTN_VEC_OP Mask NonZeroBytes(const uint8_t* p) {
+  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return _mm_test_epi8_mask(bytes, bytes);
+}
+
 ATTN_VEC_OP Vec Add(Vec a, Vec b) { return _mm512_add_ps(a, b); }
 ATTN_VEC_OP Vec Sub(Vec a, Vec b) { return _mm512_sub_ps(a, b); }
 ATTN_VEC_OP Vec Mul(Vec a, Vec b) { return _mm512_mul_ps(a, b); }
@@ -53,6 +78,10 @@ ATTN_VEC_OP Vec Div(Vec a, Vec b) { return _mm512_div_ps(a, b); }
 ATTN_VEC_OP Vec MulAdd(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
 ATTN_VEC_OP Vec Max(Vec a, Vec b) { return _mm512_max_ps(a, b); }
 ATTN_VEC_OP Vec Min(Vec a, Vec b) { return _mm512_min_ps(a, b); }
+ATTN_VEC_OP Vec Abs(Vec v) { return _mm512_abs_ps(v); }
+ATTN_VEC_OP Vec Iota() {
+  return _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+}
 
 ATTN_VEC_OP bool AllFinite(Vec v) {
   return _mm512_fpclass_ps_mask(v, 0x01 | 0x08 | 0x10 | 0x80) == 0;  // QNaN, +inf, -inf, SNaN

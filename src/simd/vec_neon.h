@@ -50,6 +50,29 @@ ATTN_VEC_OP void StoreN(Vec v, float* p, int64_t n) {
   for (int64_t i = 0; i < n; ++i) p[i] = lanes[i];
 }
 
+ATTN_VEC_OP Vec LoadF16(const uint16_t* p) {
+  return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p)));
+}
+ATTN_VEC_OP void StoreF16(Vec v, uint16_t* p) {
+  vst1_u16(p, vreinterpret_u16_f16(vcvt_f16_f32(v)));
+}
+ATTN_VEC_OP Vec LoadBF16(const uint16_t* p) {
+  return vreinterpretq_f32_u32(vshlq_n_u32(vmovl_u16(vld1_u16(p)), 16));
+}
+ATTN_VEC_OP void StoreBF16(Vec v, uint16_t* p) {
+  const uint32x4_t bits = vreinterpretq_u32_f32(v);
+  const uint32x4_t odd = vandq_u32(vshrq_n_u32(bits, 16), vdupq_n_u32(1));
+  const uint32x4_t rounded = vaddq_u32(bits, vaddq_u32(odd, vdupq_n_u32(0x7fff)));
+  const uint32x4_t quiet = vorrq_u32(bits, vdupq_n_u32(0x00400000));
+  vst1_u16(p, vshrn_n_u32(vbslq_u32(vceqq_f32(v, v), rounded, quiet), 16));
+}
+ATTN_VEC_OP Mask NonZeroBytes(const uint8_t* p) {
+  uint32_t four;
+  __builtin_memcpy(&four, p, sizeof four);
+  const uint16x8_t bytes = vmovl_u8(vreinterpret_u8_u32(vdup_n_u32(four)));
+  return vcgtq_u32(vmovl_u16(vget_low_u16(bytes)), vdupq_n_u32(0));
+}
+
 ATTN_VEC_OP Vec Add(Vec a, Vec b) { return vaddq_f32(a, b); }
 ATTN_VEC_OP Vec Sub(Vec a, Vec b) { return vsubq_f32(a, b); }
 ATTN_VEC_OP Vec Mul(Vec a, Vec b) { return vmulq_f32(a, b); }
@@ -58,6 +81,11 @@ ATTN_VEC_OP Vec MulAdd(Vec a, Vec b, Vec c) { return vfmaq_f32(c, a, b); }
 // A comparison and a select, since fmax returns NaN if either operand is NaN.
 ATTN_VEC_OP Vec Max(Vec a, Vec b) { return vbslq_f32(vcgtq_f32(a, b), a, b); }
 ATTN_VEC_OP Vec Min(Vec a, Vec b) { return vbslq_f32(vcltq_f32(a, b), a, b); }
+ATTN_VEC_OP Vec Abs(Vec v) { return vabsq_f32(v); }
+ATTN_VEC_OP Vec Iota() {
+  const Vec iota = {0, 1, 2, 3};
+  return iota;
+}
 
 ATTN_VEC_OP bool AllFinite(Vec v) {
   const Vec difference = vsubq_f32(v, v);  // 0, or NaN for NaN and infinities

@@ -48,6 +48,45 @@ ATTN_VEC_OP void StoreN(Vec v, float* p, int64_t n) {
   if (n > 0) *p = v;
 }
 
+// f16 (IEEE binary16) and bf16 (the upper half of an f32), held as uint16_t, at any address that
+// their type allows. To f32 is exact; from f32 rounds to nearest even, overflows to infinity and
+// keeps NaN a NaN.
+ATTN_VEC_OP uint32_t BitsOf(float x) {
+  uint32_t bits;
+  __builtin_memcpy(&bits, &x, sizeof bits);
+  return bits;
+}
+ATTN_VEC_OP float FloatOf(uint32_t bits) {
+  float x;
+  __builtin_memcpy(&x, &bits, sizeof x);
+  return x;
+}
+ATTN_VEC_OP Vec LoadBF16(const uint16_t* p) { return FloatOf(uint32_t{*p} << 16); }
+ATTN_VEC_OP void StoreBF16(Vec v, uint16_t* p) {
+  const uint32_t bits = BitsOf(v);
+  const uint32_t rounded = bits + 0x7fff + ((bits >> 16) & 1);
+  *p = static_cast<uint16_t>((v != v ? bits | 0x00400000 : rounded) >> 16);
+}
+// The exponent's bias is 15 in f16 and 127 in f32: a factor of 2^112.
+ATTN_VEC_OP Vec LoadF16(const uint16_t* p) {
+  const uint32_t magnitude = uint32_t{*p & 0x7fffu} << 13;
+  const uint32_t finite = BitsOf(FloatOf(magnitude) * 0x1p112f);
+  return FloatOf(uint32_t{*p & 0x8000u} << 16 |
+                 (magnitude < 0x7c00u << 13 ? finite : magnitude | 0x7f800000));
+}
+ATTN_VEC_OP void StoreF16(Vec v, uint16_t* p) {
+  const uint32_t magnitude = BitsOf(v) & 0x7fffffff;
+  uint32_t half = (magnitude - (112u << 23) + 0xfff + ((magnitude >> 13) & 1)) >> 13;
+  // The last bit of an f32 in [0.5, 1) is the unit of f16's subnormals: the addition rounds.
+  if (magnitude < 0x38800000) half = BitsOf(FloatOf(magnitude) + 0.5f) - BitsOf(0.5f);
+  if (magnitude >= 0x477ff000) half = 0x7c00;
+  if (magnitude > 0x7f800000) half = 0x7e00;
+  *p = static_cast<uint16_t>((BitsOf(v) >> 16 & 0x8000) | half);
+}
+
+// Where the bytes p[0 .. kLanes) are not 0.
+ATTN_VEC_OP Mask NonZeroBytes(const uint8_t* p) { return *p != 0; }
+
 ATTN_VEC_OP Vec Add(Vec a, Vec b) { return a + b; }
 ATTN_VEC_OP Vec Sub(Vec a, Vec b) { return a - b; }
 ATTN_VEC_OP Vec Mul(Vec a, Vec b) { return a * b; }
@@ -56,6 +95,8 @@ ATTN_VEC_OP Vec MulAdd(Vec a, Vec b, Vec c) { return a * b + c; }  // a * b + c;
 // b where either operand is NaN: so Max(x, m) skips NaN in x, and Max(bound, x) keeps it.
 ATTN_VEC_OP Vec Max(Vec a, Vec b) { return a > b ? a : b; }
 ATTN_VEC_OP Vec Min(Vec a, Vec b) { return a < b ? a : b; }
+ATTN_VEC_OP Vec Abs(Vec v) { return __builtin_fabsf(v); }
+ATTN_VEC_OP Vec Iota() { return 0.0f; }  // 0, 1, 2, ...
 
 // No lane is NaN or infinite.
 ATTN_VEC_OP bool AllFinite(Vec v) { return v - v == 0.0f; }

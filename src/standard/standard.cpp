@@ -192,10 +192,7 @@ void apply_scale(float* row, int64_t n, float scale) {
 // ALiBi. A softmax sees differences only, and a query far from all keys would lose the digits of
 // its scores to slope * distance: that of the nearest key is left out, and returned.
 double add_alibi(const Head& h, int64_t i, float* row) {
-  const attn_tensor& slopes = *h.args.alibi_slopes;
-  const char* at =
-      slopes.rank == 1 ? tensor_at(slopes, h.head) : tensor_at(slopes, h.sequence.index, h.head);
-  const float slope = *reinterpret_cast<const float*>(at);
+  const float slope = alibi_slope(*h.args.alibi_slopes, h.sequence, h.head);
   const int64_t n = h.sequence.seqlen_k;
   const int64_t diagonal = h.sequence.q_start + i - h.sequence.k_start;
   int64_t least = std::max({int64_t{0}, -diagonal, diagonal - (n - 1)});
@@ -207,39 +204,10 @@ double add_alibi(const Head& h, int64_t i, float* row) {
   return least == 0 ? 0.0 : -double{slope} * static_cast<double>(least);
 }
 
-// The part of a bias or a mask [b, h, rows, n] that concerns query i.
-struct ColumnsView {
-  KeyRange keys;     // that it covers
-  const char* data;  // element of key keys.begin
-  int64_t stride;    // in elements, from key to key
-};
-
-ColumnsView columns_of(const Head& h, int64_t i, const attn_tensor& t, bool ranged,
-                       const attn_tensor* k0_tensor) {
-  const int64_t seqlen_k = h.sequence.seqlen_k;
-  ColumnsView view{{0, seqlen_k}, nullptr, broadcast_stride(t, 3)};
-  int64_t first_column = 0;
-  if (ranged) {  // column c is key k0 + c
-    const int64_t k0 = k0_tensor ? vector_at<int64_t>(*k0_tensor, h.sequence.index) : 0;
-    int64_t end;
-    if (__builtin_add_overflow(k0, t.shape[3], &end)) end = seqlen_k;
-    view.keys = {std::clamp<int64_t>(k0, 0, seqlen_k), std::clamp<int64_t>(end, 0, seqlen_k)};
-    view.stride = t.strides[3];
-    if (view.keys.begin >= view.keys.end) return view;
-    first_column = view.keys.begin - k0;
-  }
-  const int64_t batch = h.problem.q_layout == ATTN_LAYOUT_PACKED ? 0 : h.sequence.index;
-  const int64_t offset = batch * broadcast_stride(t, 0) + h.head * broadcast_stride(t, 1) +
-                         (h.sequence.q_row + i) * broadcast_stride(t, 2) +
-                         first_column * view.stride;
-  view.data = tensor_data(t) + offset * static_cast<int64_t>(dtype_size(t.dtype));
-  return view;
-}
-
 void add_bias(const Head& h, int64_t i, float* row) {
   const attn_tensor& bias = *h.args.bias;
-  const ColumnsView view =
-      columns_of(h, i, bias, h.problem.features & ATTN_BIAS_RANGE, h.args.bias_k0);
+  const ColumnsView view = columns_of(h.problem, h.sequence, h.head, i, bias,
+                                      h.problem.features & ATTN_BIAS_RANGE, h.args.bias_k0);
   constexpr int64_t kColumns = 256;  // of the bias, a chunk on the stack
   const int64_t element_size = static_cast<int64_t>(dtype_size(bias.dtype));
   for (int64_t begin = view.keys.begin; begin < view.keys.end; begin += kColumns) {
@@ -255,8 +223,8 @@ void add_bias(const Head& h, int64_t i, float* row) {
 }
 
 void apply_mask(const Head& h, int64_t i, float* row) {
-  const ColumnsView view =
-      columns_of(h, i, *h.args.mask, h.problem.features & ATTN_MASK_RANGE, h.args.mask_k0);
+  const ColumnsView view = columns_of(h.problem, h.sequence, h.head, i, *h.args.mask,
+                                      h.problem.features & ATTN_MASK_RANGE, h.args.mask_k0);
   for (int64_t j = view.keys.begin; j < view.keys.end; ++j) {
     const char attends = view.data[(j - view.keys.begin) * view.stride];
     row[j] = attends ? row[j] : -kInfinity;
@@ -265,9 +233,8 @@ void apply_mask(const Head& h, int64_t i, float* row) {
 
 void apply_block_mask(const Head& h, int64_t i, float* row) {
   const attn_tensor& mask = *h.args.block_mask;
-  const char* blocks = tensor_data(mask) + h.sequence.index * broadcast_stride(mask, 0) +
-                       h.head * broadcast_stride(mask, 1) +
-                       i / h.problem.block_q * broadcast_stride(mask, 2);
+  const char* blocks =
+      block_mask_of(mask, h.sequence, h.head) + i / h.problem.block_q * broadcast_stride(mask, 2);
   const int64_t n = h.sequence.seqlen_k;
   const int64_t block_k = h.problem.block_k;
   for (int64_t block = 0; block * block_k < n; ++block) {

@@ -1,0 +1,37 @@
+// What all parts of flash's kernel share: the register tile's size and integer arithmetic.
+// Included through kernel.h alone.
+#ifndef ATTN_FLASH_BASE_H_
+#define ATTN_FLASH_BASE_H_
+
+#include "kernel_args.h"
+
+namespace attn::ATTN_FLASH_ISA {
+namespace {
+
+constexpr int kRows = ATTN_FLASH_ROWS;  // of the register tile
+constexpr int kVecs = ATTN_FLASH_VECS;  // of the register tile
+constexpr int kPanel = kVecs * kLanes;  // columns of the register tile
+constexpr int kPaddedRows = (kRows + kLanes - 1) / kLanes * kLanes;
+constexpr float kInfinity = __builtin_inff();
+constexpr double kLog2E = 1.44269504088896341;
+
+static_assert(64 % kPanel == 0);
+
+[[gnu::always_inline]] inline int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
+[[gnu::always_inline]] inline int64_t max(int64_t a, int64_t b) { return a > b ? a : b; }
+constexpr int64_t round_up(int64_t n, int64_t multiple) {
+  return (n + multiple - 1) / multiple * multiple;
+}
+constexpr int64_t round_down(int64_t n, int64_t multiple) { return n / multiple * multiple; }
+
+// Columns of a V panel: 5 vectors, say, become 3 + 2 rather than 4 + 1, since a register tile one
+// vector wide has too few accumulators to hide the latency of its additions.
+constexpr int64_t v_panel(int64_t padded_dim) {
+  const int64_t panels = (padded_dim + kPanel - 1) / kPanel;
+  return round_up((padded_dim + panels - 1) / panels, kLanes);
+}
+
+}  // namespace
+}  // namespace attn::ATTN_FLASH_ISA
+
+#endif  // ATTN_FLASH_BASE_H_
