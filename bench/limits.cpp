@@ -1,6 +1,8 @@
 // limits.cpp: the FMA peak and the read bandwidth of this machine.
 #include "limits.h"
 
+#include <sched.h>
+
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -14,11 +16,32 @@
 
 namespace bench {
 
+namespace {
+
+// Puts the calling thread on the n-th CPU that it may use. A thread that was just started often
+// shares its starter's CPU for some milliseconds, which would be measured as the machine's limit.
+void move_to_cpu(const cpu_set_t& allowed, int n) {
+  n %= CPU_COUNT(&allowed);
+  for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
+    if (!CPU_ISSET(cpu, &allowed) || n-- > 0) continue;
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    CPU_SET(cpu, &one);
+    sched_setaffinity(0, sizeof(one), &one);
+    return;
+  }
+}
+
+}  // namespace
+
 double seconds_on_threads(int threads, const std::function<void(int thread)>& body) {
   using Clock = std::chrono::steady_clock;
   std::vector<Clock::time_point> starts(threads), ends(threads);
   std::atomic<int> waiting{threads};
+  cpu_set_t allowed;
+  sched_getaffinity(0, sizeof(allowed), &allowed);
   auto run = [&](int thread) {
+    if (threads > 1) move_to_cpu(allowed, thread);
     waiting.fetch_sub(1);
     while (waiting.load() > 0) std::this_thread::yield();
     starts[thread] = Clock::now();
@@ -29,6 +52,7 @@ double seconds_on_threads(int threads, const std::function<void(int thread)>& bo
   for (int thread = 1; thread < threads; ++thread) others.emplace_back(run, thread);
   run(0);
   for (std::thread& other : others) other.join();
+  sched_setaffinity(0, sizeof(allowed), &allowed);
   return std::chrono::duration<double>(*std::max_element(ends.begin(), ends.end()) -
                                        *std::min_element(starts.begin(), starts.end()))
       .count();
