@@ -572,6 +572,7 @@ class RunChecker : Checker {
   // The scales of `rows` keys from `first` on, for all heads and blocks. What a broadcast repeats
   // is read once.
   attn_status scale_rows(const Argument& arg, KeyPlace first, int64_t rows) {
+    if (rows == 0) return ATTN_OK;  // and the data may be null
     const attn_tensor& t = *arg.tensor;
     const auto once = [&](int dim, int64_t extent) {
       return broadcast_stride(t, dim) == 0 ? std::min<int64_t>(extent, 1) : extent;
