@@ -19,9 +19,10 @@ def test_the_gil_is_released(normal, one_thread):
     plan = attn.Plan(heads_q=1, head_dim=64, max_seqlen_q=2048, max_seqlen_k=2048,
                      backend="standard", context=one_thread)  # fmt: skip
     step = plan.bind(q, q, q)
+    step()  # starts what the first run starts
     took = time.perf_counter()
     step()
-    repeats = 1 + int(0.2 / (time.perf_counter() - took))
+    repeats = 1 + int(0.3 / (time.perf_counter() - took))
     long = attn.Plan(heads_q=repeats, heads_kv=1, head_dim=64, max_seqlen_q=2048,
                      max_seqlen_k=2048, backend="standard", context=one_thread)  # fmt: skip
     step = long.bind(np.repeat(q, repeats, axis=1), q, q)
@@ -42,7 +43,7 @@ def test_the_gil_is_released(normal, one_thread):
             longest, last = max(longest, now - last), now
         runner.join()
         longest = max(longest, time.perf_counter() - last)
-        assert seconds[0] > 0.05
+        assert seconds[0] > 0.02  # several of the interpreter's switch intervals
         ratios.append(longest / seconds[0])
     assert min(ratios) < 0.5
 
