@@ -398,8 +398,8 @@ ATTN_API void attn_plan_destroy(attn_plan* plan);
  * to ATTN_WORKSPACE_ALIGNMENT, on the plan's device, one for each concurrent run; its content on
  * arrival does not matter. With T workers:
  *   standard  T heads: scores [seqlen_q, seqlen_k] and f32 copies of Q, K, V and O
- *   flash     T tiles, plus packed copies of K and V of as many heads as fit in 16 MiB (at least
- *             one): O(T * tile + packed K/V), whatever the batch
+ *   flash     T tiles, plus packed copies of K and V of T kv heads, or of as many as fit in 16 MiB
+ *             (at least one): O(T * tile + packed K/V), whatever the batch
  * Since 0.1. */
 #define ATTN_WORKSPACE_ALIGNMENT 64
 ATTN_API ATTN_MUST_CHECK attn_status attn_plan_workspace_size(const attn_plan* plan, size_t* size,
