@@ -1,6 +1,6 @@
 // attn_bench.cpp: the library's own rows and the machine's limits, as Google Benchmark rows.
 //
-//   attn_bench [--threads=N] [Google Benchmark's own options]
+//   attn_bench [--threads=N] [--limit=NAME] [Google Benchmark's own options]
 //
 // Rows: limit_fma_f32_{isa}_{N}t         f32 multiply-adds in registers
 //       limit_fma_bf16_avx512_{N}t       the same of pairs of bf16, where the machine has them
@@ -11,17 +11,21 @@
 // with a feature and decode rows with one thread. A suffix says that the instruction set is forced.
 // Features: softcap, bias, mask, alibi, page16, window511 (left 511, right 0), i8 (K and V, with a
 // scale for each token and head). A row that the library cannot serve is an error row with the
-// library's words. The context of the JSON output names the library's version and the instruction
+// library's words. With --limit, rows measure that limit between their runs and tell its mean in the
+// counter `limit`. The context of the JSON output names the library's version and the instruction
 // set.
 #include <attn/attn.h>
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <initializer_list>
+#include <map>
 #include <memory>
 #include <new>
 #include <numeric>
@@ -282,34 +286,78 @@ class Attention {
   size_t turn_ = 0;
 };
 
+using Clock = std::chrono::steady_clock;
+
+// The limits by name: functions that measure once and return FLOP/s or bytes/s.
+std::map<std::string, std::function<double()>>& limits() {
+  static std::map<std::string, std::function<double()>> map;
+  return map;
+}
+
+// The limit that rows measure between their runs, "" for none: the clock of a busy core is another
+// one than that of a core that just woke up.
+std::string interleaved_limit;
+
+class Interleaved {
+ public:
+  Interleaved() {
+    if (!interleaved_limit.empty()) measure_ = limits().at(interleaved_limit);
+  }
+
+  // To be called after each run. Measures for up to a third of the time that runs take.
+  void ran(double seconds) {
+    run_seconds_ += seconds;
+    if (!measure_ || run_seconds_ < 3 * limit_seconds_) return;
+    const Clock::time_point start = Clock::now();
+    rates_ += measure_();
+    ++count_;
+    limit_seconds_ += std::chrono::duration<double>(Clock::now() - start).count();
+  }
+
+  double mean() const { return count_ ? rates_ / count_ : 0; }
+
+ private:
+  std::function<double()> measure_;
+  double run_seconds_ = 0, limit_seconds_ = 0, rates_ = 0;
+  int count_ = 0;
+};
+
 void register_row(const std::string& name, const Row& row) {
   // Google Benchmark calls a row's function several times while it looks for the number of
   // iterations. What the row needs is made in the first call, and freed when the next row's is.
   static std::string ready_name;
   static std::unique_ptr<Attention> ready;
-  benchmark::RegisterBenchmark(name.c_str(),
-                               [name, row](benchmark::State& state) {
-                                 try {
-                                   if (ready_name != name) {
-                                     ready.reset();
-                                     ready_name.clear();
-                                     ready = std::make_unique<Attention>(row);
-                                     ready_name = name;
-                                   }
-                                   for (auto _ : state) ready->run();
-                                 } catch (const std::exception& error) {
-                                   state.SkipWithError(error.what());
-                                   return;
-                                 }
-                                 state.counters["heads"] = static_cast<double>(row.heads_q);
-                                 state.counters["flops"] = row.flops();
-                                 state.counters["kv_bytes"] = row.kv_bytes();
-                                 state.counters["workspace"] =
-                                     static_cast<double>(ready->workspace_size());
-                                 state.counters["flops_per_second"] = benchmark::Counter(
-                                     row.flops(), benchmark::Counter::kIsIterationInvariantRate);
-                               })
-      ->UseRealTime()
+  benchmark::RegisterBenchmark(
+      name.c_str(),
+      [name, row](benchmark::State& state) {
+        Interleaved limit;
+        try {
+          if (ready_name != name) {
+            ready.reset();
+            ready_name.clear();
+            ready = std::make_unique<Attention>(row);
+            ready_name = name;
+          }
+          for (auto _ : state) {
+            const Clock::time_point start = Clock::now();
+            ready->run();
+            const std::chrono::duration<double> took = Clock::now() - start;
+            state.SetIterationTime(took.count());
+            limit.ran(took.count());
+          }
+        } catch (const std::exception& error) {
+          state.SkipWithError(error.what());
+          return;
+        }
+        state.counters["limit"] = limit.mean();
+        state.counters["heads"] = static_cast<double>(row.heads_q);
+        state.counters["flops"] = row.flops();
+        state.counters["kv_bytes"] = row.kv_bytes();
+        state.counters["workspace"] = static_cast<double>(ready->workspace_size());
+        state.counters["flops_per_second"] =
+            benchmark::Counter(row.flops(), benchmark::Counter::kIsIterationInvariantRate);
+      })
+      ->UseManualTime()
       ->Unit(benchmark::kMillisecond);
 }
 
@@ -328,61 +376,45 @@ std::string prefill_name(attn_dtype dtype, int64_t head_dim, int64_t seqlen, boo
          (feature.empty() ? "" : "_" + feature) + "_" + std::to_string(threads) + "t";
 }
 
-void register_fma_limit(attn_isa isa, const std::string& isa_name, int threads) {
-  const std::string name = "limit_fma_f32_" + isa_name + "_" + std::to_string(threads) + "t";
-  benchmark::RegisterBenchmark(
-      name.c_str(),
-      [isa, threads](benchmark::State& state) {
-        constexpr int64_t kSteps =
-            1 << 21;  // some milliseconds, beside which a thread's start is none
-        for (auto _ : state) {
-          state.SetIterationTime(
-              bench::seconds_on_threads(threads, [isa](int) { bench::run_fma(isa, kSteps); }));
-        }
-        state.counters["flops_per_second"] =
-            benchmark::Counter(bench::fma_flops_per_step(isa) * kSteps * threads,
-                               benchmark::Counter::kIsIterationInvariantRate);
-      })
-      ->UseManualTime()
-      ->Unit(benchmark::kMillisecond)
-      ->MinTime(0.02);
-}
-
-void register_bf16_limit(int threads) {
-  const std::string name = "limit_fma_bf16_avx512_" + std::to_string(threads) + "t";
+// A limit as a row of its own: `work` in all in each call of `measure`, which returns seconds.
+void register_limit(const std::string& name, const char* unit, double work, double min_time,
+                    const std::function<double()>& measure) {
+  limits()[name] = [work, measure] { return work / measure(); };
   benchmark::RegisterBenchmark(name.c_str(),
-                               [threads](benchmark::State& state) {
-                                 constexpr int64_t kSteps = 1 << 20;
-                                 for (auto _ : state) {
-                                   state.SetIterationTime(bench::seconds_on_threads(
-                                       threads, [](int) { bench::run_bf16(kSteps); }));
-                                 }
-                                 state.counters["flops_per_second"] = benchmark::Counter(
-                                     bench::bf16_flops_per_step() * kSteps * threads,
-                                     benchmark::Counter::kIsIterationInvariantRate);
+                               [unit, work, measure](benchmark::State& state) {
+                                 for (auto _ : state) state.SetIterationTime(measure());
+                                 state.counters[unit] = benchmark::Counter(
+                                     work, benchmark::Counter::kIsIterationInvariantRate);
                                })
       ->UseManualTime()
       ->Unit(benchmark::kMillisecond)
-      ->MinTime(0.02);
+      ->MinTime(min_time);
 }
 
-void register_read_limit(int threads) {
-  const std::string name = "limit_read_" + std::to_string(threads) + "t";
-  benchmark::RegisterBenchmark(
-      name.c_str(),
-      [threads](benchmark::State& state) {
-        static const bench::ReadBuffer buffer(size_t{1} << 30);
-        for (auto _ : state) {
-          state.SetIterationTime(bench::seconds_on_threads(threads, [threads](int thread) {
-            benchmark::DoNotOptimize(buffer.read(thread, threads));
-          }));
-        }
-        state.counters["bytes_per_second"] = benchmark::Counter(
-            static_cast<double>(buffer.size()), benchmark::Counter::kIsIterationInvariantRate);
-      })
-      ->UseManualTime()
-      ->Unit(benchmark::kMillisecond)
-      ->MinTime(0.2);
+void register_limits(const std::vector<attn_isa_info>& isas, int threads) {
+  const std::string suffix = "_" + std::to_string(threads) + "t";
+  constexpr int64_t kSteps = 1 << 20;  // some milliseconds, beside which a thread's start is none
+  for (const attn_isa_info& info : isas) {
+    const attn_isa isa = info.isa;
+    const double work = bench::fma_flops_per_step(isa) * kSteps * threads;
+    if (work == 0) continue;
+    register_limit("limit_fma_f32_" + std::string(info.name) + suffix, "flops_per_second", work,
+                   0.02, [isa, threads] {
+                     return bench::seconds_on_threads(threads,
+                                                      [isa](int) { bench::run_fma(isa, kSteps); });
+                   });
+  }
+  if (const double work = bench::bf16_flops_per_step() * kSteps * threads; work > 0) {
+    register_limit("limit_fma_bf16_avx512" + suffix, "flops_per_second", work, 0.02, [threads] {
+      return bench::seconds_on_threads(threads, [](int) { bench::run_bf16(kSteps); });
+    });
+  }
+  constexpr size_t kBytes = size_t{1} << 30;
+  register_limit("limit_read" + suffix, "bytes_per_second", kBytes, 0.2, [threads] {
+    static const bench::ReadBuffer buffer(kBytes);
+    return bench::seconds_on_threads(
+        threads, [threads](int thread) { benchmark::DoNotOptimize(buffer.read(thread, threads)); });
+  });
 }
 
 // The machine's instruction sets as the library sees them, by name.
@@ -454,14 +486,7 @@ void register_rows(int threads) {
   std::vector<int> thread_counts = {1};
   if (threads > 1) thread_counts.push_back(threads);
   const std::vector<attn_isa_info> isas = available_isas(context.get());
-  for (const attn_isa_info& isa : isas) {
-    if (bench::fma_flops_per_step(isa.isa) == 0) continue;
-    for (int n : thread_counts) register_fma_limit(isa.isa, isa.name, n);
-  }
-  for (int n : thread_counts) {
-    if (bench::bf16_flops_per_step() > 0) register_bf16_limit(n);
-  }
-  for (int n : thread_counts) register_read_limit(n);
+  for (int n : thread_counts) register_limits(isas, n);
 
   const bool force_avx2 = machine.isa != ATTN_ISA_AVX2 &&
                           std::any_of(isas.begin(), isas.end(),
@@ -487,31 +512,33 @@ void register_rows(int threads) {
   register_decode();
 }
 
-// Takes --threads=N out of the arguments. 0: not given; -1: not a number of threads.
-int take_threads(int* argc, char** argv) {
-  constexpr char kFlag[] = "--threads=";
-  int threads = 0, kept = 1;
+// Takes --NAME=VALUE out of the arguments; "" if it is not there.
+std::string take_option(const char* name, int* argc, char** argv) {
+  const std::string flag = std::string("--") + name + "=";
+  std::string value;
+  int kept = 1;
   for (int i = 1; i < *argc; ++i) {
-    if (std::strncmp(argv[i], kFlag, sizeof(kFlag) - 1) == 0) {
-      const int n = std::atoi(argv[i] + sizeof(kFlag) - 1);
-      threads = n >= 1 && n <= 1024 ? n : -1;
+    if (std::strncmp(argv[i], flag.c_str(), flag.size()) == 0) {
+      value = argv[i] + flag.size();
     } else {
       argv[kept++] = argv[i];
     }
   }
   *argc = kept;
   argv[kept] = nullptr;
-  return threads;
+  return value;
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  int threads = take_threads(&argc, argv);
-  if (threads < 0) {
+  const std::string threads_text = take_option("threads", &argc, argv);
+  int threads = std::atoi(threads_text.c_str());
+  if (!threads_text.empty() && (threads < 1 || threads > 1024)) {
     std::fprintf(stderr, "attn_bench: --threads is 1 to 1024\n");
     return 2;
   }
+  interleaved_limit = take_option("limit", &argc, argv);
   benchmark::Initialize(&argc, argv);
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
   try {
@@ -523,6 +550,9 @@ int main(int argc, char** argv) {
       threads = info.concurrency;
     }
     register_rows(threads);
+    if (!interleaved_limit.empty() && !limits().count(interleaved_limit)) {
+      throw std::runtime_error("--limit: there is no " + interleaved_limit);
+    }
   } catch (const std::exception& error) {
     std::fprintf(stderr, "attn_bench: %s\n", error.what());
     return 1;
