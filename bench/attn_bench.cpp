@@ -11,9 +11,9 @@
 // with a feature and decode rows with one thread. A suffix says that the instruction set is forced.
 // Features: softcap, bias, mask, alibi, page16, window511 (left 511, right 0), i8 (K and V, with a
 // scale for each token and head). A row that the library cannot serve is an error row with the
-// library's words. With --limit, rows measure that limit between their runs and tell its mean in the
-// counter `limit`. The context of the JSON output names the library's version and the instruction
-// set.
+// library's words. With --limit, rows measure that limit between their runs and tell its mean in
+// the counter `limit`. The context of the JSON output names the library's version and the
+// instruction set.
 #include <attn/attn.h>
 #include <benchmark/benchmark.h>
 
