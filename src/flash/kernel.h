@@ -407,7 +407,7 @@ void end_tile(const AttendArgs& args, const Scratch& scratch) {
 template <class Stage>
 void attend_tile(const AttendArgs& args) {
   const Scratch scratch(args.shape, args.scratch);
-  with_type(args.q.storage, [&](auto type) { begin_tile<decltype(type)>(args, scratch); });
+  with_float_type(args.q.storage, [&](auto type) { begin_tile<decltype(type)>(args, scratch); });
   const int64_t tile_k = args.shape.tile_k;
   const int64_t seqlen_k = args.seqlen_k;
   const int64_t head_dim = args.shape.head_dim;
@@ -444,7 +444,7 @@ void attend_tile(const AttendArgs& args) {
       *started = 1;
     }
   }
-  with_type(args.o_storage, [&](auto type) { end_tile<decltype(type)>(args, scratch); });
+  with_float_type(args.o_storage, [&](auto type) { end_tile<decltype(type)>(args, scratch); });
 }
 
 void attend(const AttendArgs* args) {

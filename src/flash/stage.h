@@ -240,7 +240,8 @@ struct FeatureStage {
         add_alibi(features.alibi, nearest_key(features.alibi, row, args.seqlen_k), group, s);
       }
       if (bias.key_begin < bias.key_end) {
-        with_type(bias.storage, [&](auto type) { add_bias<decltype(type)>(bias, row, group, s); });
+        with_float_type(bias.storage,
+                        [&](auto type) { add_bias<decltype(type)>(bias, row, group, s); });
       }
       if (mask.key_begin < mask.key_end) apply_mask(mask, row, group, s);
       if (features.block_mask.data) {
