@@ -5,15 +5,18 @@
 // Rows: limit_fma_f32_{isa}_{N}t         f32 multiply-adds in registers
 //       limit_fma_bf16_avx512_{N}t       the same of pairs of bf16, where the machine has them
 //       limit_read_{N}t                  reading 1 GiB
-//       prefill_{type}_d{D}_s{S}_{full|causal}[_{feature}]_{N}t[_avx2]/{standard|flash}
-//       decode_{type}_h{HQ}_{HKV}_d{D}_s{S}[_{feature}]_{N}t/{standard|flash}
-// each with one thread and with N (--threads, by default the CPUs that the process may use), rows
-// with a feature and decode rows with one thread. A suffix says that the instruction set is forced.
-// Features: softcap, bias, mask, alibi, page16, window511 (left 511, right 0), i8 (K and V, with a
-// scale for each token and head). A row that the library cannot serve is an error row with the
-// library's words. With --limit, rows measure that limit between their runs and tell its mean in
-// the counter `limit`. The context of the JSON output names the library's version and the
-// instruction set.
+//       prefill_{type}[_h{H}]_d{D}_s{S}_{full|causal}[_{feature}]_{N}t[_avx2]/{who}
+//       block_{type}_h{HQ}_{HKV}_d{D}_q{Q}_s{S}_causal[_tree]_{N}t/{who}
+//       decode_{type}_h{HQ}_{HKV}_d{D}_s{S}[_{feature}]_{N}t/{who}
+// each with one thread and with N (--threads, by default the CPUs that the process may use), all
+// but the plain prefill rows with one thread. A suffix says that the instruction set is forced.
+// Who: standard, flash, or tuned: flash with what attn_plan_autotune found.
+// Features: softcap, bias (f32), biasbf16, mask, alibi, page16, window511 (left 511, right 0),
+// packed64 (64 sequences, see packed_length), i8 (K and V, with a scale for each token and head);
+// tree: the last Q keys are the queries' own, and a mask over them says which each attends to. A
+// row that the library cannot serve is an error row with the library's words. With --limit, rows
+// measure that limit between their runs and tell its mean in the counter `limit`. The context of
+// the JSON output names the library's version and the instruction set.
 #include <attn/attn.h>
 #include <benchmark/benchmark.h>
 
@@ -42,6 +45,11 @@ constexpr int64_t kHeadDims[] = {64, 128};
 constexpr int64_t kSeqlens[] = {512, 1024, 2048, 4096};
 constexpr attn_dtype kTypes[] = {ATTN_DTYPE_F32, ATTN_DTYPE_BF16, ATTN_DTYPE_F16};
 constexpr const char* kBackends[] = {"standard", "flash"};
+constexpr int64_t kTuningNs = 300'000'000;
+
+// Of the packed rows: 50 to 743, 396.5 in the mean.
+constexpr int64_t kPackedSequences = 64;
+constexpr int64_t packed_length(int64_t sequence) { return 50 + sequence * 29 % 64 * 11; }
 
 struct ContextDeleter {
   void operator()(attn_context* context) const { attn_context_destroy(context); }
@@ -86,16 +94,42 @@ struct Row {
   std::string feature;  // "": none
   int threads;
   attn_isa isa;  // AUTO, or the forced one
-  const char* backend;
+  const char* who;
 
   bool is_decode() const { return seqlen_q == 1; }
   bool is_paged() const { return feature == "page16"; }
+  bool is_packed() const { return feature == "packed64"; }
+  bool is_tuned() const { return std::strcmp(who, "tuned") == 0; }
+  const char* backend() const { return is_tuned() ? "flash" : who; }
   attn_dtype kv_dtype() const { return feature == "i8" ? ATTN_DTYPE_I8 : dtype; }
+  // The type of a bias or a mask; INVALID: there is none.
+  attn_dtype score_map() const {
+    if (feature == "bias") return ATTN_DTYPE_F32;
+    if (feature == "biasbf16") return ATTN_DTYPE_BF16;
+    return feature == "mask" || feature == "tree" ? ATTN_DTYPE_U8 : ATTN_DTYPE_INVALID;
+  }
 
-  // Pairs of a query and a key. Causal rows count half of all.
+  // Rows of all sequences: packed ones have lengths of their own.
+  int64_t total() const {
+    if (!is_packed()) return seqlen_q;
+    int64_t sum = 0;
+    for (int64_t i = 0; i < kPackedSequences; ++i) sum += packed_length(i);
+    return sum;
+  }
+
+  // Pairs of a query and a key. Causal rows count half of all, blocks what each query attends to.
   double pairs() const {
-    if (feature == "window511") return 512.0 * seqlen_q - 512.0 * 511 / 2;
-    return static_cast<double>(seqlen_q) * seqlen_k / (causal ? 2 : 1);
+    const double q = static_cast<double>(seqlen_q), k = static_cast<double>(seqlen_k);
+    if (feature == "window511") return 512 * q - 512.0 * 511 / 2;
+    if (is_packed()) {
+      double sum = 0;
+      for (int64_t i = 0; i < kPackedSequences; ++i) {
+        sum += static_cast<double>(packed_length(i) * packed_length(i));
+      }
+      return sum;
+    }
+    if (seqlen_q < seqlen_k && causal) return q * k - q * (q - 1) / 2;
+    return q * k / (causal ? 2 : 1);
   }
   // Two products of 2 * head_dim operations for each pair and head.
   double flops() const { return 4.0 * heads_q * head_dim * pairs(); }
@@ -171,24 +205,44 @@ class Tensor {
 class Attention {
  public:
   explicit Attention(const Row& row) : row_(row), context_(make_context(row.threads, row.isa)) {
-    make_plan();
-    q_.make(row.dtype, {1, row.heads_q, row.seqlen_q, row.head_dim});
-    o_.make(row.dtype, {1, row.heads_q, row.seqlen_q, row.head_dim});
+    make_plan(0, 0);
+    q_.make(row.dtype, {1, row.heads_q, row.total(), row.head_dim});
+    o_.make(row.dtype, {1, row.heads_q, row.total(), row.head_dim});
     // Decode steps take turns over so much memory that no cache serves them.
     constexpr double kRotated = 512.0 * (1 << 20);
     kv_.resize(row.is_decode() ? static_cast<size_t>(std::ceil(kRotated / row.kv_bytes())) : 1);
     for (KeysAndValues& kv : kv_) make_kv(&kv);
     if (row.is_paged()) make_block_table();
-    if (row.feature == "bias") score_map_.make(ATTN_DTYPE_F32, {1, 1, row.seqlen_q, row.seqlen_k});
-    if (row.feature == "mask") score_map_.make(ATTN_DTYPE_U8, {1, 1, row.seqlen_q, row.seqlen_k});
+    if (row.is_packed()) make_cu_seqlens();
+    if (row.score_map() != ATTN_DTYPE_INVALID) {
+      const int64_t columns = row.feature == "tree" ? row.seqlen_q : row.seqlen_k;
+      score_map_.make(row.score_map(), {1, 1, row.seqlen_q, columns});
+    }
+    if (row.feature == "tree") make_tree();
     if (row.feature == "alibi") {
       slopes_.make(ATTN_DTYPE_F32, {row.heads_q});
       std::fill_n(slopes_.data<float>(), row.heads_q, 0.01f);
     }
+    if (row.is_tuned()) tune();
     run();  // starts the threads, and touches every page
   }
 
   void run() {
+    const attn_run_args args = next_args();
+    attn_error error{};
+    check(attn_run(plan_.get(), &args, &error), error);
+  }
+
+  size_t workspace_size() const { return workspace_size_; }
+
+ private:
+  static constexpr int32_t kPageSize = 16;
+
+  struct KeysAndValues {
+    Tensor k, v, k_scale, v_scale;
+  };
+
+  attn_run_args next_args() {
     const KeysAndValues& kv = kv_[turn_++ % kv_.size()];
     attn_run_args args = ATTN_RUN_ARGS_INIT;
     args.q = q_.view();
@@ -203,31 +257,44 @@ class Attention {
       args.block_table = block_table_.view();
       args.seqlens_k = seqlens_k_.view();
     }
-    if (row_.feature == "bias") args.bias = score_map_.view();
-    if (row_.feature == "mask") args.mask = score_map_.view();
+    if (row_.is_packed()) args.cu_seqlens_q = args.cu_seqlens_k = cu_seqlens_.view();
+    if (row_.score_map() == ATTN_DTYPE_U8) {
+      args.mask = score_map_.view();
+    } else if (row_.score_map() != ATTN_DTYPE_INVALID) {
+      args.bias = score_map_.view();
+    }
+    if (row_.feature == "tree") args.mask_k0 = mask_k0_.view();
     if (row_.feature == "alibi") args.alibi_slopes = slopes_.view();
     args.workspace = workspace_.get();
     args.workspace_size = workspace_size_;
-    attn_error error{};
-    check(attn_run(plan_.get(), &args, &error), error);
+    return args;
   }
 
-  size_t workspace_size() const { return workspace_size_; }
+  void tune() {
+    const attn_run_args args = next_args();
+    attn_autotune_info info = ATTN_AUTOTUNE_INFO_INIT;
+    attn_error error{};
+    check(attn_plan_autotune(plan_.get(), &args, kTuningNs, &info, &error), error);
+    make_plan(info.tile_k, info.kv_chunk);
+  }
 
- private:
-  static constexpr int32_t kPageSize = 16;
-
-  struct KeysAndValues {
-    Tensor k, v, k_scale, v_scale;
-  };
-
-  void make_plan() {
+  void make_plan(int64_t tile_k, int64_t kv_chunk) {
     attn_error error{};
     attn_plan_config config = ATTN_PLAN_CONFIG_INIT;
     if (row_.causal) config.features |= ATTN_CAUSAL;
     if (row_.feature == "softcap") config.softcap = 30;
-    if (row_.feature == "bias") config.features |= ATTN_BIAS;
-    if (row_.feature == "mask") config.features |= ATTN_MASK;
+    if (row_.score_map() == ATTN_DTYPE_U8) {
+      config.features |= ATTN_MASK;
+    } else if (row_.score_map() != ATTN_DTYPE_INVALID) {
+      config.features |= ATTN_BIAS;
+      config.bias_dtype = row_.score_map();
+    }
+    if (row_.feature == "tree") config.features |= ATTN_MASK_RANGE;
+    if (row_.is_packed()) {
+      config.q_layout = config.kv_layout = ATTN_LAYOUT_PACKED;
+      config.max_batch = kPackedSequences;
+      config.max_total_q = config.max_total_k = row_.total();
+    }
     if (row_.feature == "alibi") config.features |= ATTN_ALIBI;
     if (row_.feature == "window511") {
       config.features |= ATTN_WINDOW_LEFT | ATTN_WINDOW_RIGHT;
@@ -242,9 +309,11 @@ class Attention {
     config.heads_q = row_.heads_q;
     config.heads_kv = row_.heads_kv;
     config.head_dim = row_.head_dim;
-    config.max_seqlen_q = row_.seqlen_q;
+    config.max_seqlen_q = row_.seqlen_q;  // packed ones are all shorter
     config.max_seqlen_k = row_.seqlen_k;
-    config.backend = row_.backend;
+    config.backend = row_.backend();
+    config.tile_k = tile_k;
+    config.kv_chunk = kv_chunk;
     attn_plan* plan = nullptr;
     check(attn_plan_create(context_.get(), &config, &plan, &error), error);
     plan_.reset(plan);
@@ -254,7 +323,9 @@ class Attention {
 
   void make_kv(KeysAndValues* kv) {
     const int64_t outer = row_.is_paged() ? row_.seqlen_k / kPageSize : 1;
-    const int64_t rows = row_.is_paged() ? kPageSize : row_.seqlen_k;
+    const int64_t rows = row_.is_paged()    ? kPageSize
+                         : row_.is_packed() ? row_.total()
+                                            : row_.seqlen_k;
     for (Tensor* tensor : {&kv->k, &kv->v}) {
       tensor->make(row_.kv_dtype(), {outer, row_.heads_kv, rows, row_.head_dim}, row_.is_decode());
     }
@@ -275,6 +346,29 @@ class Attention {
     *seqlens_k_.data<int32_t>() = static_cast<int32_t>(row_.seqlen_k);
   }
 
+  void make_cu_seqlens() {
+    cu_seqlens_.make(ATTN_DTYPE_I32, {kPackedSequences + 1});
+    int32_t* offsets = cu_seqlens_.data<int32_t>();
+    offsets[0] = 0;
+    for (int64_t i = 0; i < kPackedSequences; ++i) {
+      offsets[i + 1] = offsets[i] + static_cast<int32_t>(packed_length(i));
+    }
+  }
+
+  // Query i is a child of query (i - 1) / 2, and attends to itself and its ancestors.
+  void make_tree() {
+    uint8_t* mask = score_map_.data<uint8_t>();
+    std::fill_n(mask, row_.seqlen_q * row_.seqlen_q, uint8_t{0});
+    for (int64_t i = 0; i < row_.seqlen_q; ++i) {
+      for (int64_t node = i;; node = (node - 1) / 2) {
+        mask[i * row_.seqlen_q + node] = 1;
+        if (node == 0) break;
+      }
+    }
+    mask_k0_.make(ATTN_DTYPE_I64, {1});
+    *mask_k0_.data<int64_t>() = row_.seqlen_k - row_.seqlen_q;
+  }
+
   Row row_;
   Context context_;
   Plan plan_;
@@ -282,7 +376,7 @@ class Attention {
   bench::Memory workspace_;
   Tensor q_, o_;
   std::vector<KeysAndValues> kv_;
-  Tensor block_table_, seqlens_k_, score_map_, slopes_;
+  Tensor block_table_, seqlens_k_, cu_seqlens_, score_map_, mask_k0_, slopes_;
   size_t turn_ = 0;
 };
 
@@ -364,9 +458,9 @@ void register_row(const std::string& name, const Row& row) {
 // Batch 1. Heads are chosen so that rows take about as long as one another, and so that every
 // thread has the same share of them.
 Row prefill_row(attn_dtype dtype, int64_t head_dim, int64_t seqlen, bool causal,
-                const std::string& feature, int threads, attn_isa isa, const char* backend) {
+                const std::string& feature, int threads, attn_isa isa, const char* who) {
   const int64_t heads = threads * std::max<int64_t>(1, 4096 / seqlen);
-  return {dtype, heads, heads, head_dim, seqlen, seqlen, causal, feature, threads, isa, backend};
+  return {dtype, heads, heads, head_dim, seqlen, seqlen, causal, feature, threads, isa, who};
 }
 
 std::string prefill_name(attn_dtype dtype, int64_t head_dim, int64_t seqlen, bool causal,
@@ -430,20 +524,56 @@ std::vector<attn_isa_info> available_isas(const attn_context* context) {
 }
 
 // What a feature costs: each beside the plain row of the same length, but for the window's.
-void register_features() {
+void register_features(bool force_avx2) {
+  constexpr const char* kFeatures[] = {"softcap", "bias",     "biasbf16", "mask",     "alibi",
+                                       "page16",  "packed64", "i8",       "window511"};
   for (attn_dtype dtype : {ATTN_DTYPE_F32, ATTN_DTYPE_BF16}) {
     for (int64_t head_dim : kHeadDims) {
-      for (const char* feature :
-           {"softcap", "bias", "mask", "alibi", "page16", "window511", "i8"}) {
-        const bool window = std::strcmp(feature, "window511") == 0;
-        const int64_t seqlen = window ? 16384 : 4096;
-        for (const char* backend : kBackends) {
+      for (const std::string feature : kFeatures) {
+        if (feature == "biasbf16" && dtype != ATTN_DTYPE_BF16) continue;
+        const bool window = feature == "window511";
+        for (int64_t seqlen : {1024, 4096, 16384}) {
+          if (window != (seqlen == 16384)) continue;
+          if (feature == "packed64" && seqlen != 4096) continue;
+          const std::string name = prefill_name(dtype, head_dim, seqlen, false, feature, 1);
+          const auto add = [&](const std::string& suffix, attn_isa isa, const char* who) {
+            register_row(name + suffix + "/" + who,
+                         prefill_row(dtype, head_dim, seqlen, false, feature, 1, isa, who));
+          };
           // Scores of 1 GiB a head are nothing to compare with.
-          if (window && std::strcmp(backend, "standard") == 0) continue;
-          register_row(
-              prefill_name(dtype, head_dim, seqlen, false, feature, 1) + "/" + backend,
-              prefill_row(dtype, head_dim, seqlen, false, feature, 1, ATTN_ISA_AUTO, backend));
+          if (!window) add("", ATTN_ISA_AUTO, "standard");
+          add("", ATTN_ISA_AUTO, "flash");
+          if (force_avx2) add("_avx2", ATTN_ISA_AVX2, "flash");
         }
+      }
+    }
+  }
+}
+
+// 32 queries over long K and V: what speculative decoding checks at a time.
+void register_blocks() {
+  for (attn_dtype dtype : {ATTN_DTYPE_F32, ATTN_DTYPE_BF16}) {
+    for (const std::string feature : {"", "tree"}) {
+      const std::string name = std::string("block_") + attn_dtype_name(dtype) +
+                               "_h32_8_d128_q32_s4096_causal" +
+                               (feature.empty() ? "" : "_" + feature) + "_1t";
+      for (const char* backend : kBackends) {
+        register_row(name + "/" + backend,
+                     {dtype, 32, 8, 128, 32, 4096, true, feature, 1, ATTN_ISA_AUTO, backend});
+      }
+    }
+  }
+}
+
+// Short sequences in the 12 heads of a small encoder.
+void register_small() {
+  for (int64_t head_dim : {32, 64}) {
+    for (int64_t seqlen : {128, 256}) {
+      for (const char* backend : kBackends) {
+        register_row("prefill_f32_h12_d" + std::to_string(head_dim) + "_s" +
+                         std::to_string(seqlen) + "_full_1t/" + backend,
+                     {ATTN_DTYPE_F32, 12, 12, head_dim, seqlen, seqlen, false, "", 1, ATTN_ISA_AUTO,
+                      backend});
       }
     }
   }
@@ -467,9 +597,9 @@ void register_decode() {
                                std::to_string(decode.heads_kv) + "_d128_s" +
                                std::to_string(seqlen) + (feature.empty() ? "" : "_" + feature) +
                                "_1t";
-      for (const char* backend : kBackends) {
-        register_row(name + "/" + backend, {decode.dtype, 32, decode.heads_kv, 128, 1, seqlen,
-                                            false, feature, 1, ATTN_ISA_AUTO, backend});
+      for (const char* who : {"standard", "flash", "tuned"}) {
+        register_row(name + "/" + who, {decode.dtype, 32, decode.heads_kv, 128, 1, seqlen, false,
+                                        feature, 1, ATTN_ISA_AUTO, who});
       }
     }
   }
@@ -497,18 +627,21 @@ void register_rows(int threads) {
         for (bool causal : {false, true}) {
           for (int n : thread_counts) {
             const std::string name = prefill_name(dtype, head_dim, seqlen, causal, "", n);
-            const auto add = [&](const std::string& suffix, attn_isa isa, const char* backend) {
-              register_row(name + suffix + "/" + backend,
-                           prefill_row(dtype, head_dim, seqlen, causal, "", n, isa, backend));
+            const auto add = [&](const std::string& suffix, attn_isa isa, const char* who) {
+              register_row(name + suffix + "/" + who,
+                           prefill_row(dtype, head_dim, seqlen, causal, "", n, isa, who));
             };
             for (const char* backend : kBackends) add("", ATTN_ISA_AUTO, backend);
+            if (n == 1) add("", ATTN_ISA_AUTO, "tuned");
             if (force_avx2) add("_avx2", ATTN_ISA_AVX2, "flash");
           }
         }
       }
     }
   }
-  register_features();
+  register_small();
+  register_features(force_avx2);
+  register_blocks();
   register_decode();
 }
 

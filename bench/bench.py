@@ -82,7 +82,7 @@ def plan_rows(own, peers, only, seqlens):
 
     def shape(item):
         plain = item[0].plain
-        return bool(plain.decode), plain.head_dim, plain.seqlen, plain.dtype, plain.decode
+        return plain.kind, plain.head_dim, plain.seqlen, plain.dtype, plain.own_heads
 
     plan.sort(key=shape)
     return [list(group) for _, group in itertools.groupby(plan, key=shape)]

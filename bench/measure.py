@@ -10,7 +10,7 @@ import sys
 
 from cases import Case
 
-OWN = ("standard", "flash")
+OWN = ("standard", "flash", "tuned")
 
 
 class NotServed(Exception):
@@ -63,7 +63,7 @@ class AttnBench:
     def peak_name(self, case):
         """The limit that the case is held against: reading for decode; else multiply-adds of its
         type where the instruction set has them, in f32 where it has not."""
-        if case.decode:
+        if case.kind == "decode":
             return f"limit_read_{case.threads}t"
         isa = case.isa or self.isa
         own = f"limit_fma_{case.dtype}_{isa}_{case.threads}t"
@@ -86,7 +86,9 @@ class AttnBench:
             case.kv_bytes,
         ):
             raise RuntimeError(f"{case}: attn_bench and cases.py differ in heads, flops or bytes")
-        return OwnSample(row["flops"] / row["flops_per_second"], row["limit"], int(row["workspace"]))
+        return OwnSample(
+            row["flops"] / row["flops_per_second"], row["limit"], int(row["workspace"])
+        )
 
 
 def _rate(limit):

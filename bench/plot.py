@@ -22,7 +22,8 @@ def draw(results, path, machine):
         for r in results.rows.values()
         if r.seconds
         and (r.case.dtype, r.case.threads, r.case.isa) == ("f32", 1, "")
-        and not (r.case.feature or r.case.decode)
+        and r.case.kind == "prefill"
+        and not (r.case.feature or r.case.own_heads)
     ]
     head_dims = sorted({row.case.head_dim for row in rows})
     masks = sorted({row.case.causal for row in rows})
