@@ -22,17 +22,22 @@ constexpr char kFormat[] =
     "#   expect FIELD ROWS COLUMNS VALUES TOLERANCES\n"
     "#   end\n"
     "#\n"
-    "# VIEW is DTYPE RANK SHAPE... STRIDES... FIRST COUNT: numbers of attn.h, strides in elements,\n"
+    "# VIEW is DTYPE RANK SHAPE... STRIDES... FIRST COUNT: numbers of attn.h, strides in "
+    "elements,\n"
     "# the memory's COUNT elements, of which element FIRST is the view's (0, 0, ...).\n"
-    "# BYTES are hexadecimal and little-endian, \"-\" if there are none. VALUES and TOLERANCES are\n"
+    "# BYTES are hexadecimal and little-endian, \"-\" if there are none. VALUES and TOLERANCES "
+    "are\n"
     "# such bytes of float64: what is expected of the output's elements in row-major order,\n"
     "# ROWS x COLUMNS (lse: COLUMNS 1), and how far those of a row may be from it, |a - e| <= t.\n"
     "# An infinity is expected as it is.\n"
     "#\n"
-    "# A runner computes each case with every available backend on every available instruction set,\n"
-    "# and writes into the folder that ATTN_VECTORS_OUT names, if it does, LANGUAGE.txt with lines\n"
+    "# A runner computes each case with every available backend on every available instruction "
+    "set,\n"
+    "# and writes into the folder that ATTN_VECTORS_OUT names, if it does, LANGUAGE.txt with "
+    "lines\n"
     "#   NAME BACKEND ISA HASH    or \"unsupported\" for HASH where the plan was refused so\n"
-    "# HASH is FNV-1a, 64 bits, 16 hexadecimal digits, over the bytes of the memory of the outputs\n"
+    "# HASH is FNV-1a, 64 bits, 16 hexadecimal digits, over the bytes of the memory of the "
+    "outputs\n"
     "# in their order here. same_bits.py compares these files.\n";
 
 void print_hex(const void* memory, size_t size) {
@@ -93,8 +98,9 @@ void print_tensor(const char* name, const attn_tensor* tensor, bool output) {
   std::printf(" %" PRId64 " %" PRId64, first, count);
   const size_t size = element_size(tensor->dtype);
   const unsigned char* zero = static_cast<unsigned char*>(tensor->data) + tensor->byte_offset;
-  if (!output) print_hex(count ? zero - first * static_cast<int64_t>(size) : nullptr,
-                         static_cast<size_t>(count) * size);
+  if (!output)
+    print_hex(count ? zero - first * static_cast<int64_t>(size) : nullptr,
+              static_cast<size_t>(count) * size);
   std::printf("\n");
 }
 
@@ -199,39 +205,31 @@ std::vector<Problem> problems() {
   };
   add(problem("plain", {5, 5}, {7, 7}), [](Problem& p) { p.heads_kv = 4, p.lse = false; });
   add(problem("causal", {6}, {9}), [](Problem& p) { p.causal = true, p.head_dim_v = 12; });
-  add(problem("top_left", {6}, {4}), [](Problem& p) {
-    p.causal = true, p.alignment = ATTN_ALIGN_TOP_LEFT;
-  });
-  add(problem("tiles", {70}, {150}), [](Problem& p) {
-    p.heads_q = 1, p.heads_kv = 1, p.causal = true;
-  });
+  add(problem("top_left", {6}, {4}),
+      [](Problem& p) { p.causal = true, p.alignment = ATTN_ALIGN_TOP_LEFT; });
+  add(problem("tiles", {70}, {150}),
+      [](Problem& p) { p.heads_q = 1, p.heads_kv = 1, p.causal = true; });
   add(problem("strides", {5, 5}, {7, 7}), [](Problem& p) {
     p.q_order.outer_to_inner = p.o_order.outer_to_inner = {0, 2, 1, 3};
     p.q_order.gap = 3, p.o_order.gap = 2;
     p.k_order.reversed = 0b0100, p.k_order.offset = true;
     p.v_order.broadcast = 0b0010;
   });
-  add(problem("window", {9}, {14}), [](Problem& p) {
-    p.window_left = 3, p.window_right = 1, p.scale = 0.5f, p.softcap = 2;
-  });
-  add(problem("lengths", {3, 0, 6}, {5, 4, 0}), [](Problem& p) {
-    p.q_rows = p.k_rows = Rows::kPaddedLengths, p.slack_q = 1, p.slack_k = 2;
-  });
-  add(problem("packed", {4, 1, 7}, {9, 0, 5}), [](Problem& p) {
-    p.q_rows = p.k_rows = Rows::kPacked, p.causal = true;
-  });
-  add(problem("paged", {2, 2, 2}, {10, 3, 17}), [](Problem& p) {
-    p.k_rows = Rows::kPaged, p.causal = true;
-  });
-  add(problem("packed_queries_of_pages", {2, 5}, {11, 5}), [](Problem& p) {
-    p.q_rows = Rows::kPacked, p.k_rows = Rows::kPaged, p.window_left = 6;
-  });
+  add(problem("window", {9}, {14}),
+      [](Problem& p) { p.window_left = 3, p.window_right = 1, p.scale = 0.5f, p.softcap = 2; });
+  add(problem("lengths", {3, 0, 6}, {5, 4, 0}),
+      [](Problem& p) { p.q_rows = p.k_rows = Rows::kPaddedLengths, p.slack_q = 1, p.slack_k = 2; });
+  add(problem("packed", {4, 1, 7}, {9, 0, 5}),
+      [](Problem& p) { p.q_rows = p.k_rows = Rows::kPacked, p.causal = true; });
+  add(problem("paged", {2, 2, 2}, {10, 3, 17}),
+      [](Problem& p) { p.k_rows = Rows::kPaged, p.causal = true; });
+  add(problem("packed_queries_of_pages", {2, 5}, {11, 5}),
+      [](Problem& p) { p.q_rows = Rows::kPacked, p.k_rows = Rows::kPaged, p.window_left = 6; });
   add(problem("positions", {5, 5}, {8, 8}), [](Problem& p) {
     p.causal = true, p.q_start = {20, 3}, p.k_start = {16, -1};
   });
-  add(problem("bias", {5, 5}, {8, 8}), [](Problem& p) {
-    p.bias = overlay(0b0011, true), p.bias_has_inf = true, p.lse = false;
-  });
+  add(problem("bias", {5, 5}, {8, 8}),
+      [](Problem& p) { p.bias = overlay(0b0011, true), p.bias_has_inf = true, p.lse = false; });
   add(problem("bias_range", {4}, {12}), [](Problem& p) {
     p.bias = overlay(), p.bias.ranged = true, p.bias.range_n = 5, p.bias.k0 = {4};
   });
@@ -239,9 +237,8 @@ std::vector<Problem> problems() {
   add(problem("mask_range", {4, 4}, {12, 12}), [](Problem& p) {
     p.mask = overlay(), p.mask.ranged = true, p.mask.range_n = 6, p.mask.k0 = {0, 9};
   });
-  add(problem("block_mask", {9}, {20}), [](Problem& p) {
-    p.block_mask = overlay(), p.block_q = 4, p.block_k = 8;
-  });
+  add(problem("block_mask", {9}, {20}),
+      [](Problem& p) { p.block_mask = overlay(), p.block_q = 4, p.block_k = 8; });
   add(problem("alibi", {6, 6}, {6, 6}), [](Problem& p) { p.alibi = 2, p.causal = true; });
   add(problem("sink", {5}, {7}), [](Problem& p) {
     p.sink = true, p.causal = true, p.alibi = 1, p.alignment = ATTN_ALIGN_TOP_LEFT;
@@ -251,15 +248,13 @@ std::vector<Problem> problems() {
   });
   add(problem("bf16", {5}, {9}), [](Problem& p) { types(p, BF16, BF16, BF16, BF16); });
   add(problem("bf16_to_f32", {5}, {9}), [](Problem& p) { types(p, BF16, BF16, F16, F32); });
-  add(problem("i8", {4}, {10}), [](Problem& p) {
-    types(p, F32, I8, I8, F32), p.k_scaling.broadcast = 0b0101;
-  });
+  add(problem("i8", {4}, {10}),
+      [](Problem& p) { types(p, F32, I8, I8, F32), p.k_scaling.broadcast = 0b0101; });
   add(problem("f8e4m3", {4, 4}, {6, 6}), [](Problem& p) {
     types(p, BF16, F8, F8, F32), p.k_scaling.block = 4, p.v_scaling.block = 2;
   });
-  add(problem("i8_pages", {1, 1}, {7, 2}), [](Problem& p) {
-    types(p, F32, I8, F8, F32), p.k_rows = Rows::kPaged;
-  });
+  add(problem("i8_pages", {1, 1}, {7, 2}),
+      [](Problem& p) { types(p, F32, I8, F8, F32), p.k_rows = Rows::kPaged; });
   add(problem("no_keys", {3}, {0}), [](Problem&) {});
   add(problem("no_queries", {0}, {3}), [](Problem&) {});
   return list;

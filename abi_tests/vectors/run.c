@@ -43,13 +43,14 @@ static const struct {
   size_t offset;
   size_t size;
 } kPlanFields[] = {
-#define FIELD(name) {#name, offsetof(attn_plan_config, name), sizeof(((attn_plan_config*)0)->name)}
-    FIELD(features),     FIELD(q_dtype),      FIELD(k_dtype),      FIELD(v_dtype),
-    FIELD(o_dtype),      FIELD(bias_dtype),   FIELD(q_layout),     FIELD(kv_layout),
-    FIELD(alignment),    FIELD(page_size),    FIELD(block_q),      FIELD(block_k),
-    FIELD(heads_q),      FIELD(heads_kv),     FIELD(head_dim),     FIELD(head_dim_v),
-    FIELD(max_batch),    FIELD(max_seqlen_q), FIELD(max_seqlen_k), FIELD(max_total_q),
-    FIELD(max_total_k),  FIELD(window_left),  FIELD(window_right),
+#define FIELD(name) \
+  { #name, offsetof(attn_plan_config, name), sizeof(((attn_plan_config*)0)->name) }
+    FIELD(features),    FIELD(q_dtype),      FIELD(k_dtype),      FIELD(v_dtype),
+    FIELD(o_dtype),     FIELD(bias_dtype),   FIELD(q_layout),     FIELD(kv_layout),
+    FIELD(alignment),   FIELD(page_size),    FIELD(block_q),      FIELD(block_k),
+    FIELD(heads_q),     FIELD(heads_kv),     FIELD(head_dim),     FIELD(head_dim_v),
+    FIELD(max_batch),   FIELD(max_seqlen_q), FIELD(max_seqlen_k), FIELD(max_total_q),
+    FIELD(max_total_k), FIELD(window_left),  FIELD(window_right),
 #undef FIELD
 };
 
@@ -57,12 +58,28 @@ static const struct {
   const char* name;
   size_t offset;
 } kTensorFields[] = {
-#define FIELD(name) {#name, offsetof(attn_run_args, name)}
-    FIELD(q),          FIELD(k),            FIELD(v),            FIELD(o),
-    FIELD(lse),        FIELD(seqlens_q),    FIELD(seqlens_k),    FIELD(cu_seqlens_q),
-    FIELD(cu_seqlens_k), FIELD(block_table), FIELD(q_start),     FIELD(k_start),
-    FIELD(bias),       FIELD(bias_k0),      FIELD(mask),         FIELD(mask_k0),
-    FIELD(alibi_slopes), FIELD(sink),       FIELD(block_mask),   FIELD(k_scale),
+#define FIELD(name) \
+  { #name, offsetof(attn_run_args, name) }
+    FIELD(q),
+    FIELD(k),
+    FIELD(v),
+    FIELD(o),
+    FIELD(lse),
+    FIELD(seqlens_q),
+    FIELD(seqlens_k),
+    FIELD(cu_seqlens_q),
+    FIELD(cu_seqlens_k),
+    FIELD(block_table),
+    FIELD(q_start),
+    FIELD(k_start),
+    FIELD(bias),
+    FIELD(bias_k0),
+    FIELD(mask),
+    FIELD(mask_k0),
+    FIELD(alibi_slopes),
+    FIELD(sink),
+    FIELD(block_mask),
+    FIELD(k_scale),
     FIELD(v_scale),
 #undef FIELD
 };
