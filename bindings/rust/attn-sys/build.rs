@@ -63,10 +63,7 @@ fn build(sources: &Path) -> PathBuf {
         .profile("Release") // an attention that is not optimised serves nobody
         .build_target("attn_static")
         .build();
-    println!(
-        "cargo::rustc-link-search=native={}",
-        out.join("build").display()
-    );
+    println!("cargo::rustc-link-search=native={}", out.join("build").display());
     println!("cargo::rustc-link-lib=static=attn");
     for library in ["m", "dl", "pthread"] {
         println!("cargo::rustc-link-lib={library}");

@@ -17,24 +17,13 @@ macro_rules! layout {
 }
 
 fn size(out: &mut String, name: &str, size: usize, align: usize) {
-    writeln!(
-        out,
-        "_Static_assert(sizeof({name}) == {size}, \"size of {name}\");"
-    )
-    .unwrap();
-    writeln!(
-        out,
-        "_Static_assert(_Alignof({name}) == {align}, \"alignment of {name}\");"
-    )
-    .unwrap();
+    writeln!(out, "_Static_assert(sizeof({name}) == {size}, \"size of {name}\");").unwrap();
+    writeln!(out, "_Static_assert(_Alignof({name}) == {align}, \"alignment of {name}\");").unwrap();
 }
 
 fn offset(out: &mut String, name: &str, field: &str, offset: usize) {
-    writeln!(
-        out,
-        "_Static_assert(offsetof({name}, {field}) == {offset}, \"{name}.{field}\");"
-    )
-    .unwrap();
+    writeln!(out, "_Static_assert(offsetof({name}, {field}) == {offset}, \"{name}.{field}\");")
+        .unwrap();
 }
 
 fn structs(out: &mut String) {
@@ -53,25 +42,8 @@ fn structs(out: &mut String) {
             reserved,
         }
     );
-    layout!(
-        out,
-        attn_allocator {
-            struct_size,
-            reserved,
-            user,
-            allocate,
-            deallocate
-        }
-    );
-    layout!(
-        out,
-        attn_executor {
-            struct_size,
-            concurrency,
-            user,
-            parallel_for
-        }
-    );
+    layout!(out, attn_allocator { struct_size, reserved, user, allocate, deallocate });
+    layout!(out, attn_executor { struct_size, concurrency, user, parallel_for });
     layout!(
         out,
         attn_context_config {
@@ -154,19 +126,7 @@ fn structs(out: &mut String) {
             stream,
         }
     );
-    layout!(
-        out,
-        attn_merge_args {
-            struct_size,
-            count,
-            o_parts,
-            lse_parts,
-            o,
-            lse,
-            sink,
-            stream,
-        }
-    );
+    layout!(out, attn_merge_args { struct_size, count, o_parts, lse_parts, o, lse, sink, stream });
     layout!(
         out,
         attn_context_info {
@@ -181,27 +141,8 @@ fn structs(out: &mut String) {
             backend_dir,
         }
     );
-    layout!(
-        out,
-        attn_isa_info {
-            struct_size,
-            isa,
-            name,
-            available,
-            reserved,
-            reason
-        }
-    );
-    layout!(
-        out,
-        attn_backend_info {
-            struct_size,
-            available,
-            name,
-            description,
-            reason
-        }
-    );
+    layout!(out, attn_isa_info { struct_size, isa, name, available, reserved, reason });
+    layout!(out, attn_backend_info { struct_size, available, name, description, reason });
     layout!(
         out,
         attn_plan_info {
@@ -274,10 +215,7 @@ fn a_wrong_layout_is_noticed() {
 }
 
 fn compile(source: &str) {
-    assert!(
-        compiles(source),
-        "the C compiler does not agree; its words are above"
-    );
+    assert!(compiles(source), "the C compiler does not agree; its words are above");
 }
 
 fn compiles(source: &str) -> bool {

@@ -140,10 +140,7 @@ impl Context {
 
     /// What it uses.
     pub fn info(&self) -> ContextInfo<'_> {
-        let mut info = sys::attn_context_info {
-            struct_size: SIZE,
-            ..Default::default()
-        };
+        let mut info = sys::attn_context_info { struct_size: SIZE, ..Default::default() };
         const SIZE: u32 = struct_size::<sys::attn_context_info>();
         // SAFETY: the handle lives, the struct has its size.
         let asked = check(|e| unsafe { sys::attn_context_get_info(self.handle(), &mut info, e) });
@@ -170,10 +167,7 @@ impl Context {
         // SAFETY: the handle lives.
         let count = unsafe { sys::attn_context_isa_count(self.handle()) };
         let isa = |index| {
-            let mut info = sys::attn_isa_info {
-                struct_size: SIZE,
-                ..Default::default()
-            };
+            let mut info = sys::attn_isa_info { struct_size: SIZE, ..Default::default() };
             // SAFETY: the handle lives, the struct has its size.
             let asked = check(|error| unsafe {
                 sys::attn_context_get_isa(self.handle(), index, &mut info, error)
@@ -204,10 +198,7 @@ impl Context {
         // SAFETY: the handle lives.
         let count = unsafe { sys::attn_context_backend_count(self.handle()) };
         let backend = |index| {
-            let mut info = sys::attn_backend_info {
-                struct_size: SIZE,
-                ..Default::default()
-            };
+            let mut info = sys::attn_backend_info { struct_size: SIZE, ..Default::default() };
             // SAFETY: the handle lives, the struct has its size.
             let asked = check(|error| unsafe {
                 sys::attn_context_get_backend(self.handle(), index, &mut info, error)
@@ -339,19 +330,9 @@ impl ContextBuilder {
             },
             isa: self.isa.map_or(0, Isa::raw),
             reserved: 0,
-            allocator: if allocator.is_some() {
-                &c_allocator
-            } else {
-                ptr::null()
-            },
-            executor: if executor.is_some() {
-                &c_executor
-            } else {
-                ptr::null()
-            },
-            backend_dir: backend_dir
-                .as_ref()
-                .map_or(ptr::null(), |path| path.as_ptr()),
+            allocator: if allocator.is_some() { &c_allocator } else { ptr::null() },
+            executor: if executor.is_some() { &c_executor } else { ptr::null() },
+            backend_dir: backend_dir.as_ref().map_or(ptr::null(), |path| path.as_ptr()),
             log: if log.is_some() { Some(write_log) } else { None },
             log_user: user(&log),
         };
@@ -359,15 +340,8 @@ impl ContextBuilder {
         // SAFETY: what the config points at lives during the call, and what the library keeps of
         // it, the `user` pointers, in the context.
         check(|error| unsafe { sys::attn_context_create(&config, &mut handle, error) })?;
-        let inner = Inner {
-            handle,
-            _allocator: allocator,
-            _executor: executor,
-            _log: log,
-        };
-        Ok(Context {
-            inner: Arc::new(inner),
-        })
+        let inner = Inner { handle, _allocator: allocator, _executor: executor, _log: log };
+        Ok(Context { inner: Arc::new(inner) })
     }
 }
 
@@ -387,9 +361,7 @@ fn clamp(count: usize) -> i32 {
 }
 
 fn user<T>(boxed: &Option<Box<T>>) -> *mut c_void {
-    boxed.as_ref().map_or(ptr::null_mut(), |inner| {
-        ptr::from_ref::<T>(inner).cast_mut().cast()
-    })
+    boxed.as_ref().map_or(ptr::null_mut(), |inner| ptr::from_ref::<T>(inner).cast_mut().cast())
 }
 
 unsafe extern "C" fn allocate(user: *mut c_void, size: usize, alignment: usize) -> *mut c_void {
@@ -410,10 +382,9 @@ unsafe extern "C" fn deallocate(
 ) {
     // SAFETY: as in `allocate`.
     let allocator = unsafe { &*user.cast::<Allocator>() };
-    if let (Ok(layout), false) = (
-        Layout::from_size_align(size.max(1), alignment),
-        pointer.is_null(),
-    ) {
+    if let (Ok(layout), false) =
+        (Layout::from_size_align(size.max(1), alignment), pointer.is_null())
+    {
         // SAFETY: it came from `allocate`, with the same size and alignment.
         unsafe { allocator.dealloc(pointer.cast(), layout) };
     }

@@ -88,11 +88,7 @@ impl Error {
 pub(crate) fn check(call: impl FnOnce(*mut sys::attn_error) -> sys::attn_status) -> Result<()> {
     let mut error = MaybeUninit::<sys::attn_error>::uninit();
     let status = call(error.as_mut_ptr());
-    if status == sys::ATTN_OK.cast_signed() {
-        Ok(())
-    } else {
-        Err(failure(status, &error))
-    }
+    if status == sys::ATTN_OK.cast_signed() { Ok(()) } else { Err(failure(status, &error)) }
 }
 
 #[cold]

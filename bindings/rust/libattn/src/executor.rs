@@ -98,12 +98,7 @@ pub(crate) unsafe extern "C" fn parallel_for(
     let (Some(function), Ok(count)) = (function, usize::try_from(n)) else {
         return 1;
     };
-    let tasks = Tasks {
-        count,
-        function,
-        arg,
-        call: PhantomData,
-    };
+    let tasks = Tasks { count, function, arg, call: PhantomData };
     match catch_unwind(AssertUnwindSafe(|| executor.parallel_for(tasks))) {
         Ok(Ok(())) => 0,
         Ok(Err(Incomplete)) | Err(_) => 1,
@@ -141,19 +136,13 @@ mod with_rayon {
         /// The global pool; within another pool's thread, that pool, which may not have more
         /// threads than the global one.
         pub fn global() -> RayonExecutor {
-            RayonExecutor {
-                pool: None,
-                concurrency: rayon::current_num_threads(),
-            }
+            RayonExecutor { pool: None, concurrency: rayon::current_num_threads() }
         }
 
         /// A pool of the caller's.
         pub fn new(pool: Arc<ThreadPool>) -> RayonExecutor {
             let concurrency = pool.current_num_threads();
-            RayonExecutor {
-                pool: Some(pool),
-                concurrency,
-            }
+            RayonExecutor { pool: Some(pool), concurrency }
         }
     }
 
@@ -170,14 +159,11 @@ mod with_rayon {
                 if rayon::current_num_threads() > self.concurrency {
                     return Err(Incomplete);
                 }
-                (0..tasks.count())
-                    .into_par_iter()
-                    .with_max_len(1)
-                    .for_each(|task| {
-                        let worker = rayon::current_thread_index().expect("a thread of the pool");
-                        // SAFETY: see above.
-                        unsafe { tasks.run(task, worker) };
-                    });
+                (0..tasks.count()).into_par_iter().with_max_len(1).for_each(|task| {
+                    let worker = rayon::current_thread_index().expect("a thread of the pool");
+                    // SAFETY: see above.
+                    unsafe { tasks.run(task, worker) };
+                });
                 Ok(())
             };
             match &self.pool {

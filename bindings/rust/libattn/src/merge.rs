@@ -70,14 +70,7 @@ impl<'a> MergeArgs<'a> {
         let (o, lse) = (ptr::from_ref(&o.raw), ptr::from_ref(&lse.raw));
         o_parts.insert(0, o);
         lse_parts.insert(0, lse);
-        MergeArgs {
-            o_parts,
-            lse_parts,
-            o,
-            lse,
-            sink: ptr::null(),
-            tensors: PhantomData,
-        }
+        MergeArgs { o_parts, lse_parts, o, lse, sink: ptr::null(), tensors: PhantomData }
     }
 
     /// Written: f32 [b, h, s].
@@ -111,8 +104,5 @@ type Pointers = Vec<*const sys::attn_tensor>;
 fn pointers<'a, 'b: 'a>(
     parts: impl IntoIterator<Item = (&'a Tensor<'b>, &'a Tensor<'b>)>,
 ) -> (Pointers, Pointers) {
-    parts
-        .into_iter()
-        .map(|(o, lse)| (ptr::from_ref(&o.raw), ptr::from_ref(&lse.raw)))
-        .unzip()
+    parts.into_iter().map(|(o, lse)| (ptr::from_ref(&o.raw), ptr::from_ref(&lse.raw))).unzip()
 }

@@ -118,10 +118,7 @@ impl Plan {
     /// What the plan chose.
     pub fn info(&self) -> PlanInfo<'_> {
         const SIZE: u32 = struct_size::<sys::attn_plan_info>();
-        let mut info = sys::attn_plan_info {
-            struct_size: SIZE,
-            ..Default::default()
-        };
+        let mut info = sys::attn_plan_info { struct_size: SIZE, ..Default::default() };
         // SAFETY: the handle lives, the struct has its size.
         let asked =
             check(|error| unsafe { sys::attn_plan_get_info(self.handle, &mut info, error) });
@@ -149,10 +146,7 @@ impl Plan {
             let words = unsafe { text(sys::attn_plan_refusal(self.handle, index)) };
             (!words.is_empty()).then_some((name, words))
         };
-        (0..)
-            .zip(backends.iter().map(|backend| backend.name))
-            .filter_map(refusal)
-            .collect()
+        (0..).zip(backends.iter().map(|backend| backend.name)).filter_map(refusal).collect()
     }
 
     /// The handle of the C interface, which stays this object's.
@@ -169,11 +163,7 @@ impl fmt::Display for Plan {
         let mut bytes = vec![0u8; length + 1];
         // SAFETY: writes at most that many bytes.
         unsafe {
-            sys::attn_plan_describe(
-                self.handle,
-                bytes.as_mut_ptr().cast::<c_char>(),
-                bytes.len(),
-            )
+            sys::attn_plan_describe(self.handle, bytes.as_mut_ptr().cast::<c_char>(), bytes.len())
         };
         bytes.truncate(length);
         f.write_str(&String::from_utf8_lossy(&bytes))
@@ -221,11 +211,7 @@ impl Default for PlanBuilder {
             q_dtype: Dtype::F32.raw(),
             ..Default::default()
         };
-        PlanBuilder {
-            config,
-            backend: None,
-            error: None,
-        }
+        PlanBuilder { config, backend: None, error: None }
     }
 }
 
@@ -441,11 +427,7 @@ impl PlanBuilder {
         let mut handle = ptr::null_mut();
         // SAFETY: the context lives, the config and its backend during the call.
         check(|e| unsafe { sys::attn_plan_create(context.handle(), &config, &mut handle, e) })?;
-        let mut plan = Plan {
-            handle,
-            workspace_size: 0,
-            context: context.clone(),
-        };
+        let mut plan = Plan { handle, workspace_size: 0, context: context.clone() };
         let size = &mut plan.workspace_size;
         // SAFETY: the handle is the plan's.
         check(|error| unsafe { sys::attn_plan_workspace_size(handle, size, error) })?;
@@ -454,8 +436,7 @@ impl PlanBuilder {
 
     /// Keeps the first error, for `build` to return.
     fn refuse(&mut self, message: String) {
-        self.error
-            .get_or_insert(Error::InvalidArgument(message.into()));
+        self.error.get_or_insert(Error::InvalidArgument(message.into()));
     }
 
     fn signed(&mut self, name: &str, value: usize) -> i64 {

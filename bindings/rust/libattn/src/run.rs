@@ -81,10 +81,7 @@ impl<'a> RunArgs<'a> {
             o: &o.raw,
             ..Default::default()
         };
-        RunArgs {
-            raw,
-            tensors: PhantomData,
-        }
+        RunArgs { raw, tensors: PhantomData }
     }
 
     /// Written: f32 [b, hq, sq] or packed [1, hq, total_q], the natural log of the softmax's
@@ -147,7 +144,7 @@ impl<'a> RunArgs<'a> {
         &mut self,
         workspace: &mut Workspace<'_>,
     ) -> *const sys::attn_run_args {
-        self.raw.workspace = workspace.data;
+        self.raw.workspace = workspace.as_mut_ptr();
         self.raw.workspace_size = workspace.size();
         ptr::from_ref(&self.raw)
     }

@@ -57,10 +57,7 @@ impl<'a> Tensor<'a> {
     /// number of elements than the slice.
     pub fn new<T: Element>(data: &'a [T], shape: &[usize]) -> Result<Tensor<'a>> {
         let raw = contiguous(data.as_ptr(), data.len(), shape)?;
-        Ok(Tensor {
-            raw,
-            memory: PhantomData,
-        })
+        Ok(Tensor { raw, memory: PhantomData })
     }
 
     /// Memory with strides, in elements, which may be 0 or negative; element (0, 0, ...) is
@@ -76,10 +73,7 @@ impl<'a> Tensor<'a> {
         strides: &[isize],
     ) -> Result<Tensor<'a>> {
         let raw = strided(data.as_ptr(), data.len(), offset, shape, strides)?;
-        Ok(Tensor {
-            raw,
-            memory: PhantomData,
-        })
+        Ok(Tensor { raw, memory: PhantomData })
     }
 
     /// A tensor as the C interface has it: memory of a device, for example.
@@ -87,10 +81,7 @@ impl<'a> Tensor<'a> {
     /// # Safety
     /// What it describes is memory that may be read for `'a`, and that nobody writes to.
     pub unsafe fn from_raw(raw: sys::attn_tensor) -> Tensor<'a> {
-        Tensor {
-            raw,
-            memory: PhantomData,
-        }
+        Tensor { raw, memory: PhantomData }
     }
 }
 
@@ -101,10 +92,7 @@ impl<'a> TensorMut<'a> {
     /// As [`Tensor::new`].
     pub fn new<T: OutputElement>(data: &'a mut [T], shape: &[usize]) -> Result<TensorMut<'a>> {
         let raw = contiguous(data.as_mut_ptr(), data.len(), shape)?;
-        Ok(TensorMut {
-            raw,
-            memory: PhantomData,
-        })
+        Ok(TensorMut { raw, memory: PhantomData })
     }
 
     /// Memory with strides, in elements; element (0, 0, ...) is `data[offset]`. A run refuses
@@ -119,18 +107,12 @@ impl<'a> TensorMut<'a> {
         strides: &[isize],
     ) -> Result<TensorMut<'a>> {
         let raw = strided(data.as_mut_ptr(), data.len(), offset, shape, strides)?;
-        Ok(TensorMut {
-            raw,
-            memory: PhantomData,
-        })
+        Ok(TensorMut { raw, memory: PhantomData })
     }
 
     /// The same memory to be read, once it is written.
     pub fn as_tensor(&self) -> Tensor<'_> {
-        Tensor {
-            raw: self.raw,
-            memory: PhantomData,
-        }
+        Tensor { raw: self.raw, memory: PhantomData }
     }
 
     /// A tensor as the C interface has it: memory of a device, for example.
@@ -138,10 +120,7 @@ impl<'a> TensorMut<'a> {
     /// # Safety
     /// What it describes is memory that may be written for `'a`, and that nobody else uses.
     pub unsafe fn from_raw(raw: sys::attn_tensor) -> TensorMut<'a> {
-        TensorMut {
-            raw,
-            memory: PhantomData,
-        }
+        TensorMut { raw, memory: PhantomData }
     }
 }
 
@@ -188,9 +167,7 @@ fn dtype_name(raw: &sys::attn_tensor) -> &'static str {
 }
 
 fn contiguous<T: Element>(data: *const T, len: usize, shape: &[usize]) -> Result<sys::attn_tensor> {
-    let count = shape
-        .iter()
-        .try_fold(1usize, |count, &extent| count.checked_mul(extent));
+    let count = shape.iter().try_fold(1usize, |count, &extent| count.checked_mul(extent));
     if count != Some(len) {
         return Err(Error::invalid(format!(
             "shape: {shape:?} must have as many elements as the slice, {len}"
@@ -287,10 +264,7 @@ mod from_ndarray {
         type Error = Error;
         fn try_from(array: ArrayView<'a, T, D>) -> Result<Tensor<'a>> {
             let raw = view(array.as_ptr(), array.shape(), array.strides())?;
-            Ok(Tensor {
-                raw,
-                memory: PhantomData,
-            })
+            Ok(Tensor { raw, memory: PhantomData })
         }
     }
 
@@ -299,10 +273,7 @@ mod from_ndarray {
         type Error = Error;
         fn try_from(mut array: ArrayViewMut<'a, T, D>) -> Result<TensorMut<'a>> {
             let raw = view(array.as_mut_ptr(), array.shape(), array.strides())?;
-            Ok(TensorMut {
-                raw,
-                memory: PhantomData,
-            })
+            Ok(TensorMut { raw, memory: PhantomData })
         }
     }
 }

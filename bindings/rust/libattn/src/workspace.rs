@@ -16,7 +16,7 @@ use crate::{Error, Result};
 /// serves every plan that needs no more.
 #[derive(Debug)]
 pub struct Workspace<'a> {
-    pub(crate) data: *mut c_void,
+    data: *mut c_void,
     size: usize,
     owned: bool,
     memory: PhantomData<&'a mut [MaybeUninit<u8>]>,
@@ -46,12 +46,7 @@ impl Workspace<'static> {
                 return Err(refused());
             }
         }
-        Ok(Workspace {
-            data: data.cast(),
-            size,
-            owned: true,
-            memory: PhantomData,
-        })
+        Ok(Workspace { data: data.cast(), size, owned: true, memory: PhantomData })
     }
 }
 
@@ -59,12 +54,7 @@ impl<'a> Workspace<'a> {
     /// Memory of the caller's, aligned to [`WORKSPACE_ALIGNMENT`], or the run refuses it.
     pub fn borrowed(memory: &'a mut [MaybeUninit<u8>]) -> Workspace<'a> {
         let data = memory.as_mut_ptr().cast();
-        Workspace {
-            data,
-            size: memory.len(),
-            owned: false,
-            memory: PhantomData,
-        }
+        Workspace { data, size: memory.len(), owned: false, memory: PhantomData }
     }
 
     /// Memory of a device.
@@ -72,12 +62,12 @@ impl<'a> Workspace<'a> {
     /// # Safety
     /// The device may use `size` bytes from `data` for `'a`, and nobody else does.
     pub unsafe fn from_raw(data: *mut c_void, size: usize) -> Workspace<'a> {
-        Workspace {
-            data,
-            size,
-            owned: false,
-            memory: PhantomData,
-        }
+        Workspace { data, size, owned: false, memory: PhantomData }
+    }
+
+    /// Where it begins; NULL if its size is 0.
+    pub fn as_mut_ptr(&mut self) -> *mut c_void {
+        self.data
     }
 
     /// Bytes.

@@ -11,37 +11,16 @@ use attn::{
 
 #[test]
 fn what_a_context_tells() {
-    let context = Context::builder()
-        .num_threads(3)
-        .isa(Isa::Scalar)
-        .build()
-        .unwrap();
+    let context = Context::builder().num_threads(3).isa(Isa::Scalar).build().unwrap();
     let info = context.info();
-    assert_eq!(
-        (info.isa, info.isa_name, info.concurrency),
-        (Isa::Scalar, "scalar", 3)
-    );
+    assert_eq!((info.isa, info.isa_name, info.concurrency), (Isa::Scalar, "scalar", 3));
     assert!(info.backend_dir.is_absolute());
     let isas = context.isas();
-    assert!(
-        isas.iter()
-            .any(|isa| isa.isa == Isa::Scalar && isa.available)
-    );
-    assert!(
-        isas.iter()
-            .all(|isa| isa.available == isa.reason.is_empty())
-    );
+    assert!(isas.iter().any(|isa| isa.isa == Isa::Scalar && isa.available));
+    assert!(isas.iter().all(|isa| isa.available == isa.reason.is_empty()));
     let backends = context.backends();
-    assert!(
-        backends
-            .iter()
-            .any(|backend| backend.name == "flash" && backend.available)
-    );
-    assert!(
-        backends
-            .iter()
-            .all(|backend| backend.available == backend.reason.is_empty())
-    );
+    assert!(backends.iter().any(|backend| backend.name == "flash" && backend.available));
+    assert!(backends.iter().all(|backend| backend.available == backend.reason.is_empty()));
     assert!(format!("{context:?}").contains("Scalar"));
     context.warmup().unwrap();
     assert_eq!(attn::version().split('.').count(), 3);
@@ -49,21 +28,14 @@ fn what_a_context_tells() {
 
 /// One head of 64 queries and keys of 16, by such a context.
 fn run(context: &Context) -> Result<Vec<f32>> {
-    let plan = Plan::builder()
-        .heads_q(4)
-        .head_dim(16)
-        .max_seqlen_q(64)
-        .max_seqlen_k(64)
-        .build(context)?;
+    let plan =
+        Plan::builder().heads_q(4).head_dim(16).max_seqlen_q(64).max_seqlen_k(64).build(context)?;
     let q: Vec<f32> = (0..4 * 64 * 16).map(|i| (i as f32 * 0.37).sin()).collect();
     let mut o = vec![0.0; q.len()];
     {
         let q = Tensor::new(&q, &[1, 4, 64, 16])?;
         let mut o = TensorMut::new(&mut o, &[1, 4, 64, 16])?;
-        plan.run(
-            &mut RunArgs::new(&q, &q, &q, &mut o),
-            &mut plan.new_workspace()?,
-        )?;
+        plan.run(&mut RunArgs::new(&q, &q, &q, &mut o), &mut plan.new_workspace()?)?;
     }
     Ok(o)
 }
@@ -108,19 +80,13 @@ unsafe impl Executor for Threads {
 #[test]
 fn executor() {
     let calls = Arc::new(AtomicUsize::new(0));
-    let threads = Threads {
-        calls: calls.clone(),
-        failure: None,
-    };
+    let threads = Threads { calls: calls.clone(), failure: None };
     let context = Context::builder().executor(threads).build().unwrap();
     assert_eq!(context.info().concurrency, 3);
     let expected = run(&Context::builder().num_threads(1).build().unwrap()).unwrap();
     assert_eq!(run(&context).unwrap(), expected);
     assert!(calls.load(Ordering::Relaxed) > 0);
-    let both = Threads {
-        calls,
-        failure: None,
-    };
+    let both = Threads { calls, failure: None };
     let both = Context::builder().executor(both).num_threads(2).build();
     assert!(matches!(both, Err(Error::InvalidArgument(words)) if words.contains("num_threads")));
 }
@@ -128,10 +94,7 @@ fn executor() {
 #[test]
 fn executor_that_fails() {
     for failure in [|| Err(Incomplete), || panic!("on purpose")] {
-        let threads = Threads {
-            calls: Arc::default(),
-            failure: Some(failure),
-        };
+        let threads = Threads { calls: Arc::default(), failure: Some(failure) };
         let context = Context::builder().executor(threads).build().unwrap();
         assert!(matches!(run(&context), Err(Error::Executor(_))));
     }
@@ -142,35 +105,20 @@ fn executor_that_fails() {
 fn rayon_executor() {
     use attn::RayonExecutor;
     let expected = run(&Context::builder().num_threads(1).build().unwrap()).unwrap();
-    let pool = |threads| {
-        Arc::new(
-            rayon::ThreadPoolBuilder::new()
-                .num_threads(threads)
-                .build()
-                .unwrap(),
-        )
-    };
+    let pool =
+        |threads| Arc::new(rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap());
     let own = pool(3);
-    let context = Context::builder()
-        .executor(RayonExecutor::new(own.clone()))
-        .build()
-        .unwrap();
+    let context = Context::builder().executor(RayonExecutor::new(own.clone())).build().unwrap();
     assert_eq!(context.info().concurrency, 3);
     assert_eq!(run(&context).unwrap(), expected);
     assert_eq!(own.install(|| run(&context)).unwrap(), expected);
     assert_eq!(pool(5).install(|| run(&context)).unwrap(), expected);
 
-    let global = Context::builder()
-        .executor(RayonExecutor::global())
-        .build()
-        .unwrap();
+    let global = Context::builder().executor(RayonExecutor::global()).build().unwrap();
     assert_eq!(run(&global).unwrap(), expected);
     assert_eq!(pool(1).install(|| run(&global)).unwrap(), expected);
     let larger = pool(rayon::current_num_threads() + 1);
-    assert!(matches!(
-        larger.install(|| run(&global)),
-        Err(Error::Executor(_))
-    ));
+    assert!(matches!(larger.install(|| run(&global)), Err(Error::Executor(_))));
 }
 
 /// Counts what is still out.
@@ -197,15 +145,8 @@ unsafe impl GlobalAlloc for Counting {
 #[test]
 fn allocator() {
     let (bytes, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-    let counting = Counting {
-        bytes: bytes.clone(),
-        most: most.clone(),
-    };
-    let context = Context::builder()
-        .allocator(counting)
-        .num_threads(2)
-        .build()
-        .unwrap();
+    let counting = Counting { bytes: bytes.clone(), most: most.clone() };
+    let context = Context::builder().allocator(counting).num_threads(2).build().unwrap();
     run(&context).unwrap();
     assert!(most.load(Ordering::Relaxed) > 0);
     drop(context);
@@ -232,18 +173,9 @@ fn log() {
         .build()
         .unwrap();
     let expected = run(&context).unwrap();
-    assert!(
-        lines
-            .lock()
-            .unwrap()
-            .iter()
-            .all(|(_, message)| !message.is_empty())
-    );
+    assert!(lines.lock().unwrap().iter().all(|(_, message)| !message.is_empty()));
     assert!(LogLevel::Debug < LogLevel::Warning);
-    let panics = Context::builder()
-        .log(|_, _| panic!("on purpose"))
-        .build()
-        .unwrap();
+    let panics = Context::builder().log(|_, _| panic!("on purpose")).build().unwrap();
     assert_eq!(run(&panics).unwrap(), expected);
 }
 
@@ -259,39 +191,27 @@ fn merge() {
 
     let (mut o, mut lse, sink) = ([0.0f32; 4], [0.0f32; 2], [3f32.ln(); 2]);
     {
-        let (o0, lse0) = (
-            Tensor::new(&o0, &o_shape).unwrap(),
-            Tensor::new(&lse0, &lse_shape).unwrap(),
-        );
+        let (o0, lse0) =
+            (Tensor::new(&o0, &o_shape).unwrap(), Tensor::new(&lse0, &lse_shape).unwrap());
         let mut o = TensorMut::new(&mut o, &o_shape).unwrap();
         let mut lse = TensorMut::new(&mut lse, &lse_shape).unwrap();
         let sink = Tensor::new(&sink, &[2]).unwrap();
         let parts = vec![(&o0, &lse0), (&o1, &lse1)];
-        context
-            .merge(&mut MergeArgs::new(parts.clone(), &mut o).lse(&mut lse))
-            .unwrap();
-        context
-            .merge(&mut MergeArgs::new(parts, &mut o).lse(&mut lse).sink(&sink))
-            .unwrap();
+        context.merge(&mut MergeArgs::new(parts.clone(), &mut o).lse(&mut lse)).unwrap();
+        context.merge(&mut MergeArgs::new(parts, &mut o).lse(&mut lse).sink(&sink)).unwrap();
         let none = context.merge(&mut MergeArgs::new([], &mut o));
         assert!(matches!(none, Err(Error::InvalidArgument(words)) if words.contains("count")));
         let wrong = context.merge(&mut MergeArgs::new([(&o0, &o1)], &mut o));
         assert!(matches!(wrong, Err(Error::InvalidArgument(words)) if words.contains("lse_parts")));
     }
-    assert!(
-        close(&o, 9.0 / 6.0) && close(&lse, 6f32.ln()),
-        "{o:?} {lse:?}"
-    );
+    assert!(close(&o, 9.0 / 6.0) && close(&lse, 6f32.ln()), "{o:?} {lse:?}");
 
     let mut first = TensorMut::new(&mut o0, &o_shape).unwrap();
     let mut first_lse = TensorMut::new(&mut lse0, &lse_shape).unwrap();
     let mut args = MergeArgs::in_place(&mut first, &mut first_lse, [(&o1, &lse1)]);
     context.merge(&mut args).unwrap();
     assert_eq!(first.as_tensor().shape(), [1, 2, 1, 2]);
-    assert!(
-        close(&o0, 3.0) && close(&lse0, 3f32.ln()),
-        "{o0:?} {lse0:?}"
-    );
+    assert!(close(&o0, 3.0) && close(&lse0, 3f32.ln()), "{o0:?} {lse0:?}");
 }
 
 #[test]

@@ -27,11 +27,7 @@ static GLOBAL: Counting = Counting;
 
 #[test]
 fn a_run_allocates_nothing() {
-    let context = Context::builder()
-        .num_threads(2)
-        .allocator(Counting)
-        .build()
-        .unwrap();
+    let context = Context::builder().num_threads(2).allocator(Counting).build().unwrap();
     let plan = Plan::builder()
         .heads_q(4)
         .head_dim(64)
@@ -53,9 +49,7 @@ fn a_run_allocates_nothing() {
         let seqlens_k = Tensor::new(&seqlens_k, &[1]).unwrap();
         let mut o = TensorMut::new(&mut o, &[1, 4, 16, 64]).unwrap();
         let mut lse = TensorMut::new(&mut lse, &[1, 4, 16]).unwrap();
-        let mut args = RunArgs::new(&q, &k, &k, &mut o)
-            .lse(&mut lse)
-            .seqlens_k(&seqlens_k);
+        let mut args = RunArgs::new(&q, &k, &k, &mut o).lse(&mut lse).seqlens_k(&seqlens_k);
         plan.run(&mut args, &mut workspace).unwrap();
     };
     step(16); // the harness may still be at work in the background: nothing is counted yet

@@ -12,12 +12,7 @@ fn context() -> Context {
 
 /// 4 heads over 2, up to 6 queries and 11 keys of 8.
 fn builder() -> PlanBuilder {
-    Plan::builder()
-        .heads_q(4)
-        .heads_kv(2)
-        .head_dim(8)
-        .max_seqlen_q(6)
-        .max_seqlen_k(11)
+    Plan::builder().heads_q(4).heads_kv(2).head_dim(8).max_seqlen_q(6).max_seqlen_k(11)
 }
 
 fn words<T: std::fmt::Debug>(result: Result<T>) -> String {
@@ -37,23 +32,11 @@ fn what_a_plan_tells() {
     assert_eq!(info.isa_name, context.info().isa_name);
     assert_eq!(info.workspace_size, plan.workspace_size());
     assert!(info.tile_k > 0);
-    assert!(
-        plan.refusals()
-            .iter()
-            .any(|(name, words)| *name == "standard" && !words.is_empty())
-    );
+    assert!(plan.refusals().iter().any(|(name, words)| *name == "standard" && !words.is_empty()));
     assert!(!plan.refusals().iter().any(|(name, _)| *name == "flash"));
     assert!(plan.to_string().contains("flash"), "{plan}");
     assert!(format!("{plan:?}").contains("workspace_size"));
-    assert_eq!(
-        builder()
-            .backend("standard")
-            .build(&context)
-            .unwrap()
-            .info()
-            .backend,
-        "standard"
-    );
+    assert_eq!(builder().backend("standard").build(&context).unwrap().info().backend, "standard");
 }
 
 #[test]
@@ -62,21 +45,12 @@ fn bad_plans() {
     let refused = |plan: PlanBuilder| words(plan.build(&context));
     assert!(refused(Plan::builder()).contains("heads_q"));
     assert!(refused(builder().heads_kv(3)).contains("heads_kv"));
-    assert_eq!(
-        refused(builder().head_dim_v(0)),
-        "head_dim_v: 0 must be at least 1"
-    );
+    assert_eq!(refused(builder().head_dim_v(0)), "head_dim_v: 0 must be at least 1");
     assert!(refused(builder().head_dim(usize::MAX)).contains("head_dim"));
     assert!(refused(builder().max_batch(usize::MAX / 2)).contains("max_batch"));
-    assert_eq!(
-        refused(builder().scale(0.0)),
-        "scale: 0 must be another number"
-    );
+    assert_eq!(refused(builder().scale(0.0)), "scale: 0 must be another number");
     assert!(refused(builder().scale(f32::NAN)).contains("scale"));
-    assert_eq!(
-        refused(builder().softcap(0.0)),
-        "softcap: 0 must be greater than 0"
-    );
+    assert_eq!(refused(builder().softcap(0.0)), "softcap: 0 must be greater than 0");
     assert!(refused(builder().softcap(-1.0)).contains("softcap"));
     assert!(refused(builder().paged(0)).contains("page_size"));
     assert!(refused(builder().paged(1 << 40)).contains("page_size"));
@@ -91,14 +65,9 @@ fn bad_plans() {
     assert!(refused(builder().scale(0.0).softcap(0.0)).contains("scale"));
     let unsupported = builder().backend("flash").tile_k(3).build(&context);
     assert!(matches!(unsupported, Err(Error::Unsupported(words)) if words.contains("tile_k")));
-    let elsewhere = builder()
-        .device(attn::sys::ATTN_DEVICE_CUDA.cast_signed(), 0)
-        .build(&context);
+    let elsewhere = builder().device(attn::sys::ATTN_DEVICE_CUDA.cast_signed(), 0).build(&context);
     assert!(
-        matches!(
-            elsewhere,
-            Err(Error::Unavailable(_) | Error::Unsupported(_))
-        ),
+        matches!(elsewhere, Err(Error::Unavailable(_) | Error::Unsupported(_))),
         "{elsewhere:?}"
     );
 }
@@ -111,15 +80,8 @@ fn bad_contexts() {
     assert!(words(Context::builder().backend_dir("relative").build()).contains("backend_dir"));
     assert!(words(Context::builder().backend_dir("/a\0b").build()).contains("NUL"));
     assert!(words(Context::builder().isa(Isa::Other(77)).build()).contains("isa"));
-    let absent = if cfg!(target_arch = "x86_64") {
-        Isa::Neon
-    } else {
-        Isa::Avx2
-    };
-    assert!(matches!(
-        Context::builder().isa(absent).build(),
-        Err(Error::Unavailable(_))
-    ));
+    let absent = if cfg!(target_arch = "x86_64") { Isa::Neon } else { Isa::Avx2 };
+    assert!(matches!(Context::builder().isa(absent).build(), Err(Error::Unavailable(_))));
 }
 
 #[test]
@@ -191,24 +153,14 @@ fn bad_runs() {
     let mut workspace = plan_built.new_workspace().unwrap();
     let mut args = RunArgs::new(&q_view, &k_view, &k_view, &mut o_view).seqlens_k(&seqlens);
     named(words(plan_built.run(&mut args, &mut workspace)));
-    named(refused_run(
-        &lengths,
-        &q_view,
-        &k_view,
-        &mut o_view,
-        |args| args,
-    ));
+    named(refused_run(&lengths, &q_view, &k_view, &mut o_view, |args| args));
     let lengths = lengths.build(&context()).unwrap();
     let mut args = RunArgs::new(&q_view, &k_view, &k_view, &mut o_view).seqlens_k(&seqlens);
-    named(words(
-        lengths.run(&mut args, &mut lengths.new_workspace().unwrap()),
-    )); // i64
+    named(words(lengths.run(&mut args, &mut lengths.new_workspace().unwrap()))); // i64
     let seqlens = [12i32];
     let seqlens = Tensor::new(&seqlens, &[1]).unwrap();
     let mut args = RunArgs::new(&q_view, &k_view, &k_view, &mut o_view).seqlens_k(&seqlens);
-    named(words(
-        lengths.run(&mut args, &mut lengths.new_workspace().unwrap()),
-    )); // too long
+    named(words(lengths.run(&mut args, &mut lengths.new_workspace().unwrap()))); // too long
 
     // A device's tensor.
     let mut raw = *q_view.as_raw();
@@ -266,17 +218,13 @@ fn many_threads_run_one_plan() {
                 let q = Tensor::new(&q, &[1, 4, 6, 8]).unwrap();
                 let k = Tensor::new(&k, &[1, 2, 11, 8]).unwrap();
                 let mut o_view = TensorMut::new(&mut o, &[1, 4, 6, 8]).unwrap();
-                plan.run(&mut RunArgs::new(&q, &k, &k, &mut o_view), &mut workspace)
-                    .unwrap();
+                plan.run(&mut RunArgs::new(&q, &k, &k, &mut o_view), &mut workspace).unwrap();
                 last = o;
             }
             last
         };
         let threads: Vec<_> = (0..4).map(|_| scope.spawn(run)).collect();
-        threads
-            .into_iter()
-            .map(|thread| thread.join().unwrap())
-            .collect()
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     });
     assert!(results[0].iter().any(|&x| x != 0.0));
     assert!(results.iter().all(|result| *result == results[0]));

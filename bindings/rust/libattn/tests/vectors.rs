@@ -52,9 +52,7 @@ fn bytes<const N: usize>(digits: &str) -> Vec<[u8; N]> {
     }
     assert_eq!(digits.len() % (2 * N), 0);
     let byte = |i: usize| u8::from_str_radix(&digits[2 * i..2 * i + 2], 16).unwrap();
-    (0..digits.len() / (2 * N))
-        .map(|n| std::array::from_fn(|i| byte(n * N + i)))
-        .collect()
+    (0..digits.len() / (2 * N)).map(|n| std::array::from_fn(|i| byte(n * N + i))).collect()
 }
 
 fn numbers<const N: usize, T>(digits: &str, from: fn([u8; N]) -> T) -> Vec<T> {
@@ -79,9 +77,7 @@ fn view(words: &mut SplitWhitespace<'_>) -> View {
         _ => 4,
     };
     let zeros = "0".repeat(2 * count * size);
-    let digits = words
-        .next()
-        .unwrap_or(if count == 0 { "-" } else { &zeros });
+    let digits = words.next().unwrap_or(if count == 0 { "-" } else { &zeros });
     let memory = match dtype {
         sys::ATTN_DTYPE_F32 => Memory::F32(numbers(digits, f32::from_le_bytes)),
         sys::ATTN_DTYPE_F16 => Memory::F16(numbers(digits, f16::from_le_bytes)),
@@ -93,12 +89,7 @@ fn view(words: &mut SplitWhitespace<'_>) -> View {
         sys::ATTN_DTYPE_I64 => Memory::I64(numbers(digits, i64::from_le_bytes)),
         _ => panic!("no dtype {dtype}"),
     };
-    let view = View {
-        memory,
-        shape,
-        strides,
-        first,
-    };
+    let view = View { memory, shape, strides, first };
     assert_eq!(view.len(), count);
     view
 }
@@ -134,12 +125,7 @@ impl View {
     }
 
     fn tensor_mut(&mut self) -> TensorMut<'_> {
-        let View {
-            memory,
-            shape,
-            strides,
-            first,
-        } = self;
+        let View { memory, shape, strides, first } = self;
         let tensor = match memory {
             Memory::F32(x) => TensorMut::strided(x, *first, shape, strides),
             Memory::F16(x) => TensorMut::strided(x, *first, shape, strides),
@@ -195,11 +181,7 @@ fn dtype(value: u32) -> Dtype {
 }
 
 fn builder(case: &Case) -> PlanBuilder {
-    let number = |name: &str| {
-        case.plan
-            .get(name)
-            .map_or(0, |value| value.parse().unwrap())
-    };
+    let number = |name: &str| case.plan.get(name).map_or(0, |value| value.parse().unwrap());
     let mut plan = Plan::builder();
     for (name, value) in &case.plan {
         let real = || value.parse::<f32>().unwrap();
@@ -241,38 +223,29 @@ fn builder(case: &Case) -> PlanBuilder {
 }
 
 fn features(plan: PlanBuilder, bits: u32, number: &dyn Fn(&str) -> usize) -> PlanBuilder {
-    (0..u32::BITS)
-        .map(|i| 1 << i)
-        .filter(|bit| bits & bit != 0)
-        .fold(plan, |plan, bit| match bit {
-            sys::ATTN_CAUSAL => plan.causal(true),
-            sys::ATTN_WINDOW_LEFT => plan.window_left(number("window_left")),
-            sys::ATTN_WINDOW_RIGHT => plan.window_right(number("window_right")),
-            sys::ATTN_SEQLENS_Q => plan.seqlens_q(),
-            sys::ATTN_SEQLENS_K => plan.seqlens_k(),
-            sys::ATTN_Q_START => plan.q_start(),
-            sys::ATTN_K_START => plan.k_start(),
-            sys::ATTN_BIAS => plan.bias(dtype(number("bias_dtype") as u32)),
-            sys::ATTN_BIAS_RANGE => plan.bias_range(),
-            sys::ATTN_MASK => plan.mask(),
-            sys::ATTN_MASK_RANGE => plan.mask_range(),
-            sys::ATTN_ALIBI => plan.alibi(),
-            sys::ATTN_SINK => plan.sink(),
-            sys::ATTN_BLOCK_MASK => plan.block_mask(number("block_q"), number("block_k")),
-            _ => panic!("no feature {bit}"),
-        })
+    (0..u32::BITS).map(|i| 1 << i).filter(|bit| bits & bit != 0).fold(plan, |plan, bit| match bit {
+        sys::ATTN_CAUSAL => plan.causal(true),
+        sys::ATTN_WINDOW_LEFT => plan.window_left(number("window_left")),
+        sys::ATTN_WINDOW_RIGHT => plan.window_right(number("window_right")),
+        sys::ATTN_SEQLENS_Q => plan.seqlens_q(),
+        sys::ATTN_SEQLENS_K => plan.seqlens_k(),
+        sys::ATTN_Q_START => plan.q_start(),
+        sys::ATTN_K_START => plan.k_start(),
+        sys::ATTN_BIAS => plan.bias(dtype(number("bias_dtype") as u32)),
+        sys::ATTN_BIAS_RANGE => plan.bias_range(),
+        sys::ATTN_MASK => plan.mask(),
+        sys::ATTN_MASK_RANGE => plan.mask_range(),
+        sys::ATTN_ALIBI => plan.alibi(),
+        sys::ATTN_SINK => plan.sink(),
+        sys::ATTN_BLOCK_MASK => plan.block_mask(number("block_q"), number("block_k")),
+        _ => panic!("no feature {bit}"),
+    })
 }
 
 fn run(case: &mut Case, plan: &Plan) -> Result<()> {
-    let tensors: HashMap<&str, Tensor<'_>> = case
-        .inputs
-        .iter()
-        .map(|(name, view)| (name.as_str(), view.tensor()))
-        .collect();
-    let mut outputs = case
-        .outputs
-        .iter_mut()
-        .map(|(name, view)| (name, view.tensor_mut()));
+    let tensors: HashMap<&str, Tensor<'_>> =
+        case.inputs.iter().map(|(name, view)| (name.as_str(), view.tensor())).collect();
+    let mut outputs = case.outputs.iter_mut().map(|(name, view)| (name, view.tensor_mut()));
     let (o_name, mut o) = outputs.next().unwrap();
     assert_eq!(o_name, "o");
     let mut lse = outputs.next().map(|(name, tensor)| {
@@ -326,20 +299,14 @@ fn hash(case: &Case) -> u64 {
     case.outputs
         .iter()
         .flat_map(|(_, view)| view.le_bytes())
-        .fold(0xcbf29ce484222325, |h, byte| {
-            (h ^ u64::from(byte)).wrapping_mul(0x100000001b3)
-        })
+        .fold(0xcbf29ce484222325, |h, byte| (h ^ u64::from(byte)).wrapping_mul(0x100000001b3))
 }
 
 /// Runs a case everywhere; returns how often it was computed.
 fn run_everywhere(case: &mut Case, contexts: &[Context], hashes: &mut String) -> usize {
     let mut computed = 0;
     for context in contexts {
-        for backend in context
-            .backends()
-            .iter()
-            .filter(|backend| backend.available)
-        {
+        for backend in context.backends().iter().filter(|backend| backend.available) {
             let target = format!("{} {} {}", case.name, backend.name, context.info().isa_name);
             let plan = match builder(case).backend(backend.name).build(context) {
                 Err(Error::Unsupported(_)) if backend.name != "standard" => {
@@ -372,22 +339,11 @@ fn vectors() {
     let mut hashes = String::new();
     let mut case = Case::default();
     let (mut cases, mut computed) = (0, 0);
-    for line in text
-        .lines()
-        .filter(|line| !line.is_empty() && !line.starts_with('#'))
-    {
+    for line in text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
         let mut words = line.split_whitespace();
-        let (keyword, name) = (
-            next(&mut words),
-            words.next().unwrap_or_default().to_owned(),
-        );
+        let (keyword, name) = (next(&mut words), words.next().unwrap_or_default().to_owned());
         match keyword {
-            "case" => {
-                case = Case {
-                    name,
-                    ..Case::default()
-                }
-            }
+            "case" => case = Case { name, ..Case::default() },
             "plan" => {
                 case.plan.insert(name, next(&mut words).to_owned());
             }
