@@ -176,6 +176,9 @@ void softmax(const Group& group, float* m, float* l, float* alpha) {
     ATTN_UNROLL
     for (int v = 0; v < kVecs; ++v) best[v] = Set(-kInfinity);
     int64_t column = group.begin;
+    for (; column % kPanel != 0 && column < group.end; column += kLanes) {
+      best[0] = Max(Load(s + column), best[0]);
+    }
     for (; column + kPanel <= group.end; column += kPanel) {
       ATTN_UNROLL
       for (int v = 0; v < kVecs; ++v) best[v] = Max(Load(s + column + v * kLanes), best[v]);
@@ -208,15 +211,26 @@ void softmax(const Group& group, float* m, float* l, float* alpha) {
     };
     Vec sum[kVecs];
     ATTN_UNROLL for (int v = 0; v < kVecs; ++v) sum[v] = Zero();
-    int64_t column = group.begin;
+    // A column's place in its panel says which sum it goes to, wherever the group begins.
+    const auto part_of_panel = [&](int64_t panel) {
+      ATTN_UNROLL
+      for (int v = 0; v < kVecs; ++v) {
+        const int64_t column = panel + v * kLanes;
+        if (column >= group.begin && column < group.end) {
+          sum[v] = Add(sum[v], exponentiate(s + column));
+        }
+      }
+    };
+    int64_t column = round_down(group.begin, kPanel);
+    if (column < group.begin) {
+      part_of_panel(column);
+      column += kPanel;
+    }
     for (; column + kPanel <= group.end; column += kPanel) {
       ATTN_UNROLL
       for (int v = 0; v < kVecs; ++v) sum[v] = Add(sum[v], exponentiate(s + column + v * kLanes));
     }
-    ATTN_UNROLL
-    for (int v = 0; v < kVecs; ++v, column += kLanes) {
-      if (column < group.end) sum[v] = Add(sum[v], exponentiate(s + column));
-    }
+    part_of_panel(column);
     ATTN_UNROLL
     for (int v = 1; v < kVecs; ++v) sum[0] = Add(sum[0], sum[v]);
     Store(MulAdd(Load(l + r * kLanes), Broadcast(alpha + r), sum[0]), l + r * kLanes);
@@ -274,13 +288,9 @@ class Ahead {
   int64_t offset_ = 0;
 };
 
-// A panel of S that is not worth computing.
-void mask_panel(const Group& group, int64_t column) {
-  for (int r = 0; r < group.rows; ++r) {
-    for (int v = 0; v < kVecs; ++v) {
-      Store(Set(-kInfinity), group.s + r * group.lds + column + v * kLanes);
-    }
-  }
+// A vector of S for each row that is not worth computing.
+void mask_vectors(const Group& group, int64_t column) {
+  for (int r = 0; r < group.rows; ++r) Store(Set(-kInfinity), group.s + r * group.lds + column);
 }
 
 // One group of rows against one key block. For Stage see stage.h.
@@ -298,11 +308,13 @@ void attend_group(const AttendArgs& args, const Scratch& scratch, const Group& g
   typename Stage::Fetch fetch(args, group);
   for (int64_t column = group.begin; column < group.end;) {
     const int64_t attended = Stage::skip(args, group, column);
-    for (; column < attended; column += kPanel) mask_panel(group, column);
+    for (; column < attended; column += kLanes) mask_vectors(group, column);
     const int64_t run_end = Stage::run_end(args, group, column);
-    for (; column < run_end; column += kPanel) {
-      const int vecs = static_cast<int>(min(kVecs, (group.end - column + kLanes - 1) / kLanes));
-      qk.b = args.packed_k + (group.key + column) * head_dim;
+    for (; column < run_end; column = panel_end(column)) {
+      const int64_t columns = min(panel_end(column), group.end) - column;
+      const int vecs = static_cast<int>((columns + kLanes - 1) / kLanes);
+      const int64_t panel = round_down(column, kPanel);
+      qk.b = args.packed_k + (group.key + panel) * head_dim + (column - panel);
       qk.c = group.s + column;
       if (!fetch.next(qk.k, &qk.ahead, &qk.ahead_step)) {
         ahead->give(&qk);
@@ -444,7 +456,7 @@ void attend_tile(const AttendArgs& args) {
       group.row = row;
       group.rows = static_cast<int>(rows);
       group.key = key;
-      group.begin = round_down(begin, kPanel);
+      group.begin = round_down(begin, kLanes);
       group.end = end;
       group.first = !*started;
       group.s = scratch.s;

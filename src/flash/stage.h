@@ -4,7 +4,7 @@
 // A stage has
 //   narrow    takes columns off both ends of a group that none of its rows attends to
 //   skip      the first column from the given one on that some row attends to
-//   run_end   the end of the columns from there on that are not skipped; both whole panels
+//   run_end   the end of the columns from there on that are not skipped; both where panels end
 //   Fetch     what the products of a group fetch for the next group's apply
 //   apply     the work on S
 // Each row is worked on by itself, and each element too, so that how rows are grouped and which
@@ -31,7 +31,7 @@ struct Group {
   int64_t row;    // the first one, in the tile
   int rows;       // 1 .. kRows
   int64_t key;    // of column 0
-  int64_t begin;  // columns [begin, end) are attended by some row; begin is a multiple of kPanel
+  int64_t begin;  // columns [begin, end) are attended by some row; begin is a multiple of kLanes
   int64_t end;
   bool first;  // no key block before this one: O holds nothing yet
   float* s;
@@ -236,17 +236,17 @@ struct FeatureStage {
 
   static bool attends_panel(const AttendArgs& args, const Group& group, int64_t column) {
     const BlockMask& mask = args.features->block_mask;
-    const int64_t end = min(column + kPanel, group.end);
+    const int64_t end = min(panel_end(column), group.end);
     return !mask.data || attends(mask, group.row, group.rows, group.key + column, group.key + end);
   }
 
   static int64_t skip(const AttendArgs& args, const Group& group, int64_t column) {
-    while (column < group.end && !attends_panel(args, group, column)) column += kPanel;
+    while (column < group.end && !attends_panel(args, group, column)) column = panel_end(column);
     return min(column, group.end);
   }
 
   static int64_t run_end(const AttendArgs& args, const Group& group, int64_t column) {
-    while (column < group.end && attends_panel(args, group, column)) column += kPanel;
+    while (column < group.end && attends_panel(args, group, column)) column = panel_end(column);
     return min(column, group.end);
   }
 
