@@ -2,6 +2,7 @@
 
 use std::ffi::c_void;
 use std::marker::PhantomData;
+use std::mem::MaybeUninit;
 use std::ptr;
 
 use attn_sys as sys;
@@ -50,9 +51,14 @@ unsafe impl Send for RunArgs<'_> {}
 // SAFETY: the same; a run takes a `&mut RunArgs`.
 unsafe impl Sync for RunArgs<'_> {}
 
+/// No tensors at all.
+// SAFETY: it holds numbers and raw pointers alone.
+const NONE: sys::attn_run_args = unsafe { MaybeUninit::zeroed().assume_init() };
+
 macro_rules! inputs {
     ($($(#[$doc:meta])* $name:ident),* $(,)?) => {$(
         $(#[$doc])*
+        #[inline]
         pub fn $name(mut self, $name: &'a Tensor<'_>) -> Self {
             self.raw.$name = &$name.raw;
             self
@@ -67,6 +73,7 @@ impl<'a> RunArgs<'a> {
     ///
     /// Rows of o and lse past a padded query's length are set to 0 and -inf; packed rows that
     /// belong to no sequence are left alone.
+    #[inline]
     pub fn new(
         q: &'a Tensor<'_>,
         k: &'a Tensor<'_>,
@@ -79,13 +86,14 @@ impl<'a> RunArgs<'a> {
             k: &k.raw,
             v: &v.raw,
             o: &o.raw,
-            ..Default::default()
+            ..NONE
         };
         RunArgs { raw, tensors: PhantomData }
     }
 
     /// Written: f32 [b, hq, sq] or packed [1, hq, total_q], the natural log of the softmax's
     /// denominator, the sink included. Any run may have it.
+    #[inline]
     pub fn lse(mut self, lse: &'a mut TensorMut<'_>) -> Self {
         self.raw.lse = &lse.raw;
         self

@@ -25,6 +25,7 @@ pub enum Dtype {
 }
 
 impl Dtype {
+    #[inline]
     pub(crate) fn raw(self) -> sys::attn_dtype {
         let value = match self {
             Dtype::F32 => sys::ATTN_DTYPE_F32,
