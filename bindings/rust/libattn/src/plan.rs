@@ -290,23 +290,23 @@ impl PlanBuilder {
         kv_chunk,
     }
 
-    /// Q, O and LSE are packed: [1, heads, total, dim], sequence after sequence; each run carries
+    /// Q, O and LSE are packed: `[1, heads, total, dim]`, sequence after sequence; each run carries
     /// `cu_seqlens_q`.
     pub fn packed_q(mut self) -> Self {
-        self.config.q_layout = sys::ATTN_LAYOUT_PACKED.cast_signed();
+        self.config.q_layout = sys::ATTN_LAYOUT_PACKED as i32;
         self
     }
 
-    /// K and V are packed: [1, heads_kv, total, dim]; each run carries `cu_seqlens_k`.
+    /// K and V are packed: `[1, heads_kv, total, dim]`; each run carries `cu_seqlens_k`.
     pub fn packed_kv(mut self) -> Self {
-        self.config.kv_layout = sys::ATTN_LAYOUT_PACKED.cast_signed();
+        self.config.kv_layout = sys::ATTN_LAYOUT_PACKED as i32;
         self
     }
 
-    /// K and V are paged: [pages, heads_kv, page_size, dim]; each run carries `block_table` and
+    /// K and V are paged: `[pages, heads_kv, page_size, dim]`; each run carries `block_table` and
     /// `seqlens_k`.
     pub fn paged(mut self, page_size: usize) -> Self {
-        self.config.kv_layout = sys::ATTN_LAYOUT_PAGED.cast_signed();
+        self.config.kv_layout = sys::ATTN_LAYOUT_PAGED as i32;
         self.config.page_size = self.positive_i32("page_size", page_size);
         self
     }

@@ -247,7 +247,7 @@ fn described<T: Element>(data: *const T, shape: &[usize]) -> sys::attn_tensor {
         data: data as *mut c_void,
         byte_offset: 0,
         dtype: T::DTYPE.raw(),
-        device_type: sys::ATTN_DEVICE_CPU.cast_signed(),
+        device_type: sys::ATTN_DEVICE_CPU as i32,
         device_id: 0,
         rank: shape.len() as i32,
         shape: [0; MAX_RANK],

@@ -65,7 +65,7 @@ fn bad_plans() {
     assert!(refused(builder().scale(0.0).softcap(0.0)).contains("scale"));
     let unsupported = builder().backend("flash").tile_k(3).build(&context);
     assert!(matches!(unsupported, Err(Error::Unsupported(words)) if words.contains("tile_k")));
-    let elsewhere = builder().device(attn::sys::ATTN_DEVICE_CUDA.cast_signed(), 0).build(&context);
+    let elsewhere = builder().device(attn::sys::ATTN_DEVICE_CUDA as i32, 0).build(&context);
     assert!(
         matches!(elsewhere, Err(Error::Unavailable(_) | Error::Unsupported(_))),
         "{elsewhere:?}"
@@ -164,7 +164,7 @@ fn bad_runs() {
 
     // A device's tensor.
     let mut raw = *q_view.as_raw();
-    raw.device_type = attn::sys::ATTN_DEVICE_CUDA.cast_signed();
+    raw.device_type = attn::sys::ATTN_DEVICE_CUDA as i32;
     // SAFETY: it is memory still.
     let elsewhere = unsafe { Tensor::from_raw(raw) };
     let text = refused_run(&plan, &elsewhere, &k_view, &mut o_view, |args| args);
