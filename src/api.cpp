@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <atomic>
 
+#include "autotune.h"
 #include "config.h"
 #include "context.h"
 #include "error.h"
@@ -156,6 +157,9 @@ void attn_context_info_init(attn_context_info* info, size_t size) { attn::init_c
 void attn_isa_info_init(attn_isa_info* info, size_t size) { attn::init_config(info, size); }
 void attn_backend_info_init(attn_backend_info* info, size_t size) { attn::init_config(info, size); }
 void attn_plan_info_init(attn_plan_info* info, size_t size) { attn::init_config(info, size); }
+void attn_autotune_info_init(attn_autotune_info* info, size_t size) {
+  attn::init_config(info, size);
+}
 
 attn_status attn_context_create(const attn_context_config* config, attn_context** context,
                                 attn_error* error) {
@@ -271,6 +275,13 @@ const char* attn_plan_refusal(const attn_plan* plan, int32_t index) {
 size_t attn_plan_describe(const attn_plan* plan, char* text, size_t size) {
   if (!plan || (!text && size > 0)) return 0;
   return attn::describe_plan(*plan, text, size);
+}
+
+attn_status attn_plan_autotune(const attn_plan* plan, const attn_run_args* args, int64_t budget_ns,
+                               attn_autotune_info* info, attn_error* error) {
+  return enter(error, [&](attn_error* e) {
+    return plan ? attn::autotune_plan(*plan, args, budget_ns, info, e) : null_argument("plan", e);
+  });
 }
 
 }  // extern "C"

@@ -24,6 +24,9 @@ constexpr int64_t round_up(int64_t n, int64_t multiple) {
 }
 constexpr int64_t round_down(int64_t n, int64_t multiple) { return n / multiple * multiple; }
 
+// Where the panel of a column ends.
+constexpr int64_t panel_end(int64_t column) { return round_down(column, kPanel) + kPanel; }
+
 // Columns of a V panel: 5 vectors, say, become 3 + 2 rather than 4 + 1, since a register tile one
 // vector wide has too few accumulators to hide the latency of its additions.
 constexpr int64_t v_panel(int64_t padded_dim) {

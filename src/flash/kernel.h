@@ -58,11 +58,9 @@ struct Product {
   const float* alpha;
   float* c;
   int64_t ldc;
-  const char* ahead;  // k / kStepsPerLine cache lines from here on are fetched into L2
+  const char* ahead;   // each of the k steps fetches a cache line into L2: this one,
+  int64_t ahead_step;  // and so many bytes further in the next step
 };
-
-constexpr int kLine = 64;  // bytes
-constexpr int kStepsPerLine = 4;
 
 template <Init kInit, int kM, int kN>
 [[gnu::noinline]] void multiply(const Product& product) {
@@ -88,10 +86,11 @@ template <Init kInit, int kM, int kN>
   for (int i = 0; i < (kM + 2) / 3; ++i) row[i] = product.a + 3 * i * lda;
   const float* b = product.b;
   const char* ahead = product.ahead;
+  const int64_t ahead_step = product.ahead_step;
   ATTN_UNROLL_TWICE
   for (int64_t p = product.k; p > 0; --p) {
     __builtin_prefetch(ahead, 0, 2);
-    ahead += kLine / kStepsPerLine;
+    ahead += ahead_step;
     Vec bv[kN];
     ATTN_UNROLL
     for (int v = 0; v < kN; ++v) {
@@ -177,6 +176,9 @@ void softmax(const Group& group, float* m, float* l, float* alpha) {
     ATTN_UNROLL
     for (int v = 0; v < kVecs; ++v) best[v] = Set(-kInfinity);
     int64_t column = group.begin;
+    for (; column % kPanel != 0 && column < group.end; column += kLanes) {
+      best[0] = Max(Load(s + column), best[0]);
+    }
     for (; column + kPanel <= group.end; column += kPanel) {
       ATTN_UNROLL
       for (int v = 0; v < kVecs; ++v) best[v] = Max(Load(s + column + v * kLanes), best[v]);
@@ -209,15 +211,26 @@ void softmax(const Group& group, float* m, float* l, float* alpha) {
     };
     Vec sum[kVecs];
     ATTN_UNROLL for (int v = 0; v < kVecs; ++v) sum[v] = Zero();
-    int64_t column = group.begin;
+    // A column's place in its panel says which sum it goes to, wherever the group begins.
+    const auto part_of_panel = [&](int64_t panel) {
+      ATTN_UNROLL
+      for (int v = 0; v < kVecs; ++v) {
+        const int64_t column = panel + v * kLanes;
+        if (column >= group.begin && column < group.end) {
+          sum[v] = Add(sum[v], exponentiate(s + column));
+        }
+      }
+    };
+    int64_t column = round_down(group.begin, kPanel);
+    if (column < group.begin) {
+      part_of_panel(column);
+      column += kPanel;
+    }
     for (; column + kPanel <= group.end; column += kPanel) {
       ATTN_UNROLL
       for (int v = 0; v < kVecs; ++v) sum[v] = Add(sum[v], exponentiate(s + column + v * kLanes));
     }
-    ATTN_UNROLL
-    for (int v = 0; v < kVecs; ++v, column += kLanes) {
-      if (column < group.end) sum[v] = Add(sum[v], exponentiate(s + column));
-    }
+    part_of_panel(column);
     ATTN_UNROLL
     for (int v = 1; v < kVecs; ++v) sum[0] = Add(sum[0], sum[v]);
     Store(MulAdd(Load(l + r * kLanes), Broadcast(alpha + r), sum[0]), l + r * kLanes);
@@ -251,31 +264,33 @@ class Ahead {
  public:
   explicit Ahead(const flash::Span* spans, int count) : span_(spans), end_(spans + count) {}
 
-  // The part for a product of k steps, or `cached`, which costs nothing to fetch, if all is done.
-  const char* take(int64_t k, const void* cached) {
+  // Gives the product its part, or what it reads anyway if all is done.
+  void give(Product* product) {
     while (span_ != end_ && offset_ >= span_->size) {
       ++span_;
       offset_ = 0;
     }
-    if (span_ == end_) return static_cast<const char*>(cached);
-    const char* part = static_cast<const char*>(span_->data) + offset_;
-    offset_ += k / kStepsPerLine * kLine;
-    return part;
+    if (span_ == end_) {
+      product->ahead = reinterpret_cast<const char*>(product->b);
+      product->ahead_step = 0;
+      return;
+    }
+    product->ahead = static_cast<const char*>(span_->data) + offset_;
+    product->ahead_step = kStep;
+    offset_ += product->k * kStep;
   }
 
  private:
+  static constexpr int64_t kStep = 16;  // bytes: a line every fourth step
+
   const flash::Span* span_;
   const flash::Span* end_;
   int64_t offset_ = 0;
 };
 
-// A panel of S that is not worth computing.
-void mask_panel(const Group& group, int64_t column) {
-  for (int r = 0; r < group.rows; ++r) {
-    for (int v = 0; v < kVecs; ++v) {
-      Store(Set(-kInfinity), group.s + r * group.lds + column + v * kLanes);
-    }
-  }
+// A vector of S for each row that is not worth computing.
+void mask_vectors(const Group& group, int64_t column) {
+  for (int r = 0; r < group.rows; ++r) Store(Set(-kInfinity), group.s + r * group.lds + column);
 }
 
 // One group of rows against one key block. For Stage see stage.h.
@@ -290,16 +305,20 @@ void attend_group(const AttendArgs& args, const Scratch& scratch, const Group& g
   qk.ldb = kPanel;
   qk.k = head_dim;
   qk.ldc = group.lds;
+  typename Stage::Fetch fetch(args, group);
   for (int64_t column = group.begin; column < group.end;) {
     const int64_t attended = Stage::skip(args, group, column);
-    for (; column < attended; column += kPanel) mask_panel(group, column);
+    for (; column < attended; column += kLanes) mask_vectors(group, column);
     const int64_t run_end = Stage::run_end(args, group, column);
-    for (; column < run_end; column += kPanel) {
-      Stage::prefetch(args, group, column);
-      const int vecs = static_cast<int>(min(kVecs, (group.end - column + kLanes - 1) / kLanes));
-      qk.b = args.packed_k + (group.key + column) * head_dim;
+    for (; column < run_end; column = panel_end(column)) {
+      const int64_t columns = min(panel_end(column), group.end) - column;
+      const int vecs = static_cast<int>((columns + kLanes - 1) / kLanes);
+      const int64_t panel = round_down(column, kPanel);
+      qk.b = args.packed_k + (group.key + panel) * head_dim + (column - panel);
       qk.c = group.s + column;
-      qk.ahead = ahead->take(qk.k, qk.b);
+      if (!fetch.next(qk.k, &qk.ahead, &qk.ahead_step)) {
+        ahead->give(&qk);
+      }
       multiply<Init::kZero>(group.rows, vecs, qk);
     }
   }
@@ -335,7 +354,9 @@ void attend_group(const AttendArgs& args, const Scratch& scratch, const Group& g
       pv.a = group.s + column;
       pv.b = v + column * width;
       pv.k = run_end - column;
-      pv.ahead = ahead->take(pv.k, pv.b);
+      if (!fetch.next(pv.k, &pv.ahead, &pv.ahead_step)) {
+        ahead->give(&pv);
+      }
       if (nonfinite) {
         first ? multiply_marked<Init::kZero>(group.rows, vecs, pv)
               : multiply_marked<Init::kRescale>(group.rows, vecs, pv);
@@ -407,7 +428,7 @@ void end_tile(const AttendArgs& args, const Scratch& scratch) {
 template <class Stage>
 void attend_tile(const AttendArgs& args) {
   const Scratch scratch(args.shape, args.scratch);
-  with_type(args.q.storage, [&](auto type) { begin_tile<decltype(type)>(args, scratch); });
+  with_float_type(args.q.storage, [&](auto type) { begin_tile<decltype(type)>(args, scratch); });
   const int64_t tile_k = args.shape.tile_k;
   const int64_t seqlen_k = args.seqlen_k;
   const int64_t head_dim = args.shape.head_dim;
@@ -435,7 +456,7 @@ void attend_tile(const AttendArgs& args) {
       group.row = row;
       group.rows = static_cast<int>(rows);
       group.key = key;
-      group.begin = round_down(begin, kPanel);
+      group.begin = round_down(begin, kLanes);
       group.end = end;
       group.first = !*started;
       group.s = scratch.s;
@@ -444,7 +465,7 @@ void attend_tile(const AttendArgs& args) {
       *started = 1;
     }
   }
-  with_type(args.o_storage, [&](auto type) { end_tile<decltype(type)>(args, scratch); });
+  with_float_type(args.o_storage, [&](auto type) { end_tile<decltype(type)>(args, scratch); });
 }
 
 void attend(const AttendArgs* args) {
