@@ -59,7 +59,7 @@ pub use error::{Error, Result};
 pub use executor::RayonExecutor;
 pub use executor::{Executor, Incomplete, Tasks};
 pub use merge::MergeArgs;
-pub use plan::{Plan, PlanBuilder, PlanInfo};
+pub use plan::{Plan, PlanBuilder, PlanInfo, Tuned};
 pub use run::RunArgs;
 pub use tensor::{MAX_RANK, Tensor, TensorMut};
 pub use types::{Alignment, Dtype, Element, F8E4M3, Isa, LogLevel, OutputElement};

@@ -147,6 +147,10 @@ impl<'a> RunArgs<'a> {
         self
     }
 
+    pub(crate) fn as_raw(&self) -> &sys::attn_run_args {
+        &self.raw
+    }
+
     #[inline]
     pub(crate) fn with_workspace(
         &mut self,
