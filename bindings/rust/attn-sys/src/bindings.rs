@@ -998,3 +998,52 @@ unsafe extern "C" {
         size: usize,
     ) -> usize;
 }
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct attn_autotune_info {
+    pub struct_size: u32,
+    pub measured: i32,
+    pub tile_k: i64,
+    pub kv_chunk: i64,
+    pub default_ns: i64,
+    pub tuned_ns: i64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    [
+        "Size of attn_autotune_info",
+    ][::core::mem::size_of::<attn_autotune_info>() - 40usize];
+    [
+        "Alignment of attn_autotune_info",
+    ][::core::mem::align_of::<attn_autotune_info>() - 8usize];
+    [
+        "Offset of field: attn_autotune_info::struct_size",
+    ][::core::mem::offset_of!(attn_autotune_info, struct_size) - 0usize];
+    [
+        "Offset of field: attn_autotune_info::measured",
+    ][::core::mem::offset_of!(attn_autotune_info, measured) - 4usize];
+    [
+        "Offset of field: attn_autotune_info::tile_k",
+    ][::core::mem::offset_of!(attn_autotune_info, tile_k) - 8usize];
+    [
+        "Offset of field: attn_autotune_info::kv_chunk",
+    ][::core::mem::offset_of!(attn_autotune_info, kv_chunk) - 16usize];
+    [
+        "Offset of field: attn_autotune_info::default_ns",
+    ][::core::mem::offset_of!(attn_autotune_info, default_ns) - 24usize];
+    [
+        "Offset of field: attn_autotune_info::tuned_ns",
+    ][::core::mem::offset_of!(attn_autotune_info, tuned_ns) - 32usize];
+};
+unsafe extern "C" {
+    pub fn attn_autotune_info_init(info: *mut attn_autotune_info, size: usize);
+}
+unsafe extern "C" {
+    pub fn attn_plan_autotune(
+        plan: *const attn_plan,
+        args: *const attn_run_args,
+        budget_ns: i64,
+        info: *mut attn_autotune_info,
+        error: *mut attn_error,
+    ) -> attn_status;
+}

@@ -64,7 +64,7 @@ pub enum Error {
 
 impl Error {
     fn new(status: sys::attn_status, message: Box<str>) -> Error {
-        match status.cast_unsigned() {
+        match status as u32 {
             sys::ATTN_ERROR_INVALID_ARGUMENT => Error::InvalidArgument(message),
             sys::ATTN_ERROR_UNSUPPORTED => Error::Unsupported(message),
             sys::ATTN_ERROR_UNAVAILABLE => Error::Unavailable(message),
@@ -88,7 +88,7 @@ impl Error {
 pub(crate) fn check(call: impl FnOnce(*mut sys::attn_error) -> sys::attn_status) -> Result<()> {
     let mut error = MaybeUninit::<sys::attn_error>::uninit();
     let status = call(error.as_mut_ptr());
-    if status == sys::ATTN_OK.cast_signed() { Ok(()) } else { Err(failure(status, &error)) }
+    if status == sys::ATTN_OK as i32 { Ok(()) } else { Err(failure(status, &error)) }
 }
 
 #[cold]
@@ -104,8 +104,7 @@ pub(crate) fn check_version() -> Result<()> {
     let loaded = unsafe { sys::attn_version() };
     let built = (sys::ATTN_VERSION_MAJOR * 1_000_000
         + sys::ATTN_VERSION_MINOR * 1_000
-        + sys::ATTN_VERSION_PATCH)
-        .cast_signed();
+        + sys::ATTN_VERSION_PATCH) as i32;
     if loaded >= built {
         return Ok(());
     }

@@ -59,7 +59,7 @@ pub use error::{Error, Result};
 pub use executor::RayonExecutor;
 pub use executor::{Executor, Incomplete, Tasks};
 pub use merge::MergeArgs;
-pub use plan::{Plan, PlanBuilder, PlanInfo};
+pub use plan::{Plan, PlanBuilder, PlanInfo, Tuned};
 pub use run::RunArgs;
 pub use tensor::{MAX_RANK, Tensor, TensorMut};
 pub use types::{Alignment, Dtype, Element, F8E4M3, Isa, LogLevel, OutputElement};
@@ -68,8 +68,11 @@ pub use workspace::{WORKSPACE_ALIGNMENT, Workspace};
 /// `o = softmax(q k^T / sqrt(head_dim)) v` with a context of the library's own, planning and
 /// allocating as needed.
 ///
-/// q [batch, heads_q, seqlen_q, head_dim], k [batch, heads_kv, seqlen_k, head_dim], v [batch,
-/// heads_kv, seqlen_k, head_dim_v], o [batch, heads_q, seqlen_q, head_dim_v]: f32, f16 or bf16.
+/// - q `[batch, heads_q, seqlen_q, head_dim]`, k `[batch, heads_kv, seqlen_k, head_dim]`
+/// - v `[batch, heads_kv, seqlen_k, head_dim_v]`
+/// - o `[batch, heads_q, seqlen_q, head_dim_v]`, written
+///
+/// f32, f16 or bf16.
 /// Causal: the last query sees the last key.
 ///
 /// # Errors

@@ -43,8 +43,8 @@ unsafe impl Send for MergeArgs<'_> {}
 unsafe impl Sync for MergeArgs<'_> {}
 
 impl<'a> MergeArgs<'a> {
-    /// Parts, at least one, as (o, lse): f32 [b, h, s, dv] and f32 [b, h, s]. Written: o, f32, f16
-    /// or bf16 [b, h, s, dv].
+    /// Parts, at least one, as (o, lse): f32 `[b, h, s, dv]` and f32 `[b, h, s]`. Written: o, f32,
+    /// f16 or bf16 `[b, h, s, dv]`.
     pub fn new<'b: 'a>(
         parts: impl IntoIterator<Item = (&'a Tensor<'b>, &'a Tensor<'b>)>,
         o: &'a mut TensorMut<'_>,
@@ -73,13 +73,13 @@ impl<'a> MergeArgs<'a> {
         MergeArgs { o_parts, lse_parts, o, lse, sink: ptr::null(), tensors: PhantomData }
     }
 
-    /// Written: f32 [b, h, s].
+    /// Written: f32 `[b, h, s]`.
     pub fn lse(mut self, lse: &'a mut TensorMut<'_>) -> Self {
         self.lse = &lse.raw;
         self
     }
 
-    /// f32 [h], applied once; then no part may have had it.
+    /// f32 `[h]`, applied once; then no part may have had it.
     pub fn sink(mut self, sink: &'a Tensor<'_>) -> Self {
         self.sink = &sink.raw;
         self

@@ -3,6 +3,7 @@
 use std::ffi::{CString, c_char};
 use std::fmt;
 use std::ptr;
+use std::time::Duration;
 
 use attn_sys as sys;
 
@@ -79,6 +80,22 @@ pub struct PlanInfo<'a> {
     pub standard_workspace_size: usize,
 }
 
+/// What [`Plan::autotune`] found: values for another plan, and how long a run takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Tuned {
+    /// The fastest, for [`PlanBuilder::tile_k`]; `None` where the backend has no such thing.
+    pub tile_k: Option<usize>,
+    /// The fastest, for [`PlanBuilder::kv_chunk`]; likewise.
+    pub kv_chunk: Option<usize>,
+    /// With the plan's own values.
+    pub default_time: Duration,
+    /// With the ones above.
+    pub tuned_time: Duration,
+    /// Values that were compared, the plan's own included.
+    pub measured: usize,
+}
+
 impl Plan {
     /// A plan to be described.
     pub fn builder() -> PlanBuilder {
@@ -100,6 +117,51 @@ impl Plan {
         // SAFETY: the tensors are borrowed by `args`, the outputs mutably, like the workspace; the
         // library checks all else, the content of lengths and tables included.
         check(|error| unsafe { sys::attn_run(self.handle, raw, error) })
+    }
+
+    /// Measures for about `budget` which `tile_k` and `kv_chunk` are the fastest for such runs on
+    /// this machine. Inputs are read, and nothing of the caller's is written. The plan stays as it
+    /// is: keep the values, and make the next plan with them. One that this plan was given is not
+    /// varied.
+    ///
+    /// ```
+    /// # use attn::{Context, Plan, RunArgs, Tensor, TensorMut};
+    /// # use std::time::Duration;
+    /// # let problem = Plan::builder().heads_q(1).head_dim(8).max_seqlen_q(4).max_seqlen_k(4);
+    /// # let context = Context::new()?;
+    /// # let (q, mut o) = ([0.5f32; 32], [0.0f32; 32]);
+    /// # let q = Tensor::new(&q, &[1, 1, 4, 8])?;
+    /// # let mut o = TensorMut::new(&mut o, &[1, 1, 4, 8])?;
+    /// # let args = RunArgs::new(&q, &q, &q, &mut o);
+    /// let plan = problem.clone().build(&context)?;
+    /// let tuned = plan.autotune(&args, Duration::from_millis(10))?;
+    /// let plan = match tuned.tile_k {
+    ///     Some(tile_k) => problem.tile_k(tile_k).build(&context)?,
+    ///     None => plan,
+    /// };
+    /// # Ok::<(), attn::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`run`](Plan::run), but for the workspace; [`Error::InvalidArgument`] for a budget of 0;
+    /// [`Error::Unsupported`] on devices that are no CPU.
+    pub fn autotune(&self, args: &RunArgs<'_>, budget: Duration) -> Result<Tuned> {
+        const SIZE: u32 = struct_size::<sys::attn_autotune_info>();
+        let mut info = sys::attn_autotune_info { struct_size: SIZE, ..Default::default() };
+        let budget = i64::try_from(budget.as_nanos()).unwrap_or(i64::MAX);
+        // SAFETY: as in `run`; outputs and workspace are not used.
+        check(|error| unsafe {
+            sys::attn_plan_autotune(self.handle, args.as_raw(), budget, &mut info, error)
+        })?;
+        let count = |value| usize::try_from(value).ok().filter(|&value| value > 0);
+        let time = |ns| Duration::from_nanos(u64::try_from(ns).unwrap_or(0));
+        Ok(Tuned {
+            tile_k: count(info.tile_k),
+            kv_chunk: count(info.kv_chunk),
+            default_time: time(info.default_ns),
+            tuned_time: time(info.tuned_ns),
+            measured: usize::try_from(info.measured).unwrap_or(0),
+        })
     }
 
     /// Bytes of workspace that a run within the plan's bounds needs.
@@ -290,23 +352,23 @@ impl PlanBuilder {
         kv_chunk,
     }
 
-    /// Q, O and LSE are packed: [1, heads, total, dim], sequence after sequence; each run carries
+    /// Q, O and LSE are packed: `[1, heads, total, dim]`, sequence after sequence; each run carries
     /// `cu_seqlens_q`.
     pub fn packed_q(mut self) -> Self {
-        self.config.q_layout = sys::ATTN_LAYOUT_PACKED.cast_signed();
+        self.config.q_layout = sys::ATTN_LAYOUT_PACKED as i32;
         self
     }
 
-    /// K and V are packed: [1, heads_kv, total, dim]; each run carries `cu_seqlens_k`.
+    /// K and V are packed: `[1, heads_kv, total, dim]`; each run carries `cu_seqlens_k`.
     pub fn packed_kv(mut self) -> Self {
-        self.config.kv_layout = sys::ATTN_LAYOUT_PACKED.cast_signed();
+        self.config.kv_layout = sys::ATTN_LAYOUT_PACKED as i32;
         self
     }
 
-    /// K and V are paged: [pages, heads_kv, page_size, dim]; each run carries `block_table` and
+    /// K and V are paged: `[pages, heads_kv, page_size, dim]`; each run carries `block_table` and
     /// `seqlens_k`.
     pub fn paged(mut self, page_size: usize) -> Self {
-        self.config.kv_layout = sys::ATTN_LAYOUT_PAGED.cast_signed();
+        self.config.kv_layout = sys::ATTN_LAYOUT_PAGED as i32;
         self.config.page_size = self.positive_i32("page_size", page_size);
         self
     }

@@ -2,6 +2,7 @@
 
 use std::ffi::c_void;
 use std::marker::PhantomData;
+use std::mem::MaybeUninit;
 use std::ptr;
 
 use attn_sys as sys;
@@ -50,9 +51,14 @@ unsafe impl Send for RunArgs<'_> {}
 // SAFETY: the same; a run takes a `&mut RunArgs`.
 unsafe impl Sync for RunArgs<'_> {}
 
+/// No tensors at all.
+// SAFETY: it holds numbers and raw pointers alone.
+const NONE: sys::attn_run_args = unsafe { MaybeUninit::zeroed().assume_init() };
+
 macro_rules! inputs {
     ($($(#[$doc:meta])* $name:ident),* $(,)?) => {$(
         $(#[$doc])*
+        #[inline]
         pub fn $name(mut self, $name: &'a Tensor<'_>) -> Self {
             self.raw.$name = &$name.raw;
             self
@@ -61,12 +67,13 @@ macro_rules! inputs {
 }
 
 impl<'a> RunArgs<'a> {
-    /// Padded: q [b, hq, sq, d], k [b, hkv, sk, d], v [b, hkv, sk, dv], o [b, hq, sq, dv].
-    /// Packed: q [1, hq, total_q, d], o likewise; k [1, hkv, total_k, d], v likewise.
-    /// Paged: k [pages, hkv, page_size, d], v likewise.
+    /// Padded: q `[b, hq, sq, d]`, k `[b, hkv, sk, d]`, v `[b, hkv, sk, dv]`, o `[b, hq, sq, dv]`.
+    /// Packed: q `[1, hq, total_q, d]`, o likewise; k `[1, hkv, total_k, d]`, v likewise.
+    /// Paged: k `[pages, hkv, page_size, d]`, v likewise.
     ///
     /// Rows of o and lse past a padded query's length are set to 0 and -inf; packed rows that
     /// belong to no sequence are left alone.
+    #[inline]
     pub fn new(
         q: &'a Tensor<'_>,
         k: &'a Tensor<'_>,
@@ -79,51 +86,52 @@ impl<'a> RunArgs<'a> {
             k: &k.raw,
             v: &v.raw,
             o: &o.raw,
-            ..Default::default()
+            ..NONE
         };
         RunArgs { raw, tensors: PhantomData }
     }
 
-    /// Written: f32 [b, hq, sq] or packed [1, hq, total_q], the natural log of the softmax's
+    /// Written: f32 `[b, hq, sq]` or packed `[1, hq, total_q]`, the natural log of the softmax's
     /// denominator, the sink included. Any run may have it.
+    #[inline]
     pub fn lse(mut self, lse: &'a mut TensorMut<'_>) -> Self {
         self.raw.lse = &lse.raw;
         self
     }
 
     inputs! {
-        /// Lengths: i32 [b], each from 0 to sq.
+        /// Lengths: i32 `[b]`, each from 0 to sq.
         seqlens_q,
-        /// Lengths: i32 [b], each from 0 to sk.
+        /// Lengths: i32 `[b]`, each from 0 to sk.
         seqlens_k,
-        /// Packed Q: i32 [b + 1], sequence i has rows [cu[i], cu[i + 1]).
+        /// Packed Q: i32 `[b + 1]`, sequence i has the rows from `cu[i]` up to `cu[i + 1]`.
         cu_seqlens_q,
-        /// Packed K and V: i32 [b + 1].
+        /// Packed K and V: i32 `[b + 1]`.
         cu_seqlens_k,
-        /// Paged K and V: i32 [b, n], the page of key j is table[b][j / page_size].
+        /// Paged K and V: i32 `[b, n]`, the page of key j is `table[b][j / page_size]`.
         block_table,
-        /// Position of query 0 of each sequence: i64 [b].
+        /// Position of query 0 of each sequence: i64 `[b]`.
         q_start,
-        /// Position of key 0 of each sequence: i64 [b].
+        /// Position of key 0 of each sequence: i64 `[b]`.
         k_start,
-        /// Added to the scores, -inf masks: [b, hq, sq, n] or packed [1, hq, total_q, n], of the
-        /// plan's type. Any dimension may be 1, or of stride 0, to broadcast; column = key within
+        /// Added to the scores, -inf masks: `[b, hq, sq, n]` or packed `[1, hq, total_q, n]`, of
+        /// the plan's type. Any dimension may be 1, or of stride 0, to broadcast; column = key within
         /// its sequence.
         bias,
-        /// The bias's column c is key k0 + c: i64 [b] or [1]. By default 0.
+        /// The bias's column c is key k0 + c: i64 `[b]` or `[1]`. By default 0.
         bias_k0,
         /// u8 or bool, shaped as a bias: what is not 0 attends.
         mask,
-        /// The mask's column c is key k0 + c: i64 [b] or [1]. By default 0.
+        /// The mask's column c is key k0 + c: i64 `[b]` or `[1]`. By default 0.
         mask_k0,
-        /// f32 [hq] or [b, hq].
+        /// f32 `[hq]` or `[b, hq]`.
         alibi_slopes,
-        /// f32 [hq]: a logit that adds exp(sink) to each row's denominator.
+        /// f32 `[hq]`: a logit that adds exp(sink) to each row's denominator.
         sink,
-        /// u8 or bool [b, hq, ceil(max sq / block_q), ceil(max sk / block_k)]: 0 masks the block.
+        /// u8 or bool `[b, hq, ceil(max sq / block_q), ceil(max sk / block_k)]`: 0 masks the block.
         block_mask,
-        /// f32 scales of an i8 or f8e4m3 K, finite and > 0: [b, hkv, sk], or [b, hkv, sk, n] with
-        /// n that divides d; paged and packed like K. The first three may broadcast.
+        /// f32 scales of an i8 or f8e4m3 K, finite and > 0: `[b, hkv, sk]`, or `[b, hkv, sk, n]`
+        /// with n that divides d; paged and packed like K. The first three may broadcast.
         k_scale,
         /// The same of V.
         v_scale,
@@ -137,6 +145,10 @@ impl<'a> RunArgs<'a> {
     pub unsafe fn stream(mut self, stream: *mut c_void) -> Self {
         self.raw.stream = stream;
         self
+    }
+
+    pub(crate) fn as_raw(&self) -> &sys::attn_run_args {
+        &self.raw
     }
 
     #[inline]

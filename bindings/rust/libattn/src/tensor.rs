@@ -55,6 +55,7 @@ impl<'a> Tensor<'a> {
     /// # Errors
     /// [`Error::InvalidArgument`] if the shape has more than [`MAX_RANK`] dimensions, or another
     /// number of elements than the slice.
+    #[inline]
     pub fn new<T: Element>(data: &'a [T], shape: &[usize]) -> Result<Tensor<'a>> {
         let raw = contiguous(data.as_ptr(), data.len(), shape)?;
         Ok(Tensor { raw, memory: PhantomData })
@@ -66,6 +67,7 @@ impl<'a> Tensor<'a> {
     /// # Errors
     /// [`Error::InvalidArgument`] if there are more than [`MAX_RANK`] dimensions, not as many
     /// strides, or an element would lie outside of the slice.
+    #[inline]
     pub fn strided<T: Element>(
         data: &'a [T],
         offset: usize,
@@ -90,6 +92,7 @@ impl<'a> TensorMut<'a> {
     ///
     /// # Errors
     /// As [`Tensor::new`].
+    #[inline]
     pub fn new<T: OutputElement>(data: &'a mut [T], shape: &[usize]) -> Result<TensorMut<'a>> {
         let raw = contiguous(data.as_mut_ptr(), data.len(), shape)?;
         Ok(TensorMut { raw, memory: PhantomData })
@@ -100,6 +103,7 @@ impl<'a> TensorMut<'a> {
     ///
     /// # Errors
     /// As [`Tensor::strided`].
+    #[inline]
     pub fn strided<T: OutputElement>(
         data: &'a mut [T],
         offset: usize,
@@ -166,22 +170,38 @@ fn dtype_name(raw: &sys::attn_tensor) -> &'static str {
     unsafe { crate::text(sys::attn_dtype_name(raw.dtype)) }
 }
 
+// The constructors are inlined, so that a view made for one call costs next to nothing.
+
+#[inline]
 fn contiguous<T: Element>(data: *const T, len: usize, shape: &[usize]) -> Result<sys::attn_tensor> {
     let count = shape.iter().try_fold(1usize, |count, &extent| count.checked_mul(extent));
-    if count != Some(len) {
-        return Err(Error::invalid(format!(
-            "shape: {shape:?} must have as many elements as the slice, {len}"
-        )));
+    if count != Some(len) || shape.len() > MAX_RANK {
+        return Err(not_the_slice(shape, len));
     }
-    let mut raw = described(data, shape)?;
-    let mut stride = 1;
+    let mut raw = described(data, shape);
+    let mut stride = 1i64;
     for d in (0..shape.len()).rev() {
         raw.strides[d] = stride;
-        stride = i64::saturating_mul(stride, raw.shape[d].max(1)); // of no elements, if so large
+        // Too large a number only if there are no elements.
+        stride = stride.saturating_mul(raw.shape[d].max(1));
     }
     Ok(raw)
 }
 
+#[cold]
+fn not_the_slice(shape: &[usize], len: usize) -> Error {
+    if shape.len() > MAX_RANK {
+        return too_many_dimensions(shape);
+    }
+    Error::invalid(format!("shape: {shape:?} must have as many elements as the slice, {len}"))
+}
+
+#[cold]
+fn too_many_dimensions(shape: &[usize]) -> Error {
+    Error::invalid(format!("shape: {shape:?} must have at most {MAX_RANK} dimensions"))
+}
+
+#[inline]
 fn strided<T: Element>(
     data: *const T,
     len: usize,
@@ -189,13 +209,16 @@ fn strided<T: Element>(
     shape: &[usize],
     strides: &[isize],
 ) -> Result<sys::attn_tensor> {
+    if shape.len() > MAX_RANK {
+        return Err(too_many_dimensions(shape));
+    }
     if strides.len() != shape.len() {
         return Err(Error::invalid(format!(
             "strides: {strides:?} must be as many as the dimensions, {}",
             shape.len()
         )));
     }
-    let mut raw = described(data, shape)?;
+    let mut raw = described(data, shape);
     let (mut lowest, mut highest) = (offset as i128, offset as i128);
     for d in 0..shape.len() {
         raw.strides[d] = strides[d] as i64;
@@ -216,18 +239,15 @@ fn strided<T: Element>(
     Ok(raw)
 }
 
-/// Everything but the strides.
-fn described<T: Element>(data: *const T, shape: &[usize]) -> Result<sys::attn_tensor> {
-    if shape.len() > MAX_RANK {
-        return Err(Error::invalid(format!(
-            "shape: {shape:?} must have at most {MAX_RANK} dimensions"
-        )));
-    }
+/// Everything but the strides; at most `MAX_RANK` dimensions. An extent of 2^63 or more becomes a
+/// negative one, which the library refuses.
+#[inline]
+fn described<T: Element>(data: *const T, shape: &[usize]) -> sys::attn_tensor {
     let mut raw = sys::attn_tensor {
         data: data as *mut c_void,
         byte_offset: 0,
         dtype: T::DTYPE.raw(),
-        device_type: sys::ATTN_DEVICE_CPU.cast_signed(),
+        device_type: sys::ATTN_DEVICE_CPU as i32,
         device_id: 0,
         rank: shape.len() as i32,
         shape: [0; MAX_RANK],
@@ -235,10 +255,9 @@ fn described<T: Element>(data: *const T, shape: &[usize]) -> Result<sys::attn_te
         reserved: [0; 2],
     };
     for (to, &from) in raw.shape.iter_mut().zip(shape) {
-        *to = i64::try_from(from)
-            .map_err(|_| Error::invalid(format!("shape: {from} must be less than 2^63")))?;
+        *to = from as i64;
     }
-    Ok(raw)
+    raw
 }
 
 #[cfg(feature = "ndarray")]
@@ -252,7 +271,10 @@ mod from_ndarray {
         shape: &[usize],
         strides: &[isize],
     ) -> Result<sys::attn_tensor> {
-        let mut raw = described(data, shape)?;
+        if shape.len() > MAX_RANK {
+            return Err(too_many_dimensions(shape));
+        }
+        let mut raw = described(data, shape);
         for (to, &from) in raw.strides.iter_mut().zip(strides) {
             *to = from as i64;
         }

@@ -25,6 +25,7 @@ pub enum Dtype {
 }
 
 impl Dtype {
+    #[inline]
     pub(crate) fn raw(self) -> sys::attn_dtype {
         let value = match self {
             Dtype::F32 => sys::ATTN_DTYPE_F32,
@@ -36,7 +37,7 @@ impl Dtype {
             Dtype::I32 => sys::ATTN_DTYPE_I32,
             Dtype::I64 => sys::ATTN_DTYPE_I64,
         };
-        value.cast_signed()
+        value as i32
     }
 }
 
@@ -115,16 +116,16 @@ pub enum Isa {
 impl Isa {
     pub(crate) fn raw(self) -> sys::attn_isa {
         match self {
-            Isa::Scalar => sys::ATTN_ISA_SCALAR.cast_signed(),
-            Isa::Avx2 => sys::ATTN_ISA_AVX2.cast_signed(),
-            Isa::Avx512 => sys::ATTN_ISA_AVX512.cast_signed(),
-            Isa::Neon => sys::ATTN_ISA_NEON.cast_signed(),
+            Isa::Scalar => sys::ATTN_ISA_SCALAR as i32,
+            Isa::Avx2 => sys::ATTN_ISA_AVX2 as i32,
+            Isa::Avx512 => sys::ATTN_ISA_AVX512 as i32,
+            Isa::Neon => sys::ATTN_ISA_NEON as i32,
             Isa::Other(value) => value,
         }
     }
 
     pub(crate) fn from_raw(value: sys::attn_isa) -> Isa {
-        match value.cast_unsigned() {
+        match value as u32 {
             sys::ATTN_ISA_SCALAR => Isa::Scalar,
             sys::ATTN_ISA_AVX2 => Isa::Avx2,
             sys::ATTN_ISA_AVX512 => Isa::Avx512,
@@ -147,8 +148,8 @@ pub enum Alignment {
 impl Alignment {
     pub(crate) fn raw(self) -> sys::attn_alignment {
         match self {
-            Alignment::BottomRight => sys::ATTN_ALIGN_BOTTOM_RIGHT.cast_signed(),
-            Alignment::TopLeft => sys::ATTN_ALIGN_TOP_LEFT.cast_signed(),
+            Alignment::BottomRight => sys::ATTN_ALIGN_BOTTOM_RIGHT as i32,
+            Alignment::TopLeft => sys::ATTN_ALIGN_TOP_LEFT as i32,
         }
     }
 }
@@ -166,7 +167,7 @@ pub enum LogLevel {
 
 impl LogLevel {
     pub(crate) fn from_raw(value: sys::attn_log_level) -> LogLevel {
-        match value.cast_unsigned() {
+        match value as u32 {
             sys::ATTN_LOG_DEBUG => LogLevel::Debug,
             sys::ATTN_LOG_INFO => LogLevel::Info,
             _ => LogLevel::Warning,

@@ -66,11 +66,13 @@ impl<'a> Workspace<'a> {
     }
 
     /// Where it begins; NULL if its size is 0.
+    #[inline]
     pub fn as_mut_ptr(&mut self) -> *mut c_void {
         self.data
     }
 
     /// Bytes.
+    #[inline]
     pub fn size(&self) -> usize {
         self.size
     }

@@ -1,6 +1,7 @@
 //! Plans and runs: what they tell, and every bad value.
 
 use std::mem::MaybeUninit;
+use std::time::Duration;
 
 use attn::{
     Context, Dtype, Error, Isa, Plan, PlanBuilder, Result, RunArgs, Tensor, TensorMut, Workspace,
@@ -65,7 +66,7 @@ fn bad_plans() {
     assert!(refused(builder().scale(0.0).softcap(0.0)).contains("scale"));
     let unsupported = builder().backend("flash").tile_k(3).build(&context);
     assert!(matches!(unsupported, Err(Error::Unsupported(words)) if words.contains("tile_k")));
-    let elsewhere = builder().device(attn::sys::ATTN_DEVICE_CUDA.cast_signed(), 0).build(&context);
+    let elsewhere = builder().device(attn::sys::ATTN_DEVICE_CUDA as i32, 0).build(&context);
     assert!(
         matches!(elsewhere, Err(Error::Unavailable(_) | Error::Unsupported(_))),
         "{elsewhere:?}"
@@ -164,7 +165,7 @@ fn bad_runs() {
 
     // A device's tensor.
     let mut raw = *q_view.as_raw();
-    raw.device_type = attn::sys::ATTN_DEVICE_CUDA.cast_signed();
+    raw.device_type = attn::sys::ATTN_DEVICE_CUDA as i32;
     // SAFETY: it is memory still.
     let elsewhere = unsafe { Tensor::from_raw(raw) };
     let text = refused_run(&plan, &elsewhere, &k_view, &mut o_view, |args| args);
@@ -200,6 +201,26 @@ fn bad_workspaces() {
     let enormous = Workspace::new(isize::MAX as usize);
     assert!(matches!(enormous, Err(Error::OutOfMemory(_))));
     Workspace::new(0).unwrap();
+}
+
+#[test]
+fn autotune() {
+    let (q, mut o) = ([0.5f32; 4 * 6 * 8], [7.0f32; 4 * 6 * 8]);
+    let q = Tensor::new(&q, &[1, 4, 6, 8]).unwrap();
+    let mut o_view = TensorMut::new(&mut o, &[1, 4, 6, 8]).unwrap();
+    let problem = builder().heads_kv(4);
+    let plan = problem.clone().build(&context()).unwrap();
+    let args = RunArgs::new(&q, &q, &q, &mut o_view);
+    let tuned = plan.autotune(&args, Duration::from_millis(5)).unwrap();
+    assert!(tuned.measured >= 1 && tuned.tuned_time <= tuned.default_time, "{tuned:?}");
+    let tile_k = tuned.tile_k.unwrap();
+    let plan_of_it = problem.tile_k(tile_k).build(&context()).unwrap();
+    assert_eq!(plan_of_it.info().tile_k, tile_k as i64);
+    assert!(words(plan.autotune(&args, Duration::ZERO)).contains("budget_ns"));
+    let mask = Tensor::new(&[true], &[1, 1, 1, 1]).unwrap();
+    let args = args.mask(&mask);
+    assert!(words(plan.autotune(&args, Duration::from_millis(1))).contains("mask"));
+    assert!(o.iter().all(|&x| x == 7.0), "outputs are untouched");
 }
 
 #[test]
