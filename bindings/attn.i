@@ -99,10 +99,9 @@ CONFIG(attn_plan_info)
 
 typedef const uint8_t* attn_go_data;
 
-static attn_tensor attn_go_tensor(const attn_tensor* view, attn_go_data data) {
-  attn_tensor tensor = *view;
-  tensor.data = (void*)data;
-  return tensor;
+static void attn_go_tensor(attn_tensor* tensor, const attn_tensor* view, attn_go_data data) {
+  *tensor = *view;
+  tensor->data = (void*)data;
 }
 
 // The tensors of attn_run_args in their order. Those whose bit is set in `present`, from bit 0 on,
@@ -115,18 +114,19 @@ static int32_t attn_go_run(
     attn_go_data bias_k0, attn_go_data mask, attn_go_data mask_k0, attn_go_data alibi_slopes,
     attn_go_data sink, attn_go_data block_mask, attn_go_data k_scale, attn_go_data v_scale,
     uint8_t* workspace, size_t workspace_size, uint8_t* stream, uint8_t* error) {
-  attn_run_args args = ATTN_RUN_ARGS_INIT;
   const attn_tensor* view = (const attn_tensor*)views;
   attn_tensor tensors[21];
   attn_tensor* next = tensors;
-#define ATTN_GO_TENSOR(name)               \
-  {                                        \
-    if (present & 1) {                     \
-      *next = attn_go_tensor(view++, name); \
-      args.name = next++;                  \
-    }                                      \
-    present >>= 1;                         \
-  }
+  attn_run_args args;  // each field is set, once
+  args.struct_size = offsetof(attn_run_args, stream) + sizeof args.stream;
+  args.reserved = 0;
+#define ATTN_GO_TENSOR(name)                \
+  args.name = NULL;                         \
+  if (present & 1) {                        \
+    attn_go_tensor(next, view++, name);     \
+    args.name = next++;                     \
+  }                                         \
+  present >>= 1;
   ATTN_GO_TENSOR(q)
   ATTN_GO_TENSOR(k)
   ATTN_GO_TENSOR(v)
@@ -159,8 +159,11 @@ static int32_t attn_go_attention(attn_go_data views, attn_go_data q, attn_go_dat
                                  attn_go_data v, attn_go_data o, uint32_t features,
                                  uint8_t* error) {
   const attn_tensor* view = (const attn_tensor*)views;
-  const attn_tensor tensors[4] = {attn_go_tensor(view, q), attn_go_tensor(view + 1, k),
-                                  attn_go_tensor(view + 2, v), attn_go_tensor(view + 3, o)};
+  attn_tensor tensors[4];
+  attn_go_tensor(&tensors[0], view, q);
+  attn_go_tensor(&tensors[1], view + 1, k);
+  attn_go_tensor(&tensors[2], view + 2, v);
+  attn_go_tensor(&tensors[3], view + 3, o);
   return attn_attention(tensors, tensors + 1, tensors + 2, tensors + 3, features,
                         (attn_error*)error);
 }

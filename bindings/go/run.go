@@ -64,13 +64,16 @@ type inputs struct {
 	err     error
 }
 
-// add takes tensor i of attn_run_args, if there is one.
+// add takes tensor i of attn_run_args, if there is one. Most there are not: this much is inlined.
 func (in *inputs) add(i int, name string, t *Tensor) {
+	if t.given() {
+		in.take(i, name, t)
+	}
+}
+
+func (in *inputs) take(i int, name string, t *Tensor) {
 	if t.bad != nil && in.err == nil {
 		in.err = t.check(name)
-	}
-	if t.view.Dtype == 0 {
-		return
 	}
 	in.call.views[in.count] = t.view
 	in.count++
@@ -78,11 +81,16 @@ func (in *inputs) add(i int, name string, t *Tensor) {
 	in.data[i] = t.data
 }
 
+// addVector does the same with a slice.
 func addVector[T Element](in *inputs, i int, name string, data []T) {
 	if data != nil {
-		t := vector(data)
-		in.add(i, name, &t)
+		takeVector(in, i, name, data)
 	}
+}
+
+func takeVector[T Element](in *inputs, i int, name string, data []T) {
+	t := View(data, len(data))
+	in.take(i, name, &t)
 }
 
 // Run runs the plan. Everything is checked before anything is written: lengths, offsets and page

@@ -61,10 +61,11 @@ func View[T Element](data []T, shape ...int) Tensor {
 	if t.bad != nil {
 		return t
 	}
+	empty := slices.Contains(shape, 0)
 	count := 1
 	for i := len(shape) - 1; i >= 0; i-- {
 		t.view.Strides[i] = int64(count)
-		if shape[i] != 0 && count > len(data)/shape[i] {
+		if !empty && count > len(data)/shape[i] {
 			return t.fails("shape %v needs more than the %d elements of the slice", slices.Clone(shape), len(data))
 		}
 		count *= shape[i]
@@ -89,12 +90,10 @@ func ViewStrided[T Element](data []T, offset int, shape, strides []int) Tensor {
 	if offset < 0 || offset > len(data) {
 		return t.fails("offset %d must be 0 to %d, the length of the slice", offset, len(data))
 	}
-	empty := false
 	for i, stride := range strides {
 		t.view.Strides[i] = int64(stride)
-		empty = empty || shape[i] == 0
 	}
-	if empty {
+	if slices.Contains(shape, 0) {
 		return t
 	}
 	// How far the view reaches down and up from offset. The library does the same for what it gets.
@@ -181,6 +180,7 @@ func vector[T Element](data []T) Tensor {
 func describe(dtype DType, shape []int) Tensor {
 	t := Tensor{view: raw.TensorView{Dtype: int32(dtype), DeviceType: int32(CPU)}}
 	if dtype == 0 {
+		t.view.Dtype = -1 // it is there, and bad
 		return t.fails("dtype is not given")
 	}
 	if len(shape) > MaxRank {
@@ -225,7 +225,7 @@ func dtypeOf[T Element]() DType {
 }
 
 // given tells whether there is a tensor at all.
-func (t *Tensor) given() bool { return t.view.Dtype != 0 || t.bad != nil }
+func (t *Tensor) given() bool { return t.view.Dtype != 0 }
 
 // check is the error of a view that cannot be, or is missing, under its name.
 func (t *Tensor) check(name string) error {

@@ -285,7 +285,7 @@ static void attn_go_set_parallel_for(attn_executor *executor, uintptr_t user) {
 extern "C" {
 #endif
 
-void _wrap_Swig_free_raw_30bab83884addab9(void *_swig_go_0) {
+void _wrap_Swig_free_raw_c170a3599fb684a6(void *_swig_go_0) {
   void *arg1 = (void *) 0 ;
   
   arg1 = *(void **)&_swig_go_0; 
@@ -295,7 +295,7 @@ void _wrap_Swig_free_raw_30bab83884addab9(void *_swig_go_0) {
 }
 
 
-void *_wrap_Swig_malloc_raw_30bab83884addab9(intgo _swig_go_0) {
+void *_wrap_Swig_malloc_raw_c170a3599fb684a6(intgo _swig_go_0) {
   int arg1 ;
   void *result = 0 ;
   void *_swig_go_result;
@@ -308,7 +308,7 @@ void *_wrap_Swig_malloc_raw_30bab83884addab9(intgo _swig_go_0) {
 }
 
 
-intgo _wrap_ATTN_VERSION_raw_30bab83884addab9() {
+intgo _wrap_ATTN_VERSION_raw_c170a3599fb684a6() {
   int result;
   intgo _swig_go_result;
   
@@ -319,7 +319,7 @@ intgo _wrap_ATTN_VERSION_raw_30bab83884addab9() {
 }
 
 
-intgo _wrap_attn_version_raw_30bab83884addab9() {
+intgo _wrap_attn_version_raw_c170a3599fb684a6() {
   int32_t result;
   intgo _swig_go_result;
   
@@ -330,7 +330,7 @@ intgo _wrap_attn_version_raw_30bab83884addab9() {
 }
 
 
-_gostring_ _wrap_attn_version_string_raw_30bab83884addab9() {
+_gostring_ _wrap_attn_version_string_raw_c170a3599fb684a6() {
   char *result = 0 ;
   _gostring_ _swig_go_result;
   
@@ -341,7 +341,7 @@ _gostring_ _wrap_attn_version_string_raw_30bab83884addab9() {
 }
 
 
-intgo _wrap_ATTN_OK_raw_30bab83884addab9() {
+intgo _wrap_ATTN_OK_raw_c170a3599fb684a6() {
   int result;
   intgo _swig_go_result;
   
@@ -353,7 +353,7 @@ intgo _wrap_ATTN_OK_raw_30bab83884addab9() {
 }
 
 
-intgo _wrap_ATTN_ERROR_INVALID_ARGUMENT_raw_30bab83884addab9() {
+intgo _wrap_ATTN_ERROR_INVALID_ARGUMENT_raw_c170a3599fb684a6() {
   int result;
   intgo _swig_go_result;
   
@@ -365,7 +365,7 @@ intgo _wrap_ATTN_ERROR_INVALID_ARGUMENT_raw_30bab83884addab9() {
 }
 
 
-intgo _wrap_ATTN_ERROR_UNSUPPORTED_raw_30bab83884addab9() {
+intgo _wrap_ATTN_ERROR_UNSUPPORTED_raw_c170a3599fb684a6() {
   int result;
   intgo _swig_go_result;
   
@@ -377,7 +377,7 @@ intgo _wrap_ATTN_ERROR_UNSUPPORTED_raw_30bab83884addab9() {
 }
 
 
-intgo _wrap_ATTN_ERROR_UNAVAILABLE_raw_30bab83884addab9() {
+intgo _wrap_ATTN_ERROR_UNAVAILABLE_raw_c170a3599fb684a6() {
   int result;
   intgo _swig_go_result;
   
@@ -389,7 +389,7 @@ intgo _wrap_ATTN_ERROR_UNAVAILABLE_raw_30bab83884addab9() {
 }
 
 
-intgo _wrap_ATTN_ERROR_OUT_OF_MEMORY_raw_30bab83884addab9() {
+intgo _wrap_ATTN_ERROR_OUT_OF_MEMORY_raw_c170a3599fb684a6() {
   int result;
   intgo _swig_go_result;
   
@@ -401,7 +401,7 @@ intgo _wrap_ATTN_ERROR_OUT_OF_MEMORY_raw_30bab83884addab9() {
 }
 
 
-intgo _wrap_ATTN_ERROR_WORKSPACE_raw_30bab83884addab9() {
+intgo _wrap_ATTN_ERROR_WORKSPACE_raw_c170a3599fb684a6() {
   int result;
   intgo _swig_go_result;
   
@@ -413,7 +413,7 @@ intgo _wrap_ATTN_ERROR_WORKSPACE_raw_30bab83884addab9() {
 }
 
 
-intgo _wrap_ATTN_ERROR_VERSION_raw_30bab83884addab9() {
+intgo _wrap_ATTN_ERROR_VERSION_raw_c170a3599fb684a6() {
   int result;
   intgo _swig_go_result;
   
@@ -425,7 +425,7 @@ intgo _wrap_ATTN_ERROR_VERSION_raw_30bab83884addab9() {
 }
 
 
-intgo _wrap_ATTN_ERROR_EXECUTOR_raw_30bab83884addab9() {
+intgo _wrap_ATTN_ERROR_EXECUTOR_raw_c170a3599fb684a6() {
   int result;
   intgo _swig_go_result;
   
@@ -437,7 +437,7 @@ intgo _wrap_ATTN_ERROR_EXECUTOR_raw_30bab83884addab9() {
 }
 
 
-intgo _wrap_ATTN_ERROR_DEVICE_raw_30bab83884addab9() {
+intgo _wrap_ATTN_ERROR_DEVICE_raw_c170a3599fb684a6() {
   int result;
   intgo _swig_go_result;
   
@@ -449,7 +449,7 @@ intgo _wrap_ATTN_ERROR_DEVICE_raw_30bab83884addab9() {
 }
 
 
-intgo _wrap_ATTN_ERROR_INTERNAL_raw_30bab83884addab9() {
+intgo _wrap_ATTN_ERROR_INTERNAL_raw_c170a3599fb684a6() {
   int result;
   intgo _swig_go_result;
   
@@ -461,7 +461,7 @@ intgo _wrap_ATTN_ERROR_INTERNAL_raw_30bab83884addab9() {
 }
 
 
-_gostring_ _wrap_attn_status_name_raw_30bab83884addab9(intgo _swig_go_0) {
+_gostring_ _wrap_attn_status_name_raw_c170a3599fb684a6(intgo _swig_go_0) {
   attn_status arg1 ;
   char *result = 0 ;
   _gostring_ _swig_go_result;
@@ -474,7 +474,7 @@ _gostring_ _wrap_attn_status_name_raw_30bab83884addab9(intgo _swig_go_0) {
 }
 
 
-void _wrap_attn_error_status_set_raw_30bab83884addab9(struct attn_error *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_error_status_set_raw_c170a3599fb684a6(struct attn_error *_swig_go_0, intgo _swig_go_1) {
   struct attn_error *arg1 = (struct attn_error *) 0 ;
   attn_status arg2 ;
   
@@ -486,7 +486,7 @@ void _wrap_attn_error_status_set_raw_30bab83884addab9(struct attn_error *_swig_g
 }
 
 
-intgo _wrap_attn_error_status_get_raw_30bab83884addab9(struct attn_error *_swig_go_0) {
+intgo _wrap_attn_error_status_get_raw_c170a3599fb684a6(struct attn_error *_swig_go_0) {
   struct attn_error *arg1 = (struct attn_error *) 0 ;
   attn_status result;
   intgo _swig_go_result;
@@ -499,7 +499,7 @@ intgo _wrap_attn_error_status_get_raw_30bab83884addab9(struct attn_error *_swig_
 }
 
 
-_gostring_ _wrap_attn_error_message_get_raw_30bab83884addab9(struct attn_error *_swig_go_0) {
+_gostring_ _wrap_attn_error_message_get_raw_c170a3599fb684a6(struct attn_error *_swig_go_0) {
   struct attn_error *arg1 = (struct attn_error *) 0 ;
   char *result = 0 ;
   _gostring_ _swig_go_result;
@@ -512,7 +512,7 @@ _gostring_ _wrap_attn_error_message_get_raw_30bab83884addab9(struct attn_error *
 }
 
 
-struct attn_error *_wrap_new_attn_error_raw_30bab83884addab9() {
+struct attn_error *_wrap_new_attn_error_raw_c170a3599fb684a6() {
   struct attn_error *result = 0 ;
   struct attn_error *_swig_go_result;
   
@@ -523,7 +523,7 @@ struct attn_error *_wrap_new_attn_error_raw_30bab83884addab9() {
 }
 
 
-void _wrap_delete_attn_error_raw_30bab83884addab9(struct attn_error *_swig_go_0) {
+void _wrap_delete_attn_error_raw_c170a3599fb684a6(struct attn_error *_swig_go_0) {
   struct attn_error *arg1 = (struct attn_error *) 0 ;
   
   arg1 = *(struct attn_error **)&_swig_go_0; 
@@ -533,7 +533,7 @@ void _wrap_delete_attn_error_raw_30bab83884addab9(struct attn_error *_swig_go_0)
 }
 
 
-_gostring_ _wrap_attn_last_error_raw_30bab83884addab9() {
+_gostring_ _wrap_attn_last_error_raw_c170a3599fb684a6() {
   char *result = 0 ;
   _gostring_ _swig_go_result;
   
@@ -544,7 +544,7 @@ _gostring_ _wrap_attn_last_error_raw_30bab83884addab9() {
 }
 
 
-intgo _wrap_ATTN_DTYPE_INVALID_raw_30bab83884addab9() {
+intgo _wrap_ATTN_DTYPE_INVALID_raw_c170a3599fb684a6() {
   int result;
   intgo _swig_go_result;
   
@@ -556,7 +556,7 @@ intgo _wrap_ATTN_DTYPE_INVALID_raw_30bab83884addab9() {
 }
 
 
-intgo _wrap_ATTN_DTYPE_F32_raw_30bab83884addab9() {
+intgo _wrap_ATTN_DTYPE_F32_raw_c170a3599fb684a6() {
   int result;
   intgo _swig_go_result;
   
@@ -568,7 +568,7 @@ intgo _wrap_ATTN_DTYPE_F32_raw_30bab83884addab9() {
 }
 
 
-intgo _wrap_ATTN_DTYPE_F16_raw_30bab83884addab9() {
+intgo _wrap_ATTN_DTYPE_F16_raw_c170a3599fb684a6() {
   int result;
   intgo _swig_go_result;
   
@@ -580,7 +580,7 @@ intgo _wrap_ATTN_DTYPE_F16_raw_30bab83884addab9() {
 }
 
 
-intgo _wrap_ATTN_DTYPE_BF16_raw_30bab83884addab9() {
+intgo _wrap_ATTN_DTYPE_BF16_raw_c170a3599fb684a6() {
   int result;
   intgo _swig_go_result;
   
@@ -592,7 +592,7 @@ intgo _wrap_ATTN_DTYPE_BF16_raw_30bab83884addab9() {
 }
 
 
-intgo _wrap_ATTN_DTYPE_F8E4M3_raw_30bab83884addab9() {
+intgo _wrap_ATTN_DTYPE_F8E4M3_raw_c170a3599fb684a6() {
   int result;
   intgo _swig_go_result;
   
@@ -604,7 +604,7 @@ intgo _wrap_ATTN_DTYPE_F8E4M3_raw_30bab83884addab9() {
 }
 
 
-intgo _wrap_ATTN_DTYPE_I8_raw_30bab83884addab9() {
+intgo _wrap_ATTN_DTYPE_I8_raw_c170a3599fb684a6() {
   int result;
   intgo _swig_go_result;
   
@@ -616,7 +616,7 @@ intgo _wrap_ATTN_DTYPE_I8_raw_30bab83884addab9() {
 }
 
 
-intgo _wrap_ATTN_DTYPE_U8_raw_30bab83884addab9() {
+intgo _wrap_ATTN_DTYPE_U8_raw_c170a3599fb684a6() {
   int result;
   intgo _swig_go_result;
   
@@ -628,7 +628,7 @@ intgo _wrap_ATTN_DTYPE_U8_raw_30bab83884addab9() {
 }
 
 
-intgo _wrap_ATTN_DTYPE_I32_raw_30bab83884addab9() {
+intgo _wrap_ATTN_DTYPE_I32_raw_c170a3599fb684a6() {
   int result;
   intgo _swig_go_result;
   
@@ -640,7 +640,7 @@ intgo _wrap_ATTN_DTYPE_I32_raw_30bab83884addab9() {
 }
 
 
-intgo _wrap_ATTN_DTYPE_I64_raw_30bab83884addab9() {
+intgo _wrap_ATTN_DTYPE_I64_raw_c170a3599fb684a6() {
   int result;
   intgo _swig_go_result;
   
@@ -652,7 +652,7 @@ intgo _wrap_ATTN_DTYPE_I64_raw_30bab83884addab9() {
 }
 
 
-long long _wrap_attn_dtype_size_raw_30bab83884addab9(intgo _swig_go_0) {
+long long _wrap_attn_dtype_size_raw_c170a3599fb684a6(intgo _swig_go_0) {
   attn_dtype arg1 ;
   size_t result;
   long long _swig_go_result;
@@ -665,7 +665,7 @@ long long _wrap_attn_dtype_size_raw_30bab83884addab9(intgo _swig_go_0) {
 }
 
 
-_gostring_ _wrap_attn_dtype_name_raw_30bab83884addab9(intgo _swig_go_0) {
+_gostring_ _wrap_attn_dtype_name_raw_c170a3599fb684a6(intgo _swig_go_0) {
   attn_dtype arg1 ;
   char *result = 0 ;
   _gostring_ _swig_go_result;
@@ -678,7 +678,7 @@ _gostring_ _wrap_attn_dtype_name_raw_30bab83884addab9(intgo _swig_go_0) {
 }
 
 
-intgo _wrap_ATTN_DEVICE_CPU_raw_30bab83884addab9() {
+intgo _wrap_ATTN_DEVICE_CPU_raw_c170a3599fb684a6() {
   int result;
   intgo _swig_go_result;
   
@@ -690,7 +690,7 @@ intgo _wrap_ATTN_DEVICE_CPU_raw_30bab83884addab9() {
 }
 
 
-intgo _wrap_ATTN_DEVICE_CUDA_raw_30bab83884addab9() {
+intgo _wrap_ATTN_DEVICE_CUDA_raw_c170a3599fb684a6() {
   int result;
   intgo _swig_go_result;
   
@@ -702,7 +702,7 @@ intgo _wrap_ATTN_DEVICE_CUDA_raw_30bab83884addab9() {
 }
 
 
-void _wrap_attn_tensor_data_set_raw_30bab83884addab9(struct attn_tensor *_swig_go_0, void *_swig_go_1) {
+void _wrap_attn_tensor_data_set_raw_c170a3599fb684a6(struct attn_tensor *_swig_go_0, void *_swig_go_1) {
   struct attn_tensor *arg1 = (struct attn_tensor *) 0 ;
   void *arg2 = (void *) 0 ;
   
@@ -714,7 +714,7 @@ void _wrap_attn_tensor_data_set_raw_30bab83884addab9(struct attn_tensor *_swig_g
 }
 
 
-void *_wrap_attn_tensor_data_get_raw_30bab83884addab9(struct attn_tensor *_swig_go_0) {
+void *_wrap_attn_tensor_data_get_raw_c170a3599fb684a6(struct attn_tensor *_swig_go_0) {
   struct attn_tensor *arg1 = (struct attn_tensor *) 0 ;
   void *result = 0 ;
   void *_swig_go_result;
@@ -727,7 +727,7 @@ void *_wrap_attn_tensor_data_get_raw_30bab83884addab9(struct attn_tensor *_swig_
 }
 
 
-void _wrap_attn_tensor_byte_offset_set_raw_30bab83884addab9(struct attn_tensor *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_tensor_byte_offset_set_raw_c170a3599fb684a6(struct attn_tensor *_swig_go_0, long long _swig_go_1) {
   struct attn_tensor *arg1 = (struct attn_tensor *) 0 ;
   uint64_t arg2 ;
   
@@ -739,7 +739,7 @@ void _wrap_attn_tensor_byte_offset_set_raw_30bab83884addab9(struct attn_tensor *
 }
 
 
-long long _wrap_attn_tensor_byte_offset_get_raw_30bab83884addab9(struct attn_tensor *_swig_go_0) {
+long long _wrap_attn_tensor_byte_offset_get_raw_c170a3599fb684a6(struct attn_tensor *_swig_go_0) {
   struct attn_tensor *arg1 = (struct attn_tensor *) 0 ;
   uint64_t result;
   long long _swig_go_result;
@@ -752,7 +752,7 @@ long long _wrap_attn_tensor_byte_offset_get_raw_30bab83884addab9(struct attn_ten
 }
 
 
-void _wrap_attn_tensor_dtype_set_raw_30bab83884addab9(struct attn_tensor *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_tensor_dtype_set_raw_c170a3599fb684a6(struct attn_tensor *_swig_go_0, intgo _swig_go_1) {
   struct attn_tensor *arg1 = (struct attn_tensor *) 0 ;
   attn_dtype arg2 ;
   
@@ -764,7 +764,7 @@ void _wrap_attn_tensor_dtype_set_raw_30bab83884addab9(struct attn_tensor *_swig_
 }
 
 
-intgo _wrap_attn_tensor_dtype_get_raw_30bab83884addab9(struct attn_tensor *_swig_go_0) {
+intgo _wrap_attn_tensor_dtype_get_raw_c170a3599fb684a6(struct attn_tensor *_swig_go_0) {
   struct attn_tensor *arg1 = (struct attn_tensor *) 0 ;
   attn_dtype result;
   intgo _swig_go_result;
@@ -777,7 +777,7 @@ intgo _wrap_attn_tensor_dtype_get_raw_30bab83884addab9(struct attn_tensor *_swig
 }
 
 
-void _wrap_attn_tensor_device_type_set_raw_30bab83884addab9(struct attn_tensor *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_tensor_device_type_set_raw_c170a3599fb684a6(struct attn_tensor *_swig_go_0, intgo _swig_go_1) {
   struct attn_tensor *arg1 = (struct attn_tensor *) 0 ;
   attn_device_type arg2 ;
   
@@ -789,7 +789,7 @@ void _wrap_attn_tensor_device_type_set_raw_30bab83884addab9(struct attn_tensor *
 }
 
 
-intgo _wrap_attn_tensor_device_type_get_raw_30bab83884addab9(struct attn_tensor *_swig_go_0) {
+intgo _wrap_attn_tensor_device_type_get_raw_c170a3599fb684a6(struct attn_tensor *_swig_go_0) {
   struct attn_tensor *arg1 = (struct attn_tensor *) 0 ;
   attn_device_type result;
   intgo _swig_go_result;
@@ -802,7 +802,7 @@ intgo _wrap_attn_tensor_device_type_get_raw_30bab83884addab9(struct attn_tensor 
 }
 
 
-void _wrap_attn_tensor_device_id_set_raw_30bab83884addab9(struct attn_tensor *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_tensor_device_id_set_raw_c170a3599fb684a6(struct attn_tensor *_swig_go_0, intgo _swig_go_1) {
   struct attn_tensor *arg1 = (struct attn_tensor *) 0 ;
   int32_t arg2 ;
   
@@ -814,7 +814,7 @@ void _wrap_attn_tensor_device_id_set_raw_30bab83884addab9(struct attn_tensor *_s
 }
 
 
-intgo _wrap_attn_tensor_device_id_get_raw_30bab83884addab9(struct attn_tensor *_swig_go_0) {
+intgo _wrap_attn_tensor_device_id_get_raw_c170a3599fb684a6(struct attn_tensor *_swig_go_0) {
   struct attn_tensor *arg1 = (struct attn_tensor *) 0 ;
   int32_t result;
   intgo _swig_go_result;
@@ -827,7 +827,7 @@ intgo _wrap_attn_tensor_device_id_get_raw_30bab83884addab9(struct attn_tensor *_
 }
 
 
-void _wrap_attn_tensor_rank_set_raw_30bab83884addab9(struct attn_tensor *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_tensor_rank_set_raw_c170a3599fb684a6(struct attn_tensor *_swig_go_0, intgo _swig_go_1) {
   struct attn_tensor *arg1 = (struct attn_tensor *) 0 ;
   int32_t arg2 ;
   
@@ -839,7 +839,7 @@ void _wrap_attn_tensor_rank_set_raw_30bab83884addab9(struct attn_tensor *_swig_g
 }
 
 
-intgo _wrap_attn_tensor_rank_get_raw_30bab83884addab9(struct attn_tensor *_swig_go_0) {
+intgo _wrap_attn_tensor_rank_get_raw_c170a3599fb684a6(struct attn_tensor *_swig_go_0) {
   struct attn_tensor *arg1 = (struct attn_tensor *) 0 ;
   int32_t result;
   intgo _swig_go_result;
@@ -852,7 +852,7 @@ intgo _wrap_attn_tensor_rank_get_raw_30bab83884addab9(struct attn_tensor *_swig_
 }
 
 
-void _wrap_attn_tensor_shape_set_raw_30bab83884addab9(struct attn_tensor *_swig_go_0, long long *_swig_go_1) {
+void _wrap_attn_tensor_shape_set_raw_c170a3599fb684a6(struct attn_tensor *_swig_go_0, long long *_swig_go_1) {
   struct attn_tensor *arg1 = (struct attn_tensor *) 0 ;
   int64_t *arg2 ;
   
@@ -868,7 +868,7 @@ void _wrap_attn_tensor_shape_set_raw_30bab83884addab9(struct attn_tensor *_swig_
 }
 
 
-long long *_wrap_attn_tensor_shape_get_raw_30bab83884addab9(struct attn_tensor *_swig_go_0) {
+long long *_wrap_attn_tensor_shape_get_raw_c170a3599fb684a6(struct attn_tensor *_swig_go_0) {
   struct attn_tensor *arg1 = (struct attn_tensor *) 0 ;
   int64_t *result = 0 ;
   long long *_swig_go_result;
@@ -881,7 +881,7 @@ long long *_wrap_attn_tensor_shape_get_raw_30bab83884addab9(struct attn_tensor *
 }
 
 
-void _wrap_attn_tensor_strides_set_raw_30bab83884addab9(struct attn_tensor *_swig_go_0, long long *_swig_go_1) {
+void _wrap_attn_tensor_strides_set_raw_c170a3599fb684a6(struct attn_tensor *_swig_go_0, long long *_swig_go_1) {
   struct attn_tensor *arg1 = (struct attn_tensor *) 0 ;
   int64_t *arg2 ;
   
@@ -897,7 +897,7 @@ void _wrap_attn_tensor_strides_set_raw_30bab83884addab9(struct attn_tensor *_swi
 }
 
 
-long long *_wrap_attn_tensor_strides_get_raw_30bab83884addab9(struct attn_tensor *_swig_go_0) {
+long long *_wrap_attn_tensor_strides_get_raw_c170a3599fb684a6(struct attn_tensor *_swig_go_0) {
   struct attn_tensor *arg1 = (struct attn_tensor *) 0 ;
   int64_t *result = 0 ;
   long long *_swig_go_result;
@@ -910,7 +910,7 @@ long long *_wrap_attn_tensor_strides_get_raw_30bab83884addab9(struct attn_tensor
 }
 
 
-void _wrap_attn_tensor_reserved_set_raw_30bab83884addab9(struct attn_tensor *_swig_go_0, long long *_swig_go_1) {
+void _wrap_attn_tensor_reserved_set_raw_c170a3599fb684a6(struct attn_tensor *_swig_go_0, long long *_swig_go_1) {
   struct attn_tensor *arg1 = (struct attn_tensor *) 0 ;
   uint64_t *arg2 ;
   
@@ -926,7 +926,7 @@ void _wrap_attn_tensor_reserved_set_raw_30bab83884addab9(struct attn_tensor *_sw
 }
 
 
-long long *_wrap_attn_tensor_reserved_get_raw_30bab83884addab9(struct attn_tensor *_swig_go_0) {
+long long *_wrap_attn_tensor_reserved_get_raw_c170a3599fb684a6(struct attn_tensor *_swig_go_0) {
   struct attn_tensor *arg1 = (struct attn_tensor *) 0 ;
   uint64_t *result = 0 ;
   long long *_swig_go_result;
@@ -939,7 +939,7 @@ long long *_wrap_attn_tensor_reserved_get_raw_30bab83884addab9(struct attn_tenso
 }
 
 
-struct attn_tensor *_wrap_new_attn_tensor_raw_30bab83884addab9() {
+struct attn_tensor *_wrap_new_attn_tensor_raw_c170a3599fb684a6() {
   struct attn_tensor *result = 0 ;
   struct attn_tensor *_swig_go_result;
   
@@ -950,7 +950,7 @@ struct attn_tensor *_wrap_new_attn_tensor_raw_30bab83884addab9() {
 }
 
 
-void _wrap_delete_attn_tensor_raw_30bab83884addab9(struct attn_tensor *_swig_go_0) {
+void _wrap_delete_attn_tensor_raw_c170a3599fb684a6(struct attn_tensor *_swig_go_0) {
   struct attn_tensor *arg1 = (struct attn_tensor *) 0 ;
   
   arg1 = *(struct attn_tensor **)&_swig_go_0; 
@@ -960,7 +960,7 @@ void _wrap_delete_attn_tensor_raw_30bab83884addab9(struct attn_tensor *_swig_go_
 }
 
 
-void _wrap_attn_tensor_init_raw_30bab83884addab9(struct attn_tensor *_swig_go_0, void *_swig_go_1, intgo _swig_go_2, intgo _swig_go_3, long long *_swig_go_4) {
+void _wrap_attn_tensor_init_raw_c170a3599fb684a6(struct attn_tensor *_swig_go_0, void *_swig_go_1, intgo _swig_go_2, intgo _swig_go_3, long long *_swig_go_4) {
   attn_tensor *arg1 = (attn_tensor *) 0 ;
   void *arg2 = (void *) 0 ;
   attn_dtype arg3 ;
@@ -978,7 +978,7 @@ void _wrap_attn_tensor_init_raw_30bab83884addab9(struct attn_tensor *_swig_go_0,
 }
 
 
-intgo _wrap_ATTN_CAUSAL_raw_30bab83884addab9() {
+intgo _wrap_ATTN_CAUSAL_raw_c170a3599fb684a6() {
   int result;
   intgo _swig_go_result;
   
@@ -990,7 +990,7 @@ intgo _wrap_ATTN_CAUSAL_raw_30bab83884addab9() {
 }
 
 
-intgo _wrap_ATTN_WINDOW_LEFT_raw_30bab83884addab9() {
+intgo _wrap_ATTN_WINDOW_LEFT_raw_c170a3599fb684a6() {
   int result;
   intgo _swig_go_result;
   
@@ -1002,7 +1002,7 @@ intgo _wrap_ATTN_WINDOW_LEFT_raw_30bab83884addab9() {
 }
 
 
-intgo _wrap_ATTN_WINDOW_RIGHT_raw_30bab83884addab9() {
+intgo _wrap_ATTN_WINDOW_RIGHT_raw_c170a3599fb684a6() {
   int result;
   intgo _swig_go_result;
   
@@ -1014,7 +1014,7 @@ intgo _wrap_ATTN_WINDOW_RIGHT_raw_30bab83884addab9() {
 }
 
 
-intgo _wrap_ATTN_SEQLENS_Q_raw_30bab83884addab9() {
+intgo _wrap_ATTN_SEQLENS_Q_raw_c170a3599fb684a6() {
   int result;
   intgo _swig_go_result;
   
@@ -1026,7 +1026,7 @@ intgo _wrap_ATTN_SEQLENS_Q_raw_30bab83884addab9() {
 }
 
 
-intgo _wrap_ATTN_SEQLENS_K_raw_30bab83884addab9() {
+intgo _wrap_ATTN_SEQLENS_K_raw_c170a3599fb684a6() {
   int result;
   intgo _swig_go_result;
   
@@ -1038,7 +1038,7 @@ intgo _wrap_ATTN_SEQLENS_K_raw_30bab83884addab9() {
 }
 
 
-intgo _wrap_ATTN_Q_START_raw_30bab83884addab9() {
+intgo _wrap_ATTN_Q_START_raw_c170a3599fb684a6() {
   int result;
   intgo _swig_go_result;
   
@@ -1050,7 +1050,7 @@ intgo _wrap_ATTN_Q_START_raw_30bab83884addab9() {
 }
 
 
-intgo _wrap_ATTN_K_START_raw_30bab83884addab9() {
+intgo _wrap_ATTN_K_START_raw_c170a3599fb684a6() {
   int result;
   intgo _swig_go_result;
   
@@ -1062,7 +1062,7 @@ intgo _wrap_ATTN_K_START_raw_30bab83884addab9() {
 }
 
 
-intgo _wrap_ATTN_BIAS_raw_30bab83884addab9() {
+intgo _wrap_ATTN_BIAS_raw_c170a3599fb684a6() {
   int result;
   intgo _swig_go_result;
   
@@ -1074,7 +1074,7 @@ intgo _wrap_ATTN_BIAS_raw_30bab83884addab9() {
 }
 
 
-intgo _wrap_ATTN_BIAS_RANGE_raw_30bab83884addab9() {
+intgo _wrap_ATTN_BIAS_RANGE_raw_c170a3599fb684a6() {
   int result;
   intgo _swig_go_result;
   
@@ -1086,7 +1086,7 @@ intgo _wrap_ATTN_BIAS_RANGE_raw_30bab83884addab9() {
 }
 
 
-intgo _wrap_ATTN_MASK_raw_30bab83884addab9() {
+intgo _wrap_ATTN_MASK_raw_c170a3599fb684a6() {
   int result;
   intgo _swig_go_result;
   
@@ -1098,7 +1098,7 @@ intgo _wrap_ATTN_MASK_raw_30bab83884addab9() {
 }
 
 
-intgo _wrap_ATTN_MASK_RANGE_raw_30bab83884addab9() {
+intgo _wrap_ATTN_MASK_RANGE_raw_c170a3599fb684a6() {
   int result;
   intgo _swig_go_result;
   
@@ -1110,7 +1110,7 @@ intgo _wrap_ATTN_MASK_RANGE_raw_30bab83884addab9() {
 }
 
 
-intgo _wrap_ATTN_ALIBI_raw_30bab83884addab9() {
+intgo _wrap_ATTN_ALIBI_raw_c170a3599fb684a6() {
   int result;
   intgo _swig_go_result;
   
@@ -1122,7 +1122,7 @@ intgo _wrap_ATTN_ALIBI_raw_30bab83884addab9() {
 }
 
 
-intgo _wrap_ATTN_SINK_raw_30bab83884addab9() {
+intgo _wrap_ATTN_SINK_raw_c170a3599fb684a6() {
   int result;
   intgo _swig_go_result;
   
@@ -1134,7 +1134,7 @@ intgo _wrap_ATTN_SINK_raw_30bab83884addab9() {
 }
 
 
-intgo _wrap_ATTN_BLOCK_MASK_raw_30bab83884addab9() {
+intgo _wrap_ATTN_BLOCK_MASK_raw_c170a3599fb684a6() {
   int result;
   intgo _swig_go_result;
   
@@ -1146,7 +1146,7 @@ intgo _wrap_ATTN_BLOCK_MASK_raw_30bab83884addab9() {
 }
 
 
-intgo _wrap_attn_attention_raw_30bab83884addab9(struct attn_tensor *_swig_go_0, struct attn_tensor *_swig_go_1, struct attn_tensor *_swig_go_2, struct attn_tensor *_swig_go_3, intgo _swig_go_4, struct attn_error *_swig_go_5) {
+intgo _wrap_attn_attention_raw_c170a3599fb684a6(struct attn_tensor *_swig_go_0, struct attn_tensor *_swig_go_1, struct attn_tensor *_swig_go_2, struct attn_tensor *_swig_go_3, intgo _swig_go_4, struct attn_error *_swig_go_5) {
   attn_tensor *arg1 = (attn_tensor *) 0 ;
   attn_tensor *arg2 = (attn_tensor *) 0 ;
   attn_tensor *arg3 = (attn_tensor *) 0 ;
@@ -1169,7 +1169,7 @@ intgo _wrap_attn_attention_raw_30bab83884addab9(struct attn_tensor *_swig_go_0, 
 }
 
 
-intgo _wrap_ATTN_ISA_AUTO_raw_30bab83884addab9() {
+intgo _wrap_ATTN_ISA_AUTO_raw_c170a3599fb684a6() {
   int result;
   intgo _swig_go_result;
   
@@ -1181,7 +1181,7 @@ intgo _wrap_ATTN_ISA_AUTO_raw_30bab83884addab9() {
 }
 
 
-intgo _wrap_ATTN_ISA_SCALAR_raw_30bab83884addab9() {
+intgo _wrap_ATTN_ISA_SCALAR_raw_c170a3599fb684a6() {
   int result;
   intgo _swig_go_result;
   
@@ -1193,7 +1193,7 @@ intgo _wrap_ATTN_ISA_SCALAR_raw_30bab83884addab9() {
 }
 
 
-intgo _wrap_ATTN_ISA_AVX2_raw_30bab83884addab9() {
+intgo _wrap_ATTN_ISA_AVX2_raw_c170a3599fb684a6() {
   int result;
   intgo _swig_go_result;
   
@@ -1205,7 +1205,7 @@ intgo _wrap_ATTN_ISA_AVX2_raw_30bab83884addab9() {
 }
 
 
-intgo _wrap_ATTN_ISA_AVX512_raw_30bab83884addab9() {
+intgo _wrap_ATTN_ISA_AVX512_raw_c170a3599fb684a6() {
   int result;
   intgo _swig_go_result;
   
@@ -1217,7 +1217,7 @@ intgo _wrap_ATTN_ISA_AVX512_raw_30bab83884addab9() {
 }
 
 
-intgo _wrap_ATTN_ISA_NEON_raw_30bab83884addab9() {
+intgo _wrap_ATTN_ISA_NEON_raw_c170a3599fb684a6() {
   int result;
   intgo _swig_go_result;
   
@@ -1229,7 +1229,7 @@ intgo _wrap_ATTN_ISA_NEON_raw_30bab83884addab9() {
 }
 
 
-void _wrap_attn_allocator_struct_size_set_raw_30bab83884addab9(struct attn_allocator *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_allocator_struct_size_set_raw_c170a3599fb684a6(struct attn_allocator *_swig_go_0, intgo _swig_go_1) {
   struct attn_allocator *arg1 = (struct attn_allocator *) 0 ;
   uint32_t arg2 ;
   
@@ -1241,7 +1241,7 @@ void _wrap_attn_allocator_struct_size_set_raw_30bab83884addab9(struct attn_alloc
 }
 
 
-intgo _wrap_attn_allocator_struct_size_get_raw_30bab83884addab9(struct attn_allocator *_swig_go_0) {
+intgo _wrap_attn_allocator_struct_size_get_raw_c170a3599fb684a6(struct attn_allocator *_swig_go_0) {
   struct attn_allocator *arg1 = (struct attn_allocator *) 0 ;
   uint32_t result;
   intgo _swig_go_result;
@@ -1254,7 +1254,7 @@ intgo _wrap_attn_allocator_struct_size_get_raw_30bab83884addab9(struct attn_allo
 }
 
 
-void _wrap_attn_allocator_reserved_set_raw_30bab83884addab9(struct attn_allocator *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_allocator_reserved_set_raw_c170a3599fb684a6(struct attn_allocator *_swig_go_0, intgo _swig_go_1) {
   struct attn_allocator *arg1 = (struct attn_allocator *) 0 ;
   uint32_t arg2 ;
   
@@ -1266,7 +1266,7 @@ void _wrap_attn_allocator_reserved_set_raw_30bab83884addab9(struct attn_allocato
 }
 
 
-intgo _wrap_attn_allocator_reserved_get_raw_30bab83884addab9(struct attn_allocator *_swig_go_0) {
+intgo _wrap_attn_allocator_reserved_get_raw_c170a3599fb684a6(struct attn_allocator *_swig_go_0) {
   struct attn_allocator *arg1 = (struct attn_allocator *) 0 ;
   uint32_t result;
   intgo _swig_go_result;
@@ -1279,7 +1279,7 @@ intgo _wrap_attn_allocator_reserved_get_raw_30bab83884addab9(struct attn_allocat
 }
 
 
-void _wrap_attn_allocator_user_set_raw_30bab83884addab9(struct attn_allocator *_swig_go_0, void *_swig_go_1) {
+void _wrap_attn_allocator_user_set_raw_c170a3599fb684a6(struct attn_allocator *_swig_go_0, void *_swig_go_1) {
   struct attn_allocator *arg1 = (struct attn_allocator *) 0 ;
   void *arg2 = (void *) 0 ;
   
@@ -1291,7 +1291,7 @@ void _wrap_attn_allocator_user_set_raw_30bab83884addab9(struct attn_allocator *_
 }
 
 
-void *_wrap_attn_allocator_user_get_raw_30bab83884addab9(struct attn_allocator *_swig_go_0) {
+void *_wrap_attn_allocator_user_get_raw_c170a3599fb684a6(struct attn_allocator *_swig_go_0) {
   struct attn_allocator *arg1 = (struct attn_allocator *) 0 ;
   void *result = 0 ;
   void *_swig_go_result;
@@ -1304,7 +1304,7 @@ void *_wrap_attn_allocator_user_get_raw_30bab83884addab9(struct attn_allocator *
 }
 
 
-void _wrap_attn_allocator_allocate_set_raw_30bab83884addab9(struct attn_allocator *_swig_go_0, void* _swig_go_1) {
+void _wrap_attn_allocator_allocate_set_raw_c170a3599fb684a6(struct attn_allocator *_swig_go_0, void* _swig_go_1) {
   struct attn_allocator *arg1 = (struct attn_allocator *) 0 ;
   void *(*arg2)(void *,size_t,size_t) = (void *(*)(void *,size_t,size_t)) 0 ;
   
@@ -1316,7 +1316,7 @@ void _wrap_attn_allocator_allocate_set_raw_30bab83884addab9(struct attn_allocato
 }
 
 
-void* _wrap_attn_allocator_allocate_get_raw_30bab83884addab9(struct attn_allocator *_swig_go_0) {
+void* _wrap_attn_allocator_allocate_get_raw_c170a3599fb684a6(struct attn_allocator *_swig_go_0) {
   struct attn_allocator *arg1 = (struct attn_allocator *) 0 ;
   void *(*result)(void *,size_t,size_t) = 0 ;
   void* _swig_go_result;
@@ -1329,7 +1329,7 @@ void* _wrap_attn_allocator_allocate_get_raw_30bab83884addab9(struct attn_allocat
 }
 
 
-void _wrap_attn_allocator_deallocate_set_raw_30bab83884addab9(struct attn_allocator *_swig_go_0, void* _swig_go_1) {
+void _wrap_attn_allocator_deallocate_set_raw_c170a3599fb684a6(struct attn_allocator *_swig_go_0, void* _swig_go_1) {
   struct attn_allocator *arg1 = (struct attn_allocator *) 0 ;
   void (*arg2)(void *,void *,size_t,size_t) = (void (*)(void *,void *,size_t,size_t)) 0 ;
   
@@ -1341,7 +1341,7 @@ void _wrap_attn_allocator_deallocate_set_raw_30bab83884addab9(struct attn_alloca
 }
 
 
-void* _wrap_attn_allocator_deallocate_get_raw_30bab83884addab9(struct attn_allocator *_swig_go_0) {
+void* _wrap_attn_allocator_deallocate_get_raw_c170a3599fb684a6(struct attn_allocator *_swig_go_0) {
   struct attn_allocator *arg1 = (struct attn_allocator *) 0 ;
   void (*result)(void *,void *,size_t,size_t) = 0 ;
   void* _swig_go_result;
@@ -1354,7 +1354,7 @@ void* _wrap_attn_allocator_deallocate_get_raw_30bab83884addab9(struct attn_alloc
 }
 
 
-struct attn_allocator *_wrap_new_attn_allocator_raw_30bab83884addab9() {
+struct attn_allocator *_wrap_new_attn_allocator_raw_c170a3599fb684a6() {
   struct attn_allocator *result = 0 ;
   struct attn_allocator *_swig_go_result;
   
@@ -1365,7 +1365,7 @@ struct attn_allocator *_wrap_new_attn_allocator_raw_30bab83884addab9() {
 }
 
 
-void _wrap_delete_attn_allocator_raw_30bab83884addab9(struct attn_allocator *_swig_go_0) {
+void _wrap_delete_attn_allocator_raw_c170a3599fb684a6(struct attn_allocator *_swig_go_0) {
   struct attn_allocator *arg1 = (struct attn_allocator *) 0 ;
   
   arg1 = *(struct attn_allocator **)&_swig_go_0; 
@@ -1375,7 +1375,7 @@ void _wrap_delete_attn_allocator_raw_30bab83884addab9(struct attn_allocator *_sw
 }
 
 
-void _wrap_attn_allocator_init_raw_30bab83884addab9(struct attn_allocator *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_allocator_init_raw_c170a3599fb684a6(struct attn_allocator *_swig_go_0, long long _swig_go_1) {
   attn_allocator *arg1 = (attn_allocator *) 0 ;
   size_t arg2 ;
   
@@ -1387,7 +1387,7 @@ void _wrap_attn_allocator_init_raw_30bab83884addab9(struct attn_allocator *_swig
 }
 
 
-void _wrap_attn_executor_struct_size_set_raw_30bab83884addab9(struct attn_executor *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_executor_struct_size_set_raw_c170a3599fb684a6(struct attn_executor *_swig_go_0, intgo _swig_go_1) {
   struct attn_executor *arg1 = (struct attn_executor *) 0 ;
   uint32_t arg2 ;
   
@@ -1399,7 +1399,7 @@ void _wrap_attn_executor_struct_size_set_raw_30bab83884addab9(struct attn_execut
 }
 
 
-intgo _wrap_attn_executor_struct_size_get_raw_30bab83884addab9(struct attn_executor *_swig_go_0) {
+intgo _wrap_attn_executor_struct_size_get_raw_c170a3599fb684a6(struct attn_executor *_swig_go_0) {
   struct attn_executor *arg1 = (struct attn_executor *) 0 ;
   uint32_t result;
   intgo _swig_go_result;
@@ -1412,7 +1412,7 @@ intgo _wrap_attn_executor_struct_size_get_raw_30bab83884addab9(struct attn_execu
 }
 
 
-void _wrap_attn_executor_concurrency_set_raw_30bab83884addab9(struct attn_executor *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_executor_concurrency_set_raw_c170a3599fb684a6(struct attn_executor *_swig_go_0, intgo _swig_go_1) {
   struct attn_executor *arg1 = (struct attn_executor *) 0 ;
   int32_t arg2 ;
   
@@ -1424,7 +1424,7 @@ void _wrap_attn_executor_concurrency_set_raw_30bab83884addab9(struct attn_execut
 }
 
 
-intgo _wrap_attn_executor_concurrency_get_raw_30bab83884addab9(struct attn_executor *_swig_go_0) {
+intgo _wrap_attn_executor_concurrency_get_raw_c170a3599fb684a6(struct attn_executor *_swig_go_0) {
   struct attn_executor *arg1 = (struct attn_executor *) 0 ;
   int32_t result;
   intgo _swig_go_result;
@@ -1437,7 +1437,7 @@ intgo _wrap_attn_executor_concurrency_get_raw_30bab83884addab9(struct attn_execu
 }
 
 
-void _wrap_attn_executor_user_set_raw_30bab83884addab9(struct attn_executor *_swig_go_0, void *_swig_go_1) {
+void _wrap_attn_executor_user_set_raw_c170a3599fb684a6(struct attn_executor *_swig_go_0, void *_swig_go_1) {
   struct attn_executor *arg1 = (struct attn_executor *) 0 ;
   void *arg2 = (void *) 0 ;
   
@@ -1449,7 +1449,7 @@ void _wrap_attn_executor_user_set_raw_30bab83884addab9(struct attn_executor *_sw
 }
 
 
-void *_wrap_attn_executor_user_get_raw_30bab83884addab9(struct attn_executor *_swig_go_0) {
+void *_wrap_attn_executor_user_get_raw_c170a3599fb684a6(struct attn_executor *_swig_go_0) {
   struct attn_executor *arg1 = (struct attn_executor *) 0 ;
   void *result = 0 ;
   void *_swig_go_result;
@@ -1462,7 +1462,7 @@ void *_wrap_attn_executor_user_get_raw_30bab83884addab9(struct attn_executor *_s
 }
 
 
-void _wrap_attn_executor_parallel_for_set_raw_30bab83884addab9(struct attn_executor *_swig_go_0, void* _swig_go_1) {
+void _wrap_attn_executor_parallel_for_set_raw_c170a3599fb684a6(struct attn_executor *_swig_go_0, void* _swig_go_1) {
   struct attn_executor *arg1 = (struct attn_executor *) 0 ;
   int32_t (*arg2)(void *,int64_t,attn_task_fn,void *) = (int32_t (*)(void *,int64_t,attn_task_fn,void *)) 0 ;
   
@@ -1474,7 +1474,7 @@ void _wrap_attn_executor_parallel_for_set_raw_30bab83884addab9(struct attn_execu
 }
 
 
-void* _wrap_attn_executor_parallel_for_get_raw_30bab83884addab9(struct attn_executor *_swig_go_0) {
+void* _wrap_attn_executor_parallel_for_get_raw_c170a3599fb684a6(struct attn_executor *_swig_go_0) {
   struct attn_executor *arg1 = (struct attn_executor *) 0 ;
   int32_t (*result)(void *,int64_t,attn_task_fn,void *) = 0 ;
   void* _swig_go_result;
@@ -1487,7 +1487,7 @@ void* _wrap_attn_executor_parallel_for_get_raw_30bab83884addab9(struct attn_exec
 }
 
 
-struct attn_executor *_wrap_new_attn_executor_raw_30bab83884addab9() {
+struct attn_executor *_wrap_new_attn_executor_raw_c170a3599fb684a6() {
   struct attn_executor *result = 0 ;
   struct attn_executor *_swig_go_result;
   
@@ -1498,7 +1498,7 @@ struct attn_executor *_wrap_new_attn_executor_raw_30bab83884addab9() {
 }
 
 
-void _wrap_delete_attn_executor_raw_30bab83884addab9(struct attn_executor *_swig_go_0) {
+void _wrap_delete_attn_executor_raw_c170a3599fb684a6(struct attn_executor *_swig_go_0) {
   struct attn_executor *arg1 = (struct attn_executor *) 0 ;
   
   arg1 = *(struct attn_executor **)&_swig_go_0; 
@@ -1508,7 +1508,7 @@ void _wrap_delete_attn_executor_raw_30bab83884addab9(struct attn_executor *_swig
 }
 
 
-void _wrap_attn_executor_init_raw_30bab83884addab9(struct attn_executor *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_executor_init_raw_c170a3599fb684a6(struct attn_executor *_swig_go_0, long long _swig_go_1) {
   attn_executor *arg1 = (attn_executor *) 0 ;
   size_t arg2 ;
   
@@ -1520,7 +1520,7 @@ void _wrap_attn_executor_init_raw_30bab83884addab9(struct attn_executor *_swig_g
 }
 
 
-intgo _wrap_ATTN_LOG_DEBUG_raw_30bab83884addab9() {
+intgo _wrap_ATTN_LOG_DEBUG_raw_c170a3599fb684a6() {
   int result;
   intgo _swig_go_result;
   
@@ -1532,7 +1532,7 @@ intgo _wrap_ATTN_LOG_DEBUG_raw_30bab83884addab9() {
 }
 
 
-intgo _wrap_ATTN_LOG_INFO_raw_30bab83884addab9() {
+intgo _wrap_ATTN_LOG_INFO_raw_c170a3599fb684a6() {
   int result;
   intgo _swig_go_result;
   
@@ -1544,7 +1544,7 @@ intgo _wrap_ATTN_LOG_INFO_raw_30bab83884addab9() {
 }
 
 
-intgo _wrap_ATTN_LOG_WARNING_raw_30bab83884addab9() {
+intgo _wrap_ATTN_LOG_WARNING_raw_c170a3599fb684a6() {
   int result;
   intgo _swig_go_result;
   
@@ -1556,7 +1556,7 @@ intgo _wrap_ATTN_LOG_WARNING_raw_30bab83884addab9() {
 }
 
 
-void _wrap_attn_context_config_struct_size_set_raw_30bab83884addab9(struct attn_context_config *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_context_config_struct_size_set_raw_c170a3599fb684a6(struct attn_context_config *_swig_go_0, intgo _swig_go_1) {
   struct attn_context_config *arg1 = (struct attn_context_config *) 0 ;
   uint32_t arg2 ;
   
@@ -1568,7 +1568,7 @@ void _wrap_attn_context_config_struct_size_set_raw_30bab83884addab9(struct attn_
 }
 
 
-intgo _wrap_attn_context_config_struct_size_get_raw_30bab83884addab9(struct attn_context_config *_swig_go_0) {
+intgo _wrap_attn_context_config_struct_size_get_raw_c170a3599fb684a6(struct attn_context_config *_swig_go_0) {
   struct attn_context_config *arg1 = (struct attn_context_config *) 0 ;
   uint32_t result;
   intgo _swig_go_result;
@@ -1581,7 +1581,7 @@ intgo _wrap_attn_context_config_struct_size_get_raw_30bab83884addab9(struct attn
 }
 
 
-void _wrap_attn_context_config_num_threads_set_raw_30bab83884addab9(struct attn_context_config *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_context_config_num_threads_set_raw_c170a3599fb684a6(struct attn_context_config *_swig_go_0, intgo _swig_go_1) {
   struct attn_context_config *arg1 = (struct attn_context_config *) 0 ;
   int32_t arg2 ;
   
@@ -1593,7 +1593,7 @@ void _wrap_attn_context_config_num_threads_set_raw_30bab83884addab9(struct attn_
 }
 
 
-intgo _wrap_attn_context_config_num_threads_get_raw_30bab83884addab9(struct attn_context_config *_swig_go_0) {
+intgo _wrap_attn_context_config_num_threads_get_raw_c170a3599fb684a6(struct attn_context_config *_swig_go_0) {
   struct attn_context_config *arg1 = (struct attn_context_config *) 0 ;
   int32_t result;
   intgo _swig_go_result;
@@ -1606,7 +1606,7 @@ intgo _wrap_attn_context_config_num_threads_get_raw_30bab83884addab9(struct attn
 }
 
 
-void _wrap_attn_context_config_isa_set_raw_30bab83884addab9(struct attn_context_config *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_context_config_isa_set_raw_c170a3599fb684a6(struct attn_context_config *_swig_go_0, intgo _swig_go_1) {
   struct attn_context_config *arg1 = (struct attn_context_config *) 0 ;
   attn_isa arg2 ;
   
@@ -1618,7 +1618,7 @@ void _wrap_attn_context_config_isa_set_raw_30bab83884addab9(struct attn_context_
 }
 
 
-intgo _wrap_attn_context_config_isa_get_raw_30bab83884addab9(struct attn_context_config *_swig_go_0) {
+intgo _wrap_attn_context_config_isa_get_raw_c170a3599fb684a6(struct attn_context_config *_swig_go_0) {
   struct attn_context_config *arg1 = (struct attn_context_config *) 0 ;
   attn_isa result;
   intgo _swig_go_result;
@@ -1631,7 +1631,7 @@ intgo _wrap_attn_context_config_isa_get_raw_30bab83884addab9(struct attn_context
 }
 
 
-void _wrap_attn_context_config_reserved_set_raw_30bab83884addab9(struct attn_context_config *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_context_config_reserved_set_raw_c170a3599fb684a6(struct attn_context_config *_swig_go_0, intgo _swig_go_1) {
   struct attn_context_config *arg1 = (struct attn_context_config *) 0 ;
   uint32_t arg2 ;
   
@@ -1643,7 +1643,7 @@ void _wrap_attn_context_config_reserved_set_raw_30bab83884addab9(struct attn_con
 }
 
 
-intgo _wrap_attn_context_config_reserved_get_raw_30bab83884addab9(struct attn_context_config *_swig_go_0) {
+intgo _wrap_attn_context_config_reserved_get_raw_c170a3599fb684a6(struct attn_context_config *_swig_go_0) {
   struct attn_context_config *arg1 = (struct attn_context_config *) 0 ;
   uint32_t result;
   intgo _swig_go_result;
@@ -1656,7 +1656,7 @@ intgo _wrap_attn_context_config_reserved_get_raw_30bab83884addab9(struct attn_co
 }
 
 
-void _wrap_attn_context_config_allocator_set_raw_30bab83884addab9(struct attn_context_config *_swig_go_0, struct attn_allocator *_swig_go_1) {
+void _wrap_attn_context_config_allocator_set_raw_c170a3599fb684a6(struct attn_context_config *_swig_go_0, struct attn_allocator *_swig_go_1) {
   struct attn_context_config *arg1 = (struct attn_context_config *) 0 ;
   attn_allocator *arg2 = (attn_allocator *) 0 ;
   
@@ -1668,7 +1668,7 @@ void _wrap_attn_context_config_allocator_set_raw_30bab83884addab9(struct attn_co
 }
 
 
-struct attn_allocator *_wrap_attn_context_config_allocator_get_raw_30bab83884addab9(struct attn_context_config *_swig_go_0) {
+struct attn_allocator *_wrap_attn_context_config_allocator_get_raw_c170a3599fb684a6(struct attn_context_config *_swig_go_0) {
   struct attn_context_config *arg1 = (struct attn_context_config *) 0 ;
   attn_allocator *result = 0 ;
   struct attn_allocator *_swig_go_result;
@@ -1681,7 +1681,7 @@ struct attn_allocator *_wrap_attn_context_config_allocator_get_raw_30bab83884add
 }
 
 
-void _wrap_attn_context_config_executor_set_raw_30bab83884addab9(struct attn_context_config *_swig_go_0, struct attn_executor *_swig_go_1) {
+void _wrap_attn_context_config_executor_set_raw_c170a3599fb684a6(struct attn_context_config *_swig_go_0, struct attn_executor *_swig_go_1) {
   struct attn_context_config *arg1 = (struct attn_context_config *) 0 ;
   attn_executor *arg2 = (attn_executor *) 0 ;
   
@@ -1693,7 +1693,7 @@ void _wrap_attn_context_config_executor_set_raw_30bab83884addab9(struct attn_con
 }
 
 
-struct attn_executor *_wrap_attn_context_config_executor_get_raw_30bab83884addab9(struct attn_context_config *_swig_go_0) {
+struct attn_executor *_wrap_attn_context_config_executor_get_raw_c170a3599fb684a6(struct attn_context_config *_swig_go_0) {
   struct attn_context_config *arg1 = (struct attn_context_config *) 0 ;
   attn_executor *result = 0 ;
   struct attn_executor *_swig_go_result;
@@ -1706,7 +1706,7 @@ struct attn_executor *_wrap_attn_context_config_executor_get_raw_30bab83884addab
 }
 
 
-void _wrap_attn_context_config_backend_dir_set_raw_30bab83884addab9(struct attn_context_config *_swig_go_0, _gostring_ _swig_go_1) {
+void _wrap_attn_context_config_backend_dir_set_raw_c170a3599fb684a6(struct attn_context_config *_swig_go_0, _gostring_ _swig_go_1) {
   struct attn_context_config *arg1 = (struct attn_context_config *) 0 ;
   char *arg2 = (char *) 0 ;
   
@@ -1726,7 +1726,7 @@ void _wrap_attn_context_config_backend_dir_set_raw_30bab83884addab9(struct attn_
 }
 
 
-_gostring_ _wrap_attn_context_config_backend_dir_get_raw_30bab83884addab9(struct attn_context_config *_swig_go_0) {
+_gostring_ _wrap_attn_context_config_backend_dir_get_raw_c170a3599fb684a6(struct attn_context_config *_swig_go_0) {
   struct attn_context_config *arg1 = (struct attn_context_config *) 0 ;
   char *result = 0 ;
   _gostring_ _swig_go_result;
@@ -1739,7 +1739,7 @@ _gostring_ _wrap_attn_context_config_backend_dir_get_raw_30bab83884addab9(struct
 }
 
 
-void _wrap_attn_context_config_log_set_raw_30bab83884addab9(struct attn_context_config *_swig_go_0, void* _swig_go_1) {
+void _wrap_attn_context_config_log_set_raw_c170a3599fb684a6(struct attn_context_config *_swig_go_0, void* _swig_go_1) {
   struct attn_context_config *arg1 = (struct attn_context_config *) 0 ;
   attn_log_fn arg2 = (attn_log_fn) 0 ;
   
@@ -1751,7 +1751,7 @@ void _wrap_attn_context_config_log_set_raw_30bab83884addab9(struct attn_context_
 }
 
 
-void* _wrap_attn_context_config_log_get_raw_30bab83884addab9(struct attn_context_config *_swig_go_0) {
+void* _wrap_attn_context_config_log_get_raw_c170a3599fb684a6(struct attn_context_config *_swig_go_0) {
   struct attn_context_config *arg1 = (struct attn_context_config *) 0 ;
   attn_log_fn result;
   void* _swig_go_result;
@@ -1764,7 +1764,7 @@ void* _wrap_attn_context_config_log_get_raw_30bab83884addab9(struct attn_context
 }
 
 
-void _wrap_attn_context_config_log_user_set_raw_30bab83884addab9(struct attn_context_config *_swig_go_0, void *_swig_go_1) {
+void _wrap_attn_context_config_log_user_set_raw_c170a3599fb684a6(struct attn_context_config *_swig_go_0, void *_swig_go_1) {
   struct attn_context_config *arg1 = (struct attn_context_config *) 0 ;
   void *arg2 = (void *) 0 ;
   
@@ -1776,7 +1776,7 @@ void _wrap_attn_context_config_log_user_set_raw_30bab83884addab9(struct attn_con
 }
 
 
-void *_wrap_attn_context_config_log_user_get_raw_30bab83884addab9(struct attn_context_config *_swig_go_0) {
+void *_wrap_attn_context_config_log_user_get_raw_c170a3599fb684a6(struct attn_context_config *_swig_go_0) {
   struct attn_context_config *arg1 = (struct attn_context_config *) 0 ;
   void *result = 0 ;
   void *_swig_go_result;
@@ -1789,7 +1789,7 @@ void *_wrap_attn_context_config_log_user_get_raw_30bab83884addab9(struct attn_co
 }
 
 
-void _wrap_delete_attn_context_config_raw_30bab83884addab9(struct attn_context_config *_swig_go_0) {
+void _wrap_delete_attn_context_config_raw_c170a3599fb684a6(struct attn_context_config *_swig_go_0) {
   struct attn_context_config *arg1 = (struct attn_context_config *) 0 ;
   
   arg1 = *(struct attn_context_config **)&_swig_go_0; 
@@ -1799,7 +1799,7 @@ void _wrap_delete_attn_context_config_raw_30bab83884addab9(struct attn_context_c
 }
 
 
-struct attn_context_config *_wrap_new_attn_context_config_raw_30bab83884addab9() {
+struct attn_context_config *_wrap_new_attn_context_config_raw_c170a3599fb684a6() {
   struct attn_context_config *result = 0 ;
   struct attn_context_config *_swig_go_result;
   
@@ -1810,7 +1810,7 @@ struct attn_context_config *_wrap_new_attn_context_config_raw_30bab83884addab9()
 }
 
 
-void _wrap_attn_context_config_init_raw_30bab83884addab9(struct attn_context_config *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_context_config_init_raw_c170a3599fb684a6(struct attn_context_config *_swig_go_0, long long _swig_go_1) {
   attn_context_config *arg1 = (attn_context_config *) 0 ;
   size_t arg2 ;
   
@@ -1822,7 +1822,7 @@ void _wrap_attn_context_config_init_raw_30bab83884addab9(struct attn_context_con
 }
 
 
-intgo _wrap_attn_context_create_raw_30bab83884addab9(struct attn_context_config *_swig_go_0, attn_context **_swig_go_1, struct attn_error *_swig_go_2) {
+intgo _wrap_attn_context_create_raw_c170a3599fb684a6(struct attn_context_config *_swig_go_0, attn_context **_swig_go_1, struct attn_error *_swig_go_2) {
   attn_context_config *arg1 = (attn_context_config *) 0 ;
   attn_context **arg2 = (attn_context **) 0 ;
   attn_error *arg3 = (attn_error *) 0 ;
@@ -1839,7 +1839,7 @@ intgo _wrap_attn_context_create_raw_30bab83884addab9(struct attn_context_config 
 }
 
 
-void _wrap_attn_context_destroy_raw_30bab83884addab9(attn_context *_swig_go_0) {
+void _wrap_attn_context_destroy_raw_c170a3599fb684a6(attn_context *_swig_go_0) {
   attn_context *arg1 = (attn_context *) 0 ;
   
   arg1 = *(attn_context **)&_swig_go_0; 
@@ -1849,7 +1849,7 @@ void _wrap_attn_context_destroy_raw_30bab83884addab9(attn_context *_swig_go_0) {
 }
 
 
-intgo _wrap_attn_context_warmup_raw_30bab83884addab9(attn_context *_swig_go_0, struct attn_error *_swig_go_1) {
+intgo _wrap_attn_context_warmup_raw_c170a3599fb684a6(attn_context *_swig_go_0, struct attn_error *_swig_go_1) {
   attn_context *arg1 = (attn_context *) 0 ;
   attn_error *arg2 = (attn_error *) 0 ;
   attn_status result;
@@ -1864,7 +1864,7 @@ intgo _wrap_attn_context_warmup_raw_30bab83884addab9(attn_context *_swig_go_0, s
 }
 
 
-intgo _wrap_ATTN_PLAN_FORWARD_raw_30bab83884addab9() {
+intgo _wrap_ATTN_PLAN_FORWARD_raw_c170a3599fb684a6() {
   int result;
   intgo _swig_go_result;
   
@@ -1876,7 +1876,7 @@ intgo _wrap_ATTN_PLAN_FORWARD_raw_30bab83884addab9() {
 }
 
 
-intgo _wrap_ATTN_LAYOUT_PADDED_raw_30bab83884addab9() {
+intgo _wrap_ATTN_LAYOUT_PADDED_raw_c170a3599fb684a6() {
   int result;
   intgo _swig_go_result;
   
@@ -1888,7 +1888,7 @@ intgo _wrap_ATTN_LAYOUT_PADDED_raw_30bab83884addab9() {
 }
 
 
-intgo _wrap_ATTN_LAYOUT_PACKED_raw_30bab83884addab9() {
+intgo _wrap_ATTN_LAYOUT_PACKED_raw_c170a3599fb684a6() {
   int result;
   intgo _swig_go_result;
   
@@ -1900,7 +1900,7 @@ intgo _wrap_ATTN_LAYOUT_PACKED_raw_30bab83884addab9() {
 }
 
 
-intgo _wrap_ATTN_LAYOUT_PAGED_raw_30bab83884addab9() {
+intgo _wrap_ATTN_LAYOUT_PAGED_raw_c170a3599fb684a6() {
   int result;
   intgo _swig_go_result;
   
@@ -1912,7 +1912,7 @@ intgo _wrap_ATTN_LAYOUT_PAGED_raw_30bab83884addab9() {
 }
 
 
-intgo _wrap_ATTN_ALIGN_BOTTOM_RIGHT_raw_30bab83884addab9() {
+intgo _wrap_ATTN_ALIGN_BOTTOM_RIGHT_raw_c170a3599fb684a6() {
   int result;
   intgo _swig_go_result;
   
@@ -1924,7 +1924,7 @@ intgo _wrap_ATTN_ALIGN_BOTTOM_RIGHT_raw_30bab83884addab9() {
 }
 
 
-intgo _wrap_ATTN_ALIGN_TOP_LEFT_raw_30bab83884addab9() {
+intgo _wrap_ATTN_ALIGN_TOP_LEFT_raw_c170a3599fb684a6() {
   int result;
   intgo _swig_go_result;
   
@@ -1936,7 +1936,7 @@ intgo _wrap_ATTN_ALIGN_TOP_LEFT_raw_30bab83884addab9() {
 }
 
 
-void _wrap_attn_plan_config_struct_size_set_raw_30bab83884addab9(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_plan_config_struct_size_set_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   uint32_t arg2 ;
   
@@ -1948,7 +1948,7 @@ void _wrap_attn_plan_config_struct_size_set_raw_30bab83884addab9(struct attn_pla
 }
 
 
-intgo _wrap_attn_plan_config_struct_size_get_raw_30bab83884addab9(struct attn_plan_config *_swig_go_0) {
+intgo _wrap_attn_plan_config_struct_size_get_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   uint32_t result;
   intgo _swig_go_result;
@@ -1961,7 +1961,7 @@ intgo _wrap_attn_plan_config_struct_size_get_raw_30bab83884addab9(struct attn_pl
 }
 
 
-void _wrap_attn_plan_config_kind_set_raw_30bab83884addab9(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_plan_config_kind_set_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   attn_plan_kind arg2 ;
   
@@ -1973,7 +1973,7 @@ void _wrap_attn_plan_config_kind_set_raw_30bab83884addab9(struct attn_plan_confi
 }
 
 
-intgo _wrap_attn_plan_config_kind_get_raw_30bab83884addab9(struct attn_plan_config *_swig_go_0) {
+intgo _wrap_attn_plan_config_kind_get_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   attn_plan_kind result;
   intgo _swig_go_result;
@@ -1986,7 +1986,7 @@ intgo _wrap_attn_plan_config_kind_get_raw_30bab83884addab9(struct attn_plan_conf
 }
 
 
-void _wrap_attn_plan_config_features_set_raw_30bab83884addab9(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_plan_config_features_set_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   attn_features arg2 ;
   
@@ -1998,7 +1998,7 @@ void _wrap_attn_plan_config_features_set_raw_30bab83884addab9(struct attn_plan_c
 }
 
 
-intgo _wrap_attn_plan_config_features_get_raw_30bab83884addab9(struct attn_plan_config *_swig_go_0) {
+intgo _wrap_attn_plan_config_features_get_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   attn_features result;
   intgo _swig_go_result;
@@ -2011,7 +2011,7 @@ intgo _wrap_attn_plan_config_features_get_raw_30bab83884addab9(struct attn_plan_
 }
 
 
-void _wrap_attn_plan_config_device_type_set_raw_30bab83884addab9(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_plan_config_device_type_set_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   attn_device_type arg2 ;
   
@@ -2023,7 +2023,7 @@ void _wrap_attn_plan_config_device_type_set_raw_30bab83884addab9(struct attn_pla
 }
 
 
-intgo _wrap_attn_plan_config_device_type_get_raw_30bab83884addab9(struct attn_plan_config *_swig_go_0) {
+intgo _wrap_attn_plan_config_device_type_get_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   attn_device_type result;
   intgo _swig_go_result;
@@ -2036,7 +2036,7 @@ intgo _wrap_attn_plan_config_device_type_get_raw_30bab83884addab9(struct attn_pl
 }
 
 
-void _wrap_attn_plan_config_device_id_set_raw_30bab83884addab9(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_plan_config_device_id_set_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int32_t arg2 ;
   
@@ -2048,7 +2048,7 @@ void _wrap_attn_plan_config_device_id_set_raw_30bab83884addab9(struct attn_plan_
 }
 
 
-intgo _wrap_attn_plan_config_device_id_get_raw_30bab83884addab9(struct attn_plan_config *_swig_go_0) {
+intgo _wrap_attn_plan_config_device_id_get_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int32_t result;
   intgo _swig_go_result;
@@ -2061,7 +2061,7 @@ intgo _wrap_attn_plan_config_device_id_get_raw_30bab83884addab9(struct attn_plan
 }
 
 
-void _wrap_attn_plan_config_q_dtype_set_raw_30bab83884addab9(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_plan_config_q_dtype_set_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   attn_dtype arg2 ;
   
@@ -2073,7 +2073,7 @@ void _wrap_attn_plan_config_q_dtype_set_raw_30bab83884addab9(struct attn_plan_co
 }
 
 
-intgo _wrap_attn_plan_config_q_dtype_get_raw_30bab83884addab9(struct attn_plan_config *_swig_go_0) {
+intgo _wrap_attn_plan_config_q_dtype_get_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   attn_dtype result;
   intgo _swig_go_result;
@@ -2086,7 +2086,7 @@ intgo _wrap_attn_plan_config_q_dtype_get_raw_30bab83884addab9(struct attn_plan_c
 }
 
 
-void _wrap_attn_plan_config_k_dtype_set_raw_30bab83884addab9(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_plan_config_k_dtype_set_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   attn_dtype arg2 ;
   
@@ -2098,7 +2098,7 @@ void _wrap_attn_plan_config_k_dtype_set_raw_30bab83884addab9(struct attn_plan_co
 }
 
 
-intgo _wrap_attn_plan_config_k_dtype_get_raw_30bab83884addab9(struct attn_plan_config *_swig_go_0) {
+intgo _wrap_attn_plan_config_k_dtype_get_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   attn_dtype result;
   intgo _swig_go_result;
@@ -2111,7 +2111,7 @@ intgo _wrap_attn_plan_config_k_dtype_get_raw_30bab83884addab9(struct attn_plan_c
 }
 
 
-void _wrap_attn_plan_config_v_dtype_set_raw_30bab83884addab9(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_plan_config_v_dtype_set_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   attn_dtype arg2 ;
   
@@ -2123,7 +2123,7 @@ void _wrap_attn_plan_config_v_dtype_set_raw_30bab83884addab9(struct attn_plan_co
 }
 
 
-intgo _wrap_attn_plan_config_v_dtype_get_raw_30bab83884addab9(struct attn_plan_config *_swig_go_0) {
+intgo _wrap_attn_plan_config_v_dtype_get_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   attn_dtype result;
   intgo _swig_go_result;
@@ -2136,7 +2136,7 @@ intgo _wrap_attn_plan_config_v_dtype_get_raw_30bab83884addab9(struct attn_plan_c
 }
 
 
-void _wrap_attn_plan_config_o_dtype_set_raw_30bab83884addab9(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_plan_config_o_dtype_set_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   attn_dtype arg2 ;
   
@@ -2148,7 +2148,7 @@ void _wrap_attn_plan_config_o_dtype_set_raw_30bab83884addab9(struct attn_plan_co
 }
 
 
-intgo _wrap_attn_plan_config_o_dtype_get_raw_30bab83884addab9(struct attn_plan_config *_swig_go_0) {
+intgo _wrap_attn_plan_config_o_dtype_get_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   attn_dtype result;
   intgo _swig_go_result;
@@ -2161,7 +2161,7 @@ intgo _wrap_attn_plan_config_o_dtype_get_raw_30bab83884addab9(struct attn_plan_c
 }
 
 
-void _wrap_attn_plan_config_bias_dtype_set_raw_30bab83884addab9(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_plan_config_bias_dtype_set_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   attn_dtype arg2 ;
   
@@ -2173,7 +2173,7 @@ void _wrap_attn_plan_config_bias_dtype_set_raw_30bab83884addab9(struct attn_plan
 }
 
 
-intgo _wrap_attn_plan_config_bias_dtype_get_raw_30bab83884addab9(struct attn_plan_config *_swig_go_0) {
+intgo _wrap_attn_plan_config_bias_dtype_get_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   attn_dtype result;
   intgo _swig_go_result;
@@ -2186,7 +2186,7 @@ intgo _wrap_attn_plan_config_bias_dtype_get_raw_30bab83884addab9(struct attn_pla
 }
 
 
-void _wrap_attn_plan_config_q_layout_set_raw_30bab83884addab9(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_plan_config_q_layout_set_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   attn_layout arg2 ;
   
@@ -2198,7 +2198,7 @@ void _wrap_attn_plan_config_q_layout_set_raw_30bab83884addab9(struct attn_plan_c
 }
 
 
-intgo _wrap_attn_plan_config_q_layout_get_raw_30bab83884addab9(struct attn_plan_config *_swig_go_0) {
+intgo _wrap_attn_plan_config_q_layout_get_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   attn_layout result;
   intgo _swig_go_result;
@@ -2211,7 +2211,7 @@ intgo _wrap_attn_plan_config_q_layout_get_raw_30bab83884addab9(struct attn_plan_
 }
 
 
-void _wrap_attn_plan_config_kv_layout_set_raw_30bab83884addab9(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_plan_config_kv_layout_set_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   attn_layout arg2 ;
   
@@ -2223,7 +2223,7 @@ void _wrap_attn_plan_config_kv_layout_set_raw_30bab83884addab9(struct attn_plan_
 }
 
 
-intgo _wrap_attn_plan_config_kv_layout_get_raw_30bab83884addab9(struct attn_plan_config *_swig_go_0) {
+intgo _wrap_attn_plan_config_kv_layout_get_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   attn_layout result;
   intgo _swig_go_result;
@@ -2236,7 +2236,7 @@ intgo _wrap_attn_plan_config_kv_layout_get_raw_30bab83884addab9(struct attn_plan
 }
 
 
-void _wrap_attn_plan_config_alignment_set_raw_30bab83884addab9(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_plan_config_alignment_set_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   attn_alignment arg2 ;
   
@@ -2248,7 +2248,7 @@ void _wrap_attn_plan_config_alignment_set_raw_30bab83884addab9(struct attn_plan_
 }
 
 
-intgo _wrap_attn_plan_config_alignment_get_raw_30bab83884addab9(struct attn_plan_config *_swig_go_0) {
+intgo _wrap_attn_plan_config_alignment_get_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   attn_alignment result;
   intgo _swig_go_result;
@@ -2261,7 +2261,7 @@ intgo _wrap_attn_plan_config_alignment_get_raw_30bab83884addab9(struct attn_plan
 }
 
 
-void _wrap_attn_plan_config_scale_set_raw_30bab83884addab9(struct attn_plan_config *_swig_go_0, float _swig_go_1) {
+void _wrap_attn_plan_config_scale_set_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0, float _swig_go_1) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   float arg2 ;
   
@@ -2273,7 +2273,7 @@ void _wrap_attn_plan_config_scale_set_raw_30bab83884addab9(struct attn_plan_conf
 }
 
 
-float _wrap_attn_plan_config_scale_get_raw_30bab83884addab9(struct attn_plan_config *_swig_go_0) {
+float _wrap_attn_plan_config_scale_get_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   float result;
   float _swig_go_result;
@@ -2286,7 +2286,7 @@ float _wrap_attn_plan_config_scale_get_raw_30bab83884addab9(struct attn_plan_con
 }
 
 
-void _wrap_attn_plan_config_softcap_set_raw_30bab83884addab9(struct attn_plan_config *_swig_go_0, float _swig_go_1) {
+void _wrap_attn_plan_config_softcap_set_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0, float _swig_go_1) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   float arg2 ;
   
@@ -2298,7 +2298,7 @@ void _wrap_attn_plan_config_softcap_set_raw_30bab83884addab9(struct attn_plan_co
 }
 
 
-float _wrap_attn_plan_config_softcap_get_raw_30bab83884addab9(struct attn_plan_config *_swig_go_0) {
+float _wrap_attn_plan_config_softcap_get_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   float result;
   float _swig_go_result;
@@ -2311,7 +2311,7 @@ float _wrap_attn_plan_config_softcap_get_raw_30bab83884addab9(struct attn_plan_c
 }
 
 
-void _wrap_attn_plan_config_page_size_set_raw_30bab83884addab9(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_plan_config_page_size_set_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int32_t arg2 ;
   
@@ -2323,7 +2323,7 @@ void _wrap_attn_plan_config_page_size_set_raw_30bab83884addab9(struct attn_plan_
 }
 
 
-intgo _wrap_attn_plan_config_page_size_get_raw_30bab83884addab9(struct attn_plan_config *_swig_go_0) {
+intgo _wrap_attn_plan_config_page_size_get_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int32_t result;
   intgo _swig_go_result;
@@ -2336,7 +2336,7 @@ intgo _wrap_attn_plan_config_page_size_get_raw_30bab83884addab9(struct attn_plan
 }
 
 
-void _wrap_attn_plan_config_block_q_set_raw_30bab83884addab9(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_plan_config_block_q_set_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int32_t arg2 ;
   
@@ -2348,7 +2348,7 @@ void _wrap_attn_plan_config_block_q_set_raw_30bab83884addab9(struct attn_plan_co
 }
 
 
-intgo _wrap_attn_plan_config_block_q_get_raw_30bab83884addab9(struct attn_plan_config *_swig_go_0) {
+intgo _wrap_attn_plan_config_block_q_get_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int32_t result;
   intgo _swig_go_result;
@@ -2361,7 +2361,7 @@ intgo _wrap_attn_plan_config_block_q_get_raw_30bab83884addab9(struct attn_plan_c
 }
 
 
-void _wrap_attn_plan_config_block_k_set_raw_30bab83884addab9(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_plan_config_block_k_set_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int32_t arg2 ;
   
@@ -2373,7 +2373,7 @@ void _wrap_attn_plan_config_block_k_set_raw_30bab83884addab9(struct attn_plan_co
 }
 
 
-intgo _wrap_attn_plan_config_block_k_get_raw_30bab83884addab9(struct attn_plan_config *_swig_go_0) {
+intgo _wrap_attn_plan_config_block_k_get_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int32_t result;
   intgo _swig_go_result;
@@ -2386,7 +2386,7 @@ intgo _wrap_attn_plan_config_block_k_get_raw_30bab83884addab9(struct attn_plan_c
 }
 
 
-void _wrap_attn_plan_config_heads_q_set_raw_30bab83884addab9(struct attn_plan_config *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_plan_config_heads_q_set_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0, long long _swig_go_1) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int64_t arg2 ;
   
@@ -2398,7 +2398,7 @@ void _wrap_attn_plan_config_heads_q_set_raw_30bab83884addab9(struct attn_plan_co
 }
 
 
-long long _wrap_attn_plan_config_heads_q_get_raw_30bab83884addab9(struct attn_plan_config *_swig_go_0) {
+long long _wrap_attn_plan_config_heads_q_get_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int64_t result;
   long long _swig_go_result;
@@ -2411,7 +2411,7 @@ long long _wrap_attn_plan_config_heads_q_get_raw_30bab83884addab9(struct attn_pl
 }
 
 
-void _wrap_attn_plan_config_heads_kv_set_raw_30bab83884addab9(struct attn_plan_config *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_plan_config_heads_kv_set_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0, long long _swig_go_1) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int64_t arg2 ;
   
@@ -2423,7 +2423,7 @@ void _wrap_attn_plan_config_heads_kv_set_raw_30bab83884addab9(struct attn_plan_c
 }
 
 
-long long _wrap_attn_plan_config_heads_kv_get_raw_30bab83884addab9(struct attn_plan_config *_swig_go_0) {
+long long _wrap_attn_plan_config_heads_kv_get_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int64_t result;
   long long _swig_go_result;
@@ -2436,7 +2436,7 @@ long long _wrap_attn_plan_config_heads_kv_get_raw_30bab83884addab9(struct attn_p
 }
 
 
-void _wrap_attn_plan_config_head_dim_set_raw_30bab83884addab9(struct attn_plan_config *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_plan_config_head_dim_set_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0, long long _swig_go_1) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int64_t arg2 ;
   
@@ -2448,7 +2448,7 @@ void _wrap_attn_plan_config_head_dim_set_raw_30bab83884addab9(struct attn_plan_c
 }
 
 
-long long _wrap_attn_plan_config_head_dim_get_raw_30bab83884addab9(struct attn_plan_config *_swig_go_0) {
+long long _wrap_attn_plan_config_head_dim_get_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int64_t result;
   long long _swig_go_result;
@@ -2461,7 +2461,7 @@ long long _wrap_attn_plan_config_head_dim_get_raw_30bab83884addab9(struct attn_p
 }
 
 
-void _wrap_attn_plan_config_head_dim_v_set_raw_30bab83884addab9(struct attn_plan_config *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_plan_config_head_dim_v_set_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0, long long _swig_go_1) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int64_t arg2 ;
   
@@ -2473,7 +2473,7 @@ void _wrap_attn_plan_config_head_dim_v_set_raw_30bab83884addab9(struct attn_plan
 }
 
 
-long long _wrap_attn_plan_config_head_dim_v_get_raw_30bab83884addab9(struct attn_plan_config *_swig_go_0) {
+long long _wrap_attn_plan_config_head_dim_v_get_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int64_t result;
   long long _swig_go_result;
@@ -2486,7 +2486,7 @@ long long _wrap_attn_plan_config_head_dim_v_get_raw_30bab83884addab9(struct attn
 }
 
 
-void _wrap_attn_plan_config_max_batch_set_raw_30bab83884addab9(struct attn_plan_config *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_plan_config_max_batch_set_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0, long long _swig_go_1) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int64_t arg2 ;
   
@@ -2498,7 +2498,7 @@ void _wrap_attn_plan_config_max_batch_set_raw_30bab83884addab9(struct attn_plan_
 }
 
 
-long long _wrap_attn_plan_config_max_batch_get_raw_30bab83884addab9(struct attn_plan_config *_swig_go_0) {
+long long _wrap_attn_plan_config_max_batch_get_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int64_t result;
   long long _swig_go_result;
@@ -2511,7 +2511,7 @@ long long _wrap_attn_plan_config_max_batch_get_raw_30bab83884addab9(struct attn_
 }
 
 
-void _wrap_attn_plan_config_max_seqlen_q_set_raw_30bab83884addab9(struct attn_plan_config *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_plan_config_max_seqlen_q_set_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0, long long _swig_go_1) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int64_t arg2 ;
   
@@ -2523,7 +2523,7 @@ void _wrap_attn_plan_config_max_seqlen_q_set_raw_30bab83884addab9(struct attn_pl
 }
 
 
-long long _wrap_attn_plan_config_max_seqlen_q_get_raw_30bab83884addab9(struct attn_plan_config *_swig_go_0) {
+long long _wrap_attn_plan_config_max_seqlen_q_get_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int64_t result;
   long long _swig_go_result;
@@ -2536,7 +2536,7 @@ long long _wrap_attn_plan_config_max_seqlen_q_get_raw_30bab83884addab9(struct at
 }
 
 
-void _wrap_attn_plan_config_max_seqlen_k_set_raw_30bab83884addab9(struct attn_plan_config *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_plan_config_max_seqlen_k_set_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0, long long _swig_go_1) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int64_t arg2 ;
   
@@ -2548,7 +2548,7 @@ void _wrap_attn_plan_config_max_seqlen_k_set_raw_30bab83884addab9(struct attn_pl
 }
 
 
-long long _wrap_attn_plan_config_max_seqlen_k_get_raw_30bab83884addab9(struct attn_plan_config *_swig_go_0) {
+long long _wrap_attn_plan_config_max_seqlen_k_get_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int64_t result;
   long long _swig_go_result;
@@ -2561,7 +2561,7 @@ long long _wrap_attn_plan_config_max_seqlen_k_get_raw_30bab83884addab9(struct at
 }
 
 
-void _wrap_attn_plan_config_max_total_q_set_raw_30bab83884addab9(struct attn_plan_config *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_plan_config_max_total_q_set_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0, long long _swig_go_1) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int64_t arg2 ;
   
@@ -2573,7 +2573,7 @@ void _wrap_attn_plan_config_max_total_q_set_raw_30bab83884addab9(struct attn_pla
 }
 
 
-long long _wrap_attn_plan_config_max_total_q_get_raw_30bab83884addab9(struct attn_plan_config *_swig_go_0) {
+long long _wrap_attn_plan_config_max_total_q_get_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int64_t result;
   long long _swig_go_result;
@@ -2586,7 +2586,7 @@ long long _wrap_attn_plan_config_max_total_q_get_raw_30bab83884addab9(struct att
 }
 
 
-void _wrap_attn_plan_config_max_total_k_set_raw_30bab83884addab9(struct attn_plan_config *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_plan_config_max_total_k_set_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0, long long _swig_go_1) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int64_t arg2 ;
   
@@ -2598,7 +2598,7 @@ void _wrap_attn_plan_config_max_total_k_set_raw_30bab83884addab9(struct attn_pla
 }
 
 
-long long _wrap_attn_plan_config_max_total_k_get_raw_30bab83884addab9(struct attn_plan_config *_swig_go_0) {
+long long _wrap_attn_plan_config_max_total_k_get_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int64_t result;
   long long _swig_go_result;
@@ -2611,7 +2611,7 @@ long long _wrap_attn_plan_config_max_total_k_get_raw_30bab83884addab9(struct att
 }
 
 
-void _wrap_attn_plan_config_window_left_set_raw_30bab83884addab9(struct attn_plan_config *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_plan_config_window_left_set_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0, long long _swig_go_1) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int64_t arg2 ;
   
@@ -2623,7 +2623,7 @@ void _wrap_attn_plan_config_window_left_set_raw_30bab83884addab9(struct attn_pla
 }
 
 
-long long _wrap_attn_plan_config_window_left_get_raw_30bab83884addab9(struct attn_plan_config *_swig_go_0) {
+long long _wrap_attn_plan_config_window_left_get_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int64_t result;
   long long _swig_go_result;
@@ -2636,7 +2636,7 @@ long long _wrap_attn_plan_config_window_left_get_raw_30bab83884addab9(struct att
 }
 
 
-void _wrap_attn_plan_config_window_right_set_raw_30bab83884addab9(struct attn_plan_config *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_plan_config_window_right_set_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0, long long _swig_go_1) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int64_t arg2 ;
   
@@ -2648,7 +2648,7 @@ void _wrap_attn_plan_config_window_right_set_raw_30bab83884addab9(struct attn_pl
 }
 
 
-long long _wrap_attn_plan_config_window_right_get_raw_30bab83884addab9(struct attn_plan_config *_swig_go_0) {
+long long _wrap_attn_plan_config_window_right_get_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int64_t result;
   long long _swig_go_result;
@@ -2661,7 +2661,7 @@ long long _wrap_attn_plan_config_window_right_get_raw_30bab83884addab9(struct at
 }
 
 
-void _wrap_attn_plan_config_backend_set_raw_30bab83884addab9(struct attn_plan_config *_swig_go_0, _gostring_ _swig_go_1) {
+void _wrap_attn_plan_config_backend_set_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0, _gostring_ _swig_go_1) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   char *arg2 = (char *) 0 ;
   
@@ -2681,7 +2681,7 @@ void _wrap_attn_plan_config_backend_set_raw_30bab83884addab9(struct attn_plan_co
 }
 
 
-_gostring_ _wrap_attn_plan_config_backend_get_raw_30bab83884addab9(struct attn_plan_config *_swig_go_0) {
+_gostring_ _wrap_attn_plan_config_backend_get_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   char *result = 0 ;
   _gostring_ _swig_go_result;
@@ -2694,7 +2694,7 @@ _gostring_ _wrap_attn_plan_config_backend_get_raw_30bab83884addab9(struct attn_p
 }
 
 
-void _wrap_attn_plan_config_tile_k_set_raw_30bab83884addab9(struct attn_plan_config *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_plan_config_tile_k_set_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0, long long _swig_go_1) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int64_t arg2 ;
   
@@ -2706,7 +2706,7 @@ void _wrap_attn_plan_config_tile_k_set_raw_30bab83884addab9(struct attn_plan_con
 }
 
 
-long long _wrap_attn_plan_config_tile_k_get_raw_30bab83884addab9(struct attn_plan_config *_swig_go_0) {
+long long _wrap_attn_plan_config_tile_k_get_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int64_t result;
   long long _swig_go_result;
@@ -2719,7 +2719,7 @@ long long _wrap_attn_plan_config_tile_k_get_raw_30bab83884addab9(struct attn_pla
 }
 
 
-void _wrap_attn_plan_config_kv_chunk_set_raw_30bab83884addab9(struct attn_plan_config *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_plan_config_kv_chunk_set_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0, long long _swig_go_1) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int64_t arg2 ;
   
@@ -2731,7 +2731,7 @@ void _wrap_attn_plan_config_kv_chunk_set_raw_30bab83884addab9(struct attn_plan_c
 }
 
 
-long long _wrap_attn_plan_config_kv_chunk_get_raw_30bab83884addab9(struct attn_plan_config *_swig_go_0) {
+long long _wrap_attn_plan_config_kv_chunk_get_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int64_t result;
   long long _swig_go_result;
@@ -2744,7 +2744,7 @@ long long _wrap_attn_plan_config_kv_chunk_get_raw_30bab83884addab9(struct attn_p
 }
 
 
-void _wrap_delete_attn_plan_config_raw_30bab83884addab9(struct attn_plan_config *_swig_go_0) {
+void _wrap_delete_attn_plan_config_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   
   arg1 = *(struct attn_plan_config **)&_swig_go_0; 
@@ -2754,7 +2754,7 @@ void _wrap_delete_attn_plan_config_raw_30bab83884addab9(struct attn_plan_config 
 }
 
 
-struct attn_plan_config *_wrap_new_attn_plan_config_raw_30bab83884addab9() {
+struct attn_plan_config *_wrap_new_attn_plan_config_raw_c170a3599fb684a6() {
   struct attn_plan_config *result = 0 ;
   struct attn_plan_config *_swig_go_result;
   
@@ -2765,7 +2765,7 @@ struct attn_plan_config *_wrap_new_attn_plan_config_raw_30bab83884addab9() {
 }
 
 
-void _wrap_attn_plan_config_init_raw_30bab83884addab9(struct attn_plan_config *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_plan_config_init_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0, long long _swig_go_1) {
   attn_plan_config *arg1 = (attn_plan_config *) 0 ;
   size_t arg2 ;
   
@@ -2777,7 +2777,7 @@ void _wrap_attn_plan_config_init_raw_30bab83884addab9(struct attn_plan_config *_
 }
 
 
-intgo _wrap_attn_plan_create_raw_30bab83884addab9(attn_context *_swig_go_0, struct attn_plan_config *_swig_go_1, attn_plan **_swig_go_2, struct attn_error *_swig_go_3) {
+intgo _wrap_attn_plan_create_raw_c170a3599fb684a6(attn_context *_swig_go_0, struct attn_plan_config *_swig_go_1, attn_plan **_swig_go_2, struct attn_error *_swig_go_3) {
   attn_context *arg1 = (attn_context *) 0 ;
   attn_plan_config *arg2 = (attn_plan_config *) 0 ;
   attn_plan **arg3 = (attn_plan **) 0 ;
@@ -2796,7 +2796,7 @@ intgo _wrap_attn_plan_create_raw_30bab83884addab9(attn_context *_swig_go_0, stru
 }
 
 
-void _wrap_attn_plan_destroy_raw_30bab83884addab9(attn_plan *_swig_go_0) {
+void _wrap_attn_plan_destroy_raw_c170a3599fb684a6(attn_plan *_swig_go_0) {
   attn_plan *arg1 = (attn_plan *) 0 ;
   
   arg1 = *(attn_plan **)&_swig_go_0; 
@@ -2806,7 +2806,7 @@ void _wrap_attn_plan_destroy_raw_30bab83884addab9(attn_plan *_swig_go_0) {
 }
 
 
-intgo _wrap_attn_plan_workspace_size_raw_30bab83884addab9(attn_plan *_swig_go_0, long long *_swig_go_1, struct attn_error *_swig_go_2) {
+intgo _wrap_attn_plan_workspace_size_raw_c170a3599fb684a6(attn_plan *_swig_go_0, long long *_swig_go_1, struct attn_error *_swig_go_2) {
   attn_plan *arg1 = (attn_plan *) 0 ;
   size_t *arg2 = (size_t *) 0 ;
   attn_error *arg3 = (attn_error *) 0 ;
@@ -2823,7 +2823,7 @@ intgo _wrap_attn_plan_workspace_size_raw_30bab83884addab9(attn_plan *_swig_go_0,
 }
 
 
-void _wrap_attn_run_args_struct_size_set_raw_30bab83884addab9(struct attn_run_args *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_run_args_struct_size_set_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0, intgo _swig_go_1) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   uint32_t arg2 ;
   
@@ -2835,7 +2835,7 @@ void _wrap_attn_run_args_struct_size_set_raw_30bab83884addab9(struct attn_run_ar
 }
 
 
-intgo _wrap_attn_run_args_struct_size_get_raw_30bab83884addab9(struct attn_run_args *_swig_go_0) {
+intgo _wrap_attn_run_args_struct_size_get_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   uint32_t result;
   intgo _swig_go_result;
@@ -2848,7 +2848,7 @@ intgo _wrap_attn_run_args_struct_size_get_raw_30bab83884addab9(struct attn_run_a
 }
 
 
-void _wrap_attn_run_args_reserved_set_raw_30bab83884addab9(struct attn_run_args *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_run_args_reserved_set_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0, intgo _swig_go_1) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   uint32_t arg2 ;
   
@@ -2860,7 +2860,7 @@ void _wrap_attn_run_args_reserved_set_raw_30bab83884addab9(struct attn_run_args 
 }
 
 
-intgo _wrap_attn_run_args_reserved_get_raw_30bab83884addab9(struct attn_run_args *_swig_go_0) {
+intgo _wrap_attn_run_args_reserved_get_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   uint32_t result;
   intgo _swig_go_result;
@@ -2873,7 +2873,7 @@ intgo _wrap_attn_run_args_reserved_get_raw_30bab83884addab9(struct attn_run_args
 }
 
 
-void _wrap_attn_run_args_q_set_raw_30bab83884addab9(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
+void _wrap_attn_run_args_q_set_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *arg2 = (attn_tensor *) 0 ;
   
@@ -2885,7 +2885,7 @@ void _wrap_attn_run_args_q_set_raw_30bab83884addab9(struct attn_run_args *_swig_
 }
 
 
-struct attn_tensor *_wrap_attn_run_args_q_get_raw_30bab83884addab9(struct attn_run_args *_swig_go_0) {
+struct attn_tensor *_wrap_attn_run_args_q_get_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *result = 0 ;
   struct attn_tensor *_swig_go_result;
@@ -2898,7 +2898,7 @@ struct attn_tensor *_wrap_attn_run_args_q_get_raw_30bab83884addab9(struct attn_r
 }
 
 
-void _wrap_attn_run_args_k_set_raw_30bab83884addab9(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
+void _wrap_attn_run_args_k_set_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *arg2 = (attn_tensor *) 0 ;
   
@@ -2910,7 +2910,7 @@ void _wrap_attn_run_args_k_set_raw_30bab83884addab9(struct attn_run_args *_swig_
 }
 
 
-struct attn_tensor *_wrap_attn_run_args_k_get_raw_30bab83884addab9(struct attn_run_args *_swig_go_0) {
+struct attn_tensor *_wrap_attn_run_args_k_get_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *result = 0 ;
   struct attn_tensor *_swig_go_result;
@@ -2923,7 +2923,7 @@ struct attn_tensor *_wrap_attn_run_args_k_get_raw_30bab83884addab9(struct attn_r
 }
 
 
-void _wrap_attn_run_args_v_set_raw_30bab83884addab9(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
+void _wrap_attn_run_args_v_set_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *arg2 = (attn_tensor *) 0 ;
   
@@ -2935,7 +2935,7 @@ void _wrap_attn_run_args_v_set_raw_30bab83884addab9(struct attn_run_args *_swig_
 }
 
 
-struct attn_tensor *_wrap_attn_run_args_v_get_raw_30bab83884addab9(struct attn_run_args *_swig_go_0) {
+struct attn_tensor *_wrap_attn_run_args_v_get_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *result = 0 ;
   struct attn_tensor *_swig_go_result;
@@ -2948,7 +2948,7 @@ struct attn_tensor *_wrap_attn_run_args_v_get_raw_30bab83884addab9(struct attn_r
 }
 
 
-void _wrap_attn_run_args_o_set_raw_30bab83884addab9(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
+void _wrap_attn_run_args_o_set_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *arg2 = (attn_tensor *) 0 ;
   
@@ -2960,7 +2960,7 @@ void _wrap_attn_run_args_o_set_raw_30bab83884addab9(struct attn_run_args *_swig_
 }
 
 
-struct attn_tensor *_wrap_attn_run_args_o_get_raw_30bab83884addab9(struct attn_run_args *_swig_go_0) {
+struct attn_tensor *_wrap_attn_run_args_o_get_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *result = 0 ;
   struct attn_tensor *_swig_go_result;
@@ -2973,7 +2973,7 @@ struct attn_tensor *_wrap_attn_run_args_o_get_raw_30bab83884addab9(struct attn_r
 }
 
 
-void _wrap_attn_run_args_lse_set_raw_30bab83884addab9(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
+void _wrap_attn_run_args_lse_set_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *arg2 = (attn_tensor *) 0 ;
   
@@ -2985,7 +2985,7 @@ void _wrap_attn_run_args_lse_set_raw_30bab83884addab9(struct attn_run_args *_swi
 }
 
 
-struct attn_tensor *_wrap_attn_run_args_lse_get_raw_30bab83884addab9(struct attn_run_args *_swig_go_0) {
+struct attn_tensor *_wrap_attn_run_args_lse_get_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *result = 0 ;
   struct attn_tensor *_swig_go_result;
@@ -2998,7 +2998,7 @@ struct attn_tensor *_wrap_attn_run_args_lse_get_raw_30bab83884addab9(struct attn
 }
 
 
-void _wrap_attn_run_args_seqlens_q_set_raw_30bab83884addab9(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
+void _wrap_attn_run_args_seqlens_q_set_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *arg2 = (attn_tensor *) 0 ;
   
@@ -3010,7 +3010,7 @@ void _wrap_attn_run_args_seqlens_q_set_raw_30bab83884addab9(struct attn_run_args
 }
 
 
-struct attn_tensor *_wrap_attn_run_args_seqlens_q_get_raw_30bab83884addab9(struct attn_run_args *_swig_go_0) {
+struct attn_tensor *_wrap_attn_run_args_seqlens_q_get_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *result = 0 ;
   struct attn_tensor *_swig_go_result;
@@ -3023,7 +3023,7 @@ struct attn_tensor *_wrap_attn_run_args_seqlens_q_get_raw_30bab83884addab9(struc
 }
 
 
-void _wrap_attn_run_args_seqlens_k_set_raw_30bab83884addab9(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
+void _wrap_attn_run_args_seqlens_k_set_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *arg2 = (attn_tensor *) 0 ;
   
@@ -3035,7 +3035,7 @@ void _wrap_attn_run_args_seqlens_k_set_raw_30bab83884addab9(struct attn_run_args
 }
 
 
-struct attn_tensor *_wrap_attn_run_args_seqlens_k_get_raw_30bab83884addab9(struct attn_run_args *_swig_go_0) {
+struct attn_tensor *_wrap_attn_run_args_seqlens_k_get_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *result = 0 ;
   struct attn_tensor *_swig_go_result;
@@ -3048,7 +3048,7 @@ struct attn_tensor *_wrap_attn_run_args_seqlens_k_get_raw_30bab83884addab9(struc
 }
 
 
-void _wrap_attn_run_args_cu_seqlens_q_set_raw_30bab83884addab9(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
+void _wrap_attn_run_args_cu_seqlens_q_set_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *arg2 = (attn_tensor *) 0 ;
   
@@ -3060,7 +3060,7 @@ void _wrap_attn_run_args_cu_seqlens_q_set_raw_30bab83884addab9(struct attn_run_a
 }
 
 
-struct attn_tensor *_wrap_attn_run_args_cu_seqlens_q_get_raw_30bab83884addab9(struct attn_run_args *_swig_go_0) {
+struct attn_tensor *_wrap_attn_run_args_cu_seqlens_q_get_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *result = 0 ;
   struct attn_tensor *_swig_go_result;
@@ -3073,7 +3073,7 @@ struct attn_tensor *_wrap_attn_run_args_cu_seqlens_q_get_raw_30bab83884addab9(st
 }
 
 
-void _wrap_attn_run_args_cu_seqlens_k_set_raw_30bab83884addab9(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
+void _wrap_attn_run_args_cu_seqlens_k_set_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *arg2 = (attn_tensor *) 0 ;
   
@@ -3085,7 +3085,7 @@ void _wrap_attn_run_args_cu_seqlens_k_set_raw_30bab83884addab9(struct attn_run_a
 }
 
 
-struct attn_tensor *_wrap_attn_run_args_cu_seqlens_k_get_raw_30bab83884addab9(struct attn_run_args *_swig_go_0) {
+struct attn_tensor *_wrap_attn_run_args_cu_seqlens_k_get_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *result = 0 ;
   struct attn_tensor *_swig_go_result;
@@ -3098,7 +3098,7 @@ struct attn_tensor *_wrap_attn_run_args_cu_seqlens_k_get_raw_30bab83884addab9(st
 }
 
 
-void _wrap_attn_run_args_block_table_set_raw_30bab83884addab9(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
+void _wrap_attn_run_args_block_table_set_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *arg2 = (attn_tensor *) 0 ;
   
@@ -3110,7 +3110,7 @@ void _wrap_attn_run_args_block_table_set_raw_30bab83884addab9(struct attn_run_ar
 }
 
 
-struct attn_tensor *_wrap_attn_run_args_block_table_get_raw_30bab83884addab9(struct attn_run_args *_swig_go_0) {
+struct attn_tensor *_wrap_attn_run_args_block_table_get_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *result = 0 ;
   struct attn_tensor *_swig_go_result;
@@ -3123,7 +3123,7 @@ struct attn_tensor *_wrap_attn_run_args_block_table_get_raw_30bab83884addab9(str
 }
 
 
-void _wrap_attn_run_args_q_start_set_raw_30bab83884addab9(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
+void _wrap_attn_run_args_q_start_set_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *arg2 = (attn_tensor *) 0 ;
   
@@ -3135,7 +3135,7 @@ void _wrap_attn_run_args_q_start_set_raw_30bab83884addab9(struct attn_run_args *
 }
 
 
-struct attn_tensor *_wrap_attn_run_args_q_start_get_raw_30bab83884addab9(struct attn_run_args *_swig_go_0) {
+struct attn_tensor *_wrap_attn_run_args_q_start_get_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *result = 0 ;
   struct attn_tensor *_swig_go_result;
@@ -3148,7 +3148,7 @@ struct attn_tensor *_wrap_attn_run_args_q_start_get_raw_30bab83884addab9(struct 
 }
 
 
-void _wrap_attn_run_args_k_start_set_raw_30bab83884addab9(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
+void _wrap_attn_run_args_k_start_set_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *arg2 = (attn_tensor *) 0 ;
   
@@ -3160,7 +3160,7 @@ void _wrap_attn_run_args_k_start_set_raw_30bab83884addab9(struct attn_run_args *
 }
 
 
-struct attn_tensor *_wrap_attn_run_args_k_start_get_raw_30bab83884addab9(struct attn_run_args *_swig_go_0) {
+struct attn_tensor *_wrap_attn_run_args_k_start_get_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *result = 0 ;
   struct attn_tensor *_swig_go_result;
@@ -3173,7 +3173,7 @@ struct attn_tensor *_wrap_attn_run_args_k_start_get_raw_30bab83884addab9(struct 
 }
 
 
-void _wrap_attn_run_args_bias_set_raw_30bab83884addab9(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
+void _wrap_attn_run_args_bias_set_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *arg2 = (attn_tensor *) 0 ;
   
@@ -3185,7 +3185,7 @@ void _wrap_attn_run_args_bias_set_raw_30bab83884addab9(struct attn_run_args *_sw
 }
 
 
-struct attn_tensor *_wrap_attn_run_args_bias_get_raw_30bab83884addab9(struct attn_run_args *_swig_go_0) {
+struct attn_tensor *_wrap_attn_run_args_bias_get_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *result = 0 ;
   struct attn_tensor *_swig_go_result;
@@ -3198,7 +3198,7 @@ struct attn_tensor *_wrap_attn_run_args_bias_get_raw_30bab83884addab9(struct att
 }
 
 
-void _wrap_attn_run_args_bias_k0_set_raw_30bab83884addab9(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
+void _wrap_attn_run_args_bias_k0_set_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *arg2 = (attn_tensor *) 0 ;
   
@@ -3210,7 +3210,7 @@ void _wrap_attn_run_args_bias_k0_set_raw_30bab83884addab9(struct attn_run_args *
 }
 
 
-struct attn_tensor *_wrap_attn_run_args_bias_k0_get_raw_30bab83884addab9(struct attn_run_args *_swig_go_0) {
+struct attn_tensor *_wrap_attn_run_args_bias_k0_get_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *result = 0 ;
   struct attn_tensor *_swig_go_result;
@@ -3223,7 +3223,7 @@ struct attn_tensor *_wrap_attn_run_args_bias_k0_get_raw_30bab83884addab9(struct 
 }
 
 
-void _wrap_attn_run_args_mask_set_raw_30bab83884addab9(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
+void _wrap_attn_run_args_mask_set_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *arg2 = (attn_tensor *) 0 ;
   
@@ -3235,7 +3235,7 @@ void _wrap_attn_run_args_mask_set_raw_30bab83884addab9(struct attn_run_args *_sw
 }
 
 
-struct attn_tensor *_wrap_attn_run_args_mask_get_raw_30bab83884addab9(struct attn_run_args *_swig_go_0) {
+struct attn_tensor *_wrap_attn_run_args_mask_get_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *result = 0 ;
   struct attn_tensor *_swig_go_result;
@@ -3248,7 +3248,7 @@ struct attn_tensor *_wrap_attn_run_args_mask_get_raw_30bab83884addab9(struct att
 }
 
 
-void _wrap_attn_run_args_mask_k0_set_raw_30bab83884addab9(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
+void _wrap_attn_run_args_mask_k0_set_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *arg2 = (attn_tensor *) 0 ;
   
@@ -3260,7 +3260,7 @@ void _wrap_attn_run_args_mask_k0_set_raw_30bab83884addab9(struct attn_run_args *
 }
 
 
-struct attn_tensor *_wrap_attn_run_args_mask_k0_get_raw_30bab83884addab9(struct attn_run_args *_swig_go_0) {
+struct attn_tensor *_wrap_attn_run_args_mask_k0_get_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *result = 0 ;
   struct attn_tensor *_swig_go_result;
@@ -3273,7 +3273,7 @@ struct attn_tensor *_wrap_attn_run_args_mask_k0_get_raw_30bab83884addab9(struct 
 }
 
 
-void _wrap_attn_run_args_alibi_slopes_set_raw_30bab83884addab9(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
+void _wrap_attn_run_args_alibi_slopes_set_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *arg2 = (attn_tensor *) 0 ;
   
@@ -3285,7 +3285,7 @@ void _wrap_attn_run_args_alibi_slopes_set_raw_30bab83884addab9(struct attn_run_a
 }
 
 
-struct attn_tensor *_wrap_attn_run_args_alibi_slopes_get_raw_30bab83884addab9(struct attn_run_args *_swig_go_0) {
+struct attn_tensor *_wrap_attn_run_args_alibi_slopes_get_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *result = 0 ;
   struct attn_tensor *_swig_go_result;
@@ -3298,7 +3298,7 @@ struct attn_tensor *_wrap_attn_run_args_alibi_slopes_get_raw_30bab83884addab9(st
 }
 
 
-void _wrap_attn_run_args_sink_set_raw_30bab83884addab9(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
+void _wrap_attn_run_args_sink_set_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *arg2 = (attn_tensor *) 0 ;
   
@@ -3310,7 +3310,7 @@ void _wrap_attn_run_args_sink_set_raw_30bab83884addab9(struct attn_run_args *_sw
 }
 
 
-struct attn_tensor *_wrap_attn_run_args_sink_get_raw_30bab83884addab9(struct attn_run_args *_swig_go_0) {
+struct attn_tensor *_wrap_attn_run_args_sink_get_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *result = 0 ;
   struct attn_tensor *_swig_go_result;
@@ -3323,7 +3323,7 @@ struct attn_tensor *_wrap_attn_run_args_sink_get_raw_30bab83884addab9(struct att
 }
 
 
-void _wrap_attn_run_args_block_mask_set_raw_30bab83884addab9(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
+void _wrap_attn_run_args_block_mask_set_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *arg2 = (attn_tensor *) 0 ;
   
@@ -3335,7 +3335,7 @@ void _wrap_attn_run_args_block_mask_set_raw_30bab83884addab9(struct attn_run_arg
 }
 
 
-struct attn_tensor *_wrap_attn_run_args_block_mask_get_raw_30bab83884addab9(struct attn_run_args *_swig_go_0) {
+struct attn_tensor *_wrap_attn_run_args_block_mask_get_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *result = 0 ;
   struct attn_tensor *_swig_go_result;
@@ -3348,7 +3348,7 @@ struct attn_tensor *_wrap_attn_run_args_block_mask_get_raw_30bab83884addab9(stru
 }
 
 
-void _wrap_attn_run_args_k_scale_set_raw_30bab83884addab9(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
+void _wrap_attn_run_args_k_scale_set_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *arg2 = (attn_tensor *) 0 ;
   
@@ -3360,7 +3360,7 @@ void _wrap_attn_run_args_k_scale_set_raw_30bab83884addab9(struct attn_run_args *
 }
 
 
-struct attn_tensor *_wrap_attn_run_args_k_scale_get_raw_30bab83884addab9(struct attn_run_args *_swig_go_0) {
+struct attn_tensor *_wrap_attn_run_args_k_scale_get_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *result = 0 ;
   struct attn_tensor *_swig_go_result;
@@ -3373,7 +3373,7 @@ struct attn_tensor *_wrap_attn_run_args_k_scale_get_raw_30bab83884addab9(struct 
 }
 
 
-void _wrap_attn_run_args_v_scale_set_raw_30bab83884addab9(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
+void _wrap_attn_run_args_v_scale_set_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *arg2 = (attn_tensor *) 0 ;
   
@@ -3385,7 +3385,7 @@ void _wrap_attn_run_args_v_scale_set_raw_30bab83884addab9(struct attn_run_args *
 }
 
 
-struct attn_tensor *_wrap_attn_run_args_v_scale_get_raw_30bab83884addab9(struct attn_run_args *_swig_go_0) {
+struct attn_tensor *_wrap_attn_run_args_v_scale_get_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *result = 0 ;
   struct attn_tensor *_swig_go_result;
@@ -3398,7 +3398,7 @@ struct attn_tensor *_wrap_attn_run_args_v_scale_get_raw_30bab83884addab9(struct 
 }
 
 
-void _wrap_attn_run_args_workspace_set_raw_30bab83884addab9(struct attn_run_args *_swig_go_0, void *_swig_go_1) {
+void _wrap_attn_run_args_workspace_set_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0, void *_swig_go_1) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   void *arg2 = (void *) 0 ;
   
@@ -3410,7 +3410,7 @@ void _wrap_attn_run_args_workspace_set_raw_30bab83884addab9(struct attn_run_args
 }
 
 
-void *_wrap_attn_run_args_workspace_get_raw_30bab83884addab9(struct attn_run_args *_swig_go_0) {
+void *_wrap_attn_run_args_workspace_get_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   void *result = 0 ;
   void *_swig_go_result;
@@ -3423,7 +3423,7 @@ void *_wrap_attn_run_args_workspace_get_raw_30bab83884addab9(struct attn_run_arg
 }
 
 
-void _wrap_attn_run_args_workspace_size_set_raw_30bab83884addab9(struct attn_run_args *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_run_args_workspace_size_set_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0, long long _swig_go_1) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   size_t arg2 ;
   
@@ -3435,7 +3435,7 @@ void _wrap_attn_run_args_workspace_size_set_raw_30bab83884addab9(struct attn_run
 }
 
 
-long long _wrap_attn_run_args_workspace_size_get_raw_30bab83884addab9(struct attn_run_args *_swig_go_0) {
+long long _wrap_attn_run_args_workspace_size_get_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   size_t result;
   long long _swig_go_result;
@@ -3448,7 +3448,7 @@ long long _wrap_attn_run_args_workspace_size_get_raw_30bab83884addab9(struct att
 }
 
 
-void _wrap_attn_run_args_stream_set_raw_30bab83884addab9(struct attn_run_args *_swig_go_0, void *_swig_go_1) {
+void _wrap_attn_run_args_stream_set_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0, void *_swig_go_1) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   void *arg2 = (void *) 0 ;
   
@@ -3460,7 +3460,7 @@ void _wrap_attn_run_args_stream_set_raw_30bab83884addab9(struct attn_run_args *_
 }
 
 
-void *_wrap_attn_run_args_stream_get_raw_30bab83884addab9(struct attn_run_args *_swig_go_0) {
+void *_wrap_attn_run_args_stream_get_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   void *result = 0 ;
   void *_swig_go_result;
@@ -3473,7 +3473,7 @@ void *_wrap_attn_run_args_stream_get_raw_30bab83884addab9(struct attn_run_args *
 }
 
 
-struct attn_run_args *_wrap_new_attn_run_args_raw_30bab83884addab9() {
+struct attn_run_args *_wrap_new_attn_run_args_raw_c170a3599fb684a6() {
   struct attn_run_args *result = 0 ;
   struct attn_run_args *_swig_go_result;
   
@@ -3484,7 +3484,7 @@ struct attn_run_args *_wrap_new_attn_run_args_raw_30bab83884addab9() {
 }
 
 
-void _wrap_delete_attn_run_args_raw_30bab83884addab9(struct attn_run_args *_swig_go_0) {
+void _wrap_delete_attn_run_args_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   
   arg1 = *(struct attn_run_args **)&_swig_go_0; 
@@ -3494,7 +3494,7 @@ void _wrap_delete_attn_run_args_raw_30bab83884addab9(struct attn_run_args *_swig
 }
 
 
-void _wrap_attn_run_args_init_raw_30bab83884addab9(struct attn_run_args *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_run_args_init_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0, long long _swig_go_1) {
   attn_run_args *arg1 = (attn_run_args *) 0 ;
   size_t arg2 ;
   
@@ -3506,7 +3506,7 @@ void _wrap_attn_run_args_init_raw_30bab83884addab9(struct attn_run_args *_swig_g
 }
 
 
-intgo _wrap_attn_run_raw_30bab83884addab9(attn_plan *_swig_go_0, struct attn_run_args *_swig_go_1, struct attn_error *_swig_go_2) {
+intgo _wrap_attn_run_raw_c170a3599fb684a6(attn_plan *_swig_go_0, struct attn_run_args *_swig_go_1, struct attn_error *_swig_go_2) {
   attn_plan *arg1 = (attn_plan *) 0 ;
   attn_run_args *arg2 = (attn_run_args *) 0 ;
   attn_error *arg3 = (attn_error *) 0 ;
@@ -3523,7 +3523,7 @@ intgo _wrap_attn_run_raw_30bab83884addab9(attn_plan *_swig_go_0, struct attn_run
 }
 
 
-void _wrap_attn_merge_args_struct_size_set_raw_30bab83884addab9(struct attn_merge_args *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_merge_args_struct_size_set_raw_c170a3599fb684a6(struct attn_merge_args *_swig_go_0, intgo _swig_go_1) {
   struct attn_merge_args *arg1 = (struct attn_merge_args *) 0 ;
   uint32_t arg2 ;
   
@@ -3535,7 +3535,7 @@ void _wrap_attn_merge_args_struct_size_set_raw_30bab83884addab9(struct attn_merg
 }
 
 
-intgo _wrap_attn_merge_args_struct_size_get_raw_30bab83884addab9(struct attn_merge_args *_swig_go_0) {
+intgo _wrap_attn_merge_args_struct_size_get_raw_c170a3599fb684a6(struct attn_merge_args *_swig_go_0) {
   struct attn_merge_args *arg1 = (struct attn_merge_args *) 0 ;
   uint32_t result;
   intgo _swig_go_result;
@@ -3548,7 +3548,7 @@ intgo _wrap_attn_merge_args_struct_size_get_raw_30bab83884addab9(struct attn_mer
 }
 
 
-void _wrap_attn_merge_args_count_set_raw_30bab83884addab9(struct attn_merge_args *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_merge_args_count_set_raw_c170a3599fb684a6(struct attn_merge_args *_swig_go_0, intgo _swig_go_1) {
   struct attn_merge_args *arg1 = (struct attn_merge_args *) 0 ;
   int32_t arg2 ;
   
@@ -3560,7 +3560,7 @@ void _wrap_attn_merge_args_count_set_raw_30bab83884addab9(struct attn_merge_args
 }
 
 
-intgo _wrap_attn_merge_args_count_get_raw_30bab83884addab9(struct attn_merge_args *_swig_go_0) {
+intgo _wrap_attn_merge_args_count_get_raw_c170a3599fb684a6(struct attn_merge_args *_swig_go_0) {
   struct attn_merge_args *arg1 = (struct attn_merge_args *) 0 ;
   int32_t result;
   intgo _swig_go_result;
@@ -3573,7 +3573,7 @@ intgo _wrap_attn_merge_args_count_get_raw_30bab83884addab9(struct attn_merge_arg
 }
 
 
-void _wrap_attn_merge_args_o_parts_set_raw_30bab83884addab9(struct attn_merge_args *_swig_go_0, attn_tensor **_swig_go_1) {
+void _wrap_attn_merge_args_o_parts_set_raw_c170a3599fb684a6(struct attn_merge_args *_swig_go_0, attn_tensor **_swig_go_1) {
   struct attn_merge_args *arg1 = (struct attn_merge_args *) 0 ;
   attn_tensor **arg2 = (attn_tensor **) 0 ;
   
@@ -3585,7 +3585,7 @@ void _wrap_attn_merge_args_o_parts_set_raw_30bab83884addab9(struct attn_merge_ar
 }
 
 
-attn_tensor **_wrap_attn_merge_args_o_parts_get_raw_30bab83884addab9(struct attn_merge_args *_swig_go_0) {
+attn_tensor **_wrap_attn_merge_args_o_parts_get_raw_c170a3599fb684a6(struct attn_merge_args *_swig_go_0) {
   struct attn_merge_args *arg1 = (struct attn_merge_args *) 0 ;
   attn_tensor **result = 0 ;
   attn_tensor **_swig_go_result;
@@ -3598,7 +3598,7 @@ attn_tensor **_wrap_attn_merge_args_o_parts_get_raw_30bab83884addab9(struct attn
 }
 
 
-void _wrap_attn_merge_args_lse_parts_set_raw_30bab83884addab9(struct attn_merge_args *_swig_go_0, attn_tensor **_swig_go_1) {
+void _wrap_attn_merge_args_lse_parts_set_raw_c170a3599fb684a6(struct attn_merge_args *_swig_go_0, attn_tensor **_swig_go_1) {
   struct attn_merge_args *arg1 = (struct attn_merge_args *) 0 ;
   attn_tensor **arg2 = (attn_tensor **) 0 ;
   
@@ -3610,7 +3610,7 @@ void _wrap_attn_merge_args_lse_parts_set_raw_30bab83884addab9(struct attn_merge_
 }
 
 
-attn_tensor **_wrap_attn_merge_args_lse_parts_get_raw_30bab83884addab9(struct attn_merge_args *_swig_go_0) {
+attn_tensor **_wrap_attn_merge_args_lse_parts_get_raw_c170a3599fb684a6(struct attn_merge_args *_swig_go_0) {
   struct attn_merge_args *arg1 = (struct attn_merge_args *) 0 ;
   attn_tensor **result = 0 ;
   attn_tensor **_swig_go_result;
@@ -3623,7 +3623,7 @@ attn_tensor **_wrap_attn_merge_args_lse_parts_get_raw_30bab83884addab9(struct at
 }
 
 
-void _wrap_attn_merge_args_o_set_raw_30bab83884addab9(struct attn_merge_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
+void _wrap_attn_merge_args_o_set_raw_c170a3599fb684a6(struct attn_merge_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
   struct attn_merge_args *arg1 = (struct attn_merge_args *) 0 ;
   attn_tensor *arg2 = (attn_tensor *) 0 ;
   
@@ -3635,7 +3635,7 @@ void _wrap_attn_merge_args_o_set_raw_30bab83884addab9(struct attn_merge_args *_s
 }
 
 
-struct attn_tensor *_wrap_attn_merge_args_o_get_raw_30bab83884addab9(struct attn_merge_args *_swig_go_0) {
+struct attn_tensor *_wrap_attn_merge_args_o_get_raw_c170a3599fb684a6(struct attn_merge_args *_swig_go_0) {
   struct attn_merge_args *arg1 = (struct attn_merge_args *) 0 ;
   attn_tensor *result = 0 ;
   struct attn_tensor *_swig_go_result;
@@ -3648,7 +3648,7 @@ struct attn_tensor *_wrap_attn_merge_args_o_get_raw_30bab83884addab9(struct attn
 }
 
 
-void _wrap_attn_merge_args_lse_set_raw_30bab83884addab9(struct attn_merge_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
+void _wrap_attn_merge_args_lse_set_raw_c170a3599fb684a6(struct attn_merge_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
   struct attn_merge_args *arg1 = (struct attn_merge_args *) 0 ;
   attn_tensor *arg2 = (attn_tensor *) 0 ;
   
@@ -3660,7 +3660,7 @@ void _wrap_attn_merge_args_lse_set_raw_30bab83884addab9(struct attn_merge_args *
 }
 
 
-struct attn_tensor *_wrap_attn_merge_args_lse_get_raw_30bab83884addab9(struct attn_merge_args *_swig_go_0) {
+struct attn_tensor *_wrap_attn_merge_args_lse_get_raw_c170a3599fb684a6(struct attn_merge_args *_swig_go_0) {
   struct attn_merge_args *arg1 = (struct attn_merge_args *) 0 ;
   attn_tensor *result = 0 ;
   struct attn_tensor *_swig_go_result;
@@ -3673,7 +3673,7 @@ struct attn_tensor *_wrap_attn_merge_args_lse_get_raw_30bab83884addab9(struct at
 }
 
 
-void _wrap_attn_merge_args_sink_set_raw_30bab83884addab9(struct attn_merge_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
+void _wrap_attn_merge_args_sink_set_raw_c170a3599fb684a6(struct attn_merge_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
   struct attn_merge_args *arg1 = (struct attn_merge_args *) 0 ;
   attn_tensor *arg2 = (attn_tensor *) 0 ;
   
@@ -3685,7 +3685,7 @@ void _wrap_attn_merge_args_sink_set_raw_30bab83884addab9(struct attn_merge_args 
 }
 
 
-struct attn_tensor *_wrap_attn_merge_args_sink_get_raw_30bab83884addab9(struct attn_merge_args *_swig_go_0) {
+struct attn_tensor *_wrap_attn_merge_args_sink_get_raw_c170a3599fb684a6(struct attn_merge_args *_swig_go_0) {
   struct attn_merge_args *arg1 = (struct attn_merge_args *) 0 ;
   attn_tensor *result = 0 ;
   struct attn_tensor *_swig_go_result;
@@ -3698,7 +3698,7 @@ struct attn_tensor *_wrap_attn_merge_args_sink_get_raw_30bab83884addab9(struct a
 }
 
 
-void _wrap_attn_merge_args_stream_set_raw_30bab83884addab9(struct attn_merge_args *_swig_go_0, void *_swig_go_1) {
+void _wrap_attn_merge_args_stream_set_raw_c170a3599fb684a6(struct attn_merge_args *_swig_go_0, void *_swig_go_1) {
   struct attn_merge_args *arg1 = (struct attn_merge_args *) 0 ;
   void *arg2 = (void *) 0 ;
   
@@ -3710,7 +3710,7 @@ void _wrap_attn_merge_args_stream_set_raw_30bab83884addab9(struct attn_merge_arg
 }
 
 
-void *_wrap_attn_merge_args_stream_get_raw_30bab83884addab9(struct attn_merge_args *_swig_go_0) {
+void *_wrap_attn_merge_args_stream_get_raw_c170a3599fb684a6(struct attn_merge_args *_swig_go_0) {
   struct attn_merge_args *arg1 = (struct attn_merge_args *) 0 ;
   void *result = 0 ;
   void *_swig_go_result;
@@ -3723,7 +3723,7 @@ void *_wrap_attn_merge_args_stream_get_raw_30bab83884addab9(struct attn_merge_ar
 }
 
 
-struct attn_merge_args *_wrap_new_attn_merge_args_raw_30bab83884addab9() {
+struct attn_merge_args *_wrap_new_attn_merge_args_raw_c170a3599fb684a6() {
   struct attn_merge_args *result = 0 ;
   struct attn_merge_args *_swig_go_result;
   
@@ -3734,7 +3734,7 @@ struct attn_merge_args *_wrap_new_attn_merge_args_raw_30bab83884addab9() {
 }
 
 
-void _wrap_delete_attn_merge_args_raw_30bab83884addab9(struct attn_merge_args *_swig_go_0) {
+void _wrap_delete_attn_merge_args_raw_c170a3599fb684a6(struct attn_merge_args *_swig_go_0) {
   struct attn_merge_args *arg1 = (struct attn_merge_args *) 0 ;
   
   arg1 = *(struct attn_merge_args **)&_swig_go_0; 
@@ -3744,7 +3744,7 @@ void _wrap_delete_attn_merge_args_raw_30bab83884addab9(struct attn_merge_args *_
 }
 
 
-void _wrap_attn_merge_args_init_raw_30bab83884addab9(struct attn_merge_args *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_merge_args_init_raw_c170a3599fb684a6(struct attn_merge_args *_swig_go_0, long long _swig_go_1) {
   attn_merge_args *arg1 = (attn_merge_args *) 0 ;
   size_t arg2 ;
   
@@ -3756,7 +3756,7 @@ void _wrap_attn_merge_args_init_raw_30bab83884addab9(struct attn_merge_args *_sw
 }
 
 
-intgo _wrap_attn_merge_raw_30bab83884addab9(attn_context *_swig_go_0, struct attn_merge_args *_swig_go_1, struct attn_error *_swig_go_2) {
+intgo _wrap_attn_merge_raw_c170a3599fb684a6(attn_context *_swig_go_0, struct attn_merge_args *_swig_go_1, struct attn_error *_swig_go_2) {
   attn_context *arg1 = (attn_context *) 0 ;
   attn_merge_args *arg2 = (attn_merge_args *) 0 ;
   attn_error *arg3 = (attn_error *) 0 ;
@@ -3773,7 +3773,7 @@ intgo _wrap_attn_merge_raw_30bab83884addab9(attn_context *_swig_go_0, struct att
 }
 
 
-void _wrap_attn_context_info_struct_size_set_raw_30bab83884addab9(struct attn_context_info *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_context_info_struct_size_set_raw_c170a3599fb684a6(struct attn_context_info *_swig_go_0, intgo _swig_go_1) {
   struct attn_context_info *arg1 = (struct attn_context_info *) 0 ;
   uint32_t arg2 ;
   
@@ -3785,7 +3785,7 @@ void _wrap_attn_context_info_struct_size_set_raw_30bab83884addab9(struct attn_co
 }
 
 
-intgo _wrap_attn_context_info_struct_size_get_raw_30bab83884addab9(struct attn_context_info *_swig_go_0) {
+intgo _wrap_attn_context_info_struct_size_get_raw_c170a3599fb684a6(struct attn_context_info *_swig_go_0) {
   struct attn_context_info *arg1 = (struct attn_context_info *) 0 ;
   uint32_t result;
   intgo _swig_go_result;
@@ -3798,7 +3798,7 @@ intgo _wrap_attn_context_info_struct_size_get_raw_30bab83884addab9(struct attn_c
 }
 
 
-void _wrap_attn_context_info_isa_set_raw_30bab83884addab9(struct attn_context_info *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_context_info_isa_set_raw_c170a3599fb684a6(struct attn_context_info *_swig_go_0, intgo _swig_go_1) {
   struct attn_context_info *arg1 = (struct attn_context_info *) 0 ;
   attn_isa arg2 ;
   
@@ -3810,7 +3810,7 @@ void _wrap_attn_context_info_isa_set_raw_30bab83884addab9(struct attn_context_in
 }
 
 
-intgo _wrap_attn_context_info_isa_get_raw_30bab83884addab9(struct attn_context_info *_swig_go_0) {
+intgo _wrap_attn_context_info_isa_get_raw_c170a3599fb684a6(struct attn_context_info *_swig_go_0) {
   struct attn_context_info *arg1 = (struct attn_context_info *) 0 ;
   attn_isa result;
   intgo _swig_go_result;
@@ -3823,7 +3823,7 @@ intgo _wrap_attn_context_info_isa_get_raw_30bab83884addab9(struct attn_context_i
 }
 
 
-_gostring_ _wrap_attn_context_info_isa_name_get_raw_30bab83884addab9(struct attn_context_info *_swig_go_0) {
+_gostring_ _wrap_attn_context_info_isa_name_get_raw_c170a3599fb684a6(struct attn_context_info *_swig_go_0) {
   struct attn_context_info *arg1 = (struct attn_context_info *) 0 ;
   char *result = 0 ;
   _gostring_ _swig_go_result;
@@ -3836,7 +3836,7 @@ _gostring_ _wrap_attn_context_info_isa_name_get_raw_30bab83884addab9(struct attn
 }
 
 
-void _wrap_attn_context_info_concurrency_set_raw_30bab83884addab9(struct attn_context_info *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_context_info_concurrency_set_raw_c170a3599fb684a6(struct attn_context_info *_swig_go_0, intgo _swig_go_1) {
   struct attn_context_info *arg1 = (struct attn_context_info *) 0 ;
   int32_t arg2 ;
   
@@ -3848,7 +3848,7 @@ void _wrap_attn_context_info_concurrency_set_raw_30bab83884addab9(struct attn_co
 }
 
 
-intgo _wrap_attn_context_info_concurrency_get_raw_30bab83884addab9(struct attn_context_info *_swig_go_0) {
+intgo _wrap_attn_context_info_concurrency_get_raw_c170a3599fb684a6(struct attn_context_info *_swig_go_0) {
   struct attn_context_info *arg1 = (struct attn_context_info *) 0 ;
   int32_t result;
   intgo _swig_go_result;
@@ -3861,7 +3861,7 @@ intgo _wrap_attn_context_info_concurrency_get_raw_30bab83884addab9(struct attn_c
 }
 
 
-void _wrap_attn_context_info_reserved_set_raw_30bab83884addab9(struct attn_context_info *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_context_info_reserved_set_raw_c170a3599fb684a6(struct attn_context_info *_swig_go_0, intgo _swig_go_1) {
   struct attn_context_info *arg1 = (struct attn_context_info *) 0 ;
   int32_t arg2 ;
   
@@ -3873,7 +3873,7 @@ void _wrap_attn_context_info_reserved_set_raw_30bab83884addab9(struct attn_conte
 }
 
 
-intgo _wrap_attn_context_info_reserved_get_raw_30bab83884addab9(struct attn_context_info *_swig_go_0) {
+intgo _wrap_attn_context_info_reserved_get_raw_c170a3599fb684a6(struct attn_context_info *_swig_go_0) {
   struct attn_context_info *arg1 = (struct attn_context_info *) 0 ;
   int32_t result;
   intgo _swig_go_result;
@@ -3886,7 +3886,7 @@ intgo _wrap_attn_context_info_reserved_get_raw_30bab83884addab9(struct attn_cont
 }
 
 
-void _wrap_attn_context_info_l1_cache_size_set_raw_30bab83884addab9(struct attn_context_info *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_context_info_l1_cache_size_set_raw_c170a3599fb684a6(struct attn_context_info *_swig_go_0, long long _swig_go_1) {
   struct attn_context_info *arg1 = (struct attn_context_info *) 0 ;
   size_t arg2 ;
   
@@ -3898,7 +3898,7 @@ void _wrap_attn_context_info_l1_cache_size_set_raw_30bab83884addab9(struct attn_
 }
 
 
-long long _wrap_attn_context_info_l1_cache_size_get_raw_30bab83884addab9(struct attn_context_info *_swig_go_0) {
+long long _wrap_attn_context_info_l1_cache_size_get_raw_c170a3599fb684a6(struct attn_context_info *_swig_go_0) {
   struct attn_context_info *arg1 = (struct attn_context_info *) 0 ;
   size_t result;
   long long _swig_go_result;
@@ -3911,7 +3911,7 @@ long long _wrap_attn_context_info_l1_cache_size_get_raw_30bab83884addab9(struct 
 }
 
 
-void _wrap_attn_context_info_l2_cache_size_set_raw_30bab83884addab9(struct attn_context_info *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_context_info_l2_cache_size_set_raw_c170a3599fb684a6(struct attn_context_info *_swig_go_0, long long _swig_go_1) {
   struct attn_context_info *arg1 = (struct attn_context_info *) 0 ;
   size_t arg2 ;
   
@@ -3923,7 +3923,7 @@ void _wrap_attn_context_info_l2_cache_size_set_raw_30bab83884addab9(struct attn_
 }
 
 
-long long _wrap_attn_context_info_l2_cache_size_get_raw_30bab83884addab9(struct attn_context_info *_swig_go_0) {
+long long _wrap_attn_context_info_l2_cache_size_get_raw_c170a3599fb684a6(struct attn_context_info *_swig_go_0) {
   struct attn_context_info *arg1 = (struct attn_context_info *) 0 ;
   size_t result;
   long long _swig_go_result;
@@ -3936,7 +3936,7 @@ long long _wrap_attn_context_info_l2_cache_size_get_raw_30bab83884addab9(struct 
 }
 
 
-void _wrap_attn_context_info_l3_cache_size_set_raw_30bab83884addab9(struct attn_context_info *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_context_info_l3_cache_size_set_raw_c170a3599fb684a6(struct attn_context_info *_swig_go_0, long long _swig_go_1) {
   struct attn_context_info *arg1 = (struct attn_context_info *) 0 ;
   size_t arg2 ;
   
@@ -3948,7 +3948,7 @@ void _wrap_attn_context_info_l3_cache_size_set_raw_30bab83884addab9(struct attn_
 }
 
 
-long long _wrap_attn_context_info_l3_cache_size_get_raw_30bab83884addab9(struct attn_context_info *_swig_go_0) {
+long long _wrap_attn_context_info_l3_cache_size_get_raw_c170a3599fb684a6(struct attn_context_info *_swig_go_0) {
   struct attn_context_info *arg1 = (struct attn_context_info *) 0 ;
   size_t result;
   long long _swig_go_result;
@@ -3961,7 +3961,7 @@ long long _wrap_attn_context_info_l3_cache_size_get_raw_30bab83884addab9(struct 
 }
 
 
-_gostring_ _wrap_attn_context_info_backend_dir_get_raw_30bab83884addab9(struct attn_context_info *_swig_go_0) {
+_gostring_ _wrap_attn_context_info_backend_dir_get_raw_c170a3599fb684a6(struct attn_context_info *_swig_go_0) {
   struct attn_context_info *arg1 = (struct attn_context_info *) 0 ;
   char *result = 0 ;
   _gostring_ _swig_go_result;
@@ -3974,7 +3974,7 @@ _gostring_ _wrap_attn_context_info_backend_dir_get_raw_30bab83884addab9(struct a
 }
 
 
-struct attn_context_info *_wrap_new_attn_context_info_raw_30bab83884addab9() {
+struct attn_context_info *_wrap_new_attn_context_info_raw_c170a3599fb684a6() {
   struct attn_context_info *result = 0 ;
   struct attn_context_info *_swig_go_result;
   
@@ -3985,7 +3985,7 @@ struct attn_context_info *_wrap_new_attn_context_info_raw_30bab83884addab9() {
 }
 
 
-void _wrap_delete_attn_context_info_raw_30bab83884addab9(struct attn_context_info *_swig_go_0) {
+void _wrap_delete_attn_context_info_raw_c170a3599fb684a6(struct attn_context_info *_swig_go_0) {
   struct attn_context_info *arg1 = (struct attn_context_info *) 0 ;
   
   arg1 = *(struct attn_context_info **)&_swig_go_0; 
@@ -3995,7 +3995,7 @@ void _wrap_delete_attn_context_info_raw_30bab83884addab9(struct attn_context_inf
 }
 
 
-void _wrap_attn_context_info_init_raw_30bab83884addab9(struct attn_context_info *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_context_info_init_raw_c170a3599fb684a6(struct attn_context_info *_swig_go_0, long long _swig_go_1) {
   attn_context_info *arg1 = (attn_context_info *) 0 ;
   size_t arg2 ;
   
@@ -4007,7 +4007,7 @@ void _wrap_attn_context_info_init_raw_30bab83884addab9(struct attn_context_info 
 }
 
 
-intgo _wrap_attn_context_get_info_raw_30bab83884addab9(attn_context *_swig_go_0, struct attn_context_info *_swig_go_1, struct attn_error *_swig_go_2) {
+intgo _wrap_attn_context_get_info_raw_c170a3599fb684a6(attn_context *_swig_go_0, struct attn_context_info *_swig_go_1, struct attn_error *_swig_go_2) {
   attn_context *arg1 = (attn_context *) 0 ;
   attn_context_info *arg2 = (attn_context_info *) 0 ;
   attn_error *arg3 = (attn_error *) 0 ;
@@ -4024,7 +4024,7 @@ intgo _wrap_attn_context_get_info_raw_30bab83884addab9(attn_context *_swig_go_0,
 }
 
 
-void _wrap_attn_isa_info_struct_size_set_raw_30bab83884addab9(struct attn_isa_info *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_isa_info_struct_size_set_raw_c170a3599fb684a6(struct attn_isa_info *_swig_go_0, intgo _swig_go_1) {
   struct attn_isa_info *arg1 = (struct attn_isa_info *) 0 ;
   uint32_t arg2 ;
   
@@ -4036,7 +4036,7 @@ void _wrap_attn_isa_info_struct_size_set_raw_30bab83884addab9(struct attn_isa_in
 }
 
 
-intgo _wrap_attn_isa_info_struct_size_get_raw_30bab83884addab9(struct attn_isa_info *_swig_go_0) {
+intgo _wrap_attn_isa_info_struct_size_get_raw_c170a3599fb684a6(struct attn_isa_info *_swig_go_0) {
   struct attn_isa_info *arg1 = (struct attn_isa_info *) 0 ;
   uint32_t result;
   intgo _swig_go_result;
@@ -4049,7 +4049,7 @@ intgo _wrap_attn_isa_info_struct_size_get_raw_30bab83884addab9(struct attn_isa_i
 }
 
 
-void _wrap_attn_isa_info_isa_set_raw_30bab83884addab9(struct attn_isa_info *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_isa_info_isa_set_raw_c170a3599fb684a6(struct attn_isa_info *_swig_go_0, intgo _swig_go_1) {
   struct attn_isa_info *arg1 = (struct attn_isa_info *) 0 ;
   attn_isa arg2 ;
   
@@ -4061,7 +4061,7 @@ void _wrap_attn_isa_info_isa_set_raw_30bab83884addab9(struct attn_isa_info *_swi
 }
 
 
-intgo _wrap_attn_isa_info_isa_get_raw_30bab83884addab9(struct attn_isa_info *_swig_go_0) {
+intgo _wrap_attn_isa_info_isa_get_raw_c170a3599fb684a6(struct attn_isa_info *_swig_go_0) {
   struct attn_isa_info *arg1 = (struct attn_isa_info *) 0 ;
   attn_isa result;
   intgo _swig_go_result;
@@ -4074,7 +4074,7 @@ intgo _wrap_attn_isa_info_isa_get_raw_30bab83884addab9(struct attn_isa_info *_sw
 }
 
 
-_gostring_ _wrap_attn_isa_info_name_get_raw_30bab83884addab9(struct attn_isa_info *_swig_go_0) {
+_gostring_ _wrap_attn_isa_info_name_get_raw_c170a3599fb684a6(struct attn_isa_info *_swig_go_0) {
   struct attn_isa_info *arg1 = (struct attn_isa_info *) 0 ;
   char *result = 0 ;
   _gostring_ _swig_go_result;
@@ -4087,7 +4087,7 @@ _gostring_ _wrap_attn_isa_info_name_get_raw_30bab83884addab9(struct attn_isa_inf
 }
 
 
-void _wrap_attn_isa_info_available_set_raw_30bab83884addab9(struct attn_isa_info *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_isa_info_available_set_raw_c170a3599fb684a6(struct attn_isa_info *_swig_go_0, intgo _swig_go_1) {
   struct attn_isa_info *arg1 = (struct attn_isa_info *) 0 ;
   int32_t arg2 ;
   
@@ -4099,7 +4099,7 @@ void _wrap_attn_isa_info_available_set_raw_30bab83884addab9(struct attn_isa_info
 }
 
 
-intgo _wrap_attn_isa_info_available_get_raw_30bab83884addab9(struct attn_isa_info *_swig_go_0) {
+intgo _wrap_attn_isa_info_available_get_raw_c170a3599fb684a6(struct attn_isa_info *_swig_go_0) {
   struct attn_isa_info *arg1 = (struct attn_isa_info *) 0 ;
   int32_t result;
   intgo _swig_go_result;
@@ -4112,7 +4112,7 @@ intgo _wrap_attn_isa_info_available_get_raw_30bab83884addab9(struct attn_isa_inf
 }
 
 
-void _wrap_attn_isa_info_reserved_set_raw_30bab83884addab9(struct attn_isa_info *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_isa_info_reserved_set_raw_c170a3599fb684a6(struct attn_isa_info *_swig_go_0, intgo _swig_go_1) {
   struct attn_isa_info *arg1 = (struct attn_isa_info *) 0 ;
   int32_t arg2 ;
   
@@ -4124,7 +4124,7 @@ void _wrap_attn_isa_info_reserved_set_raw_30bab83884addab9(struct attn_isa_info 
 }
 
 
-intgo _wrap_attn_isa_info_reserved_get_raw_30bab83884addab9(struct attn_isa_info *_swig_go_0) {
+intgo _wrap_attn_isa_info_reserved_get_raw_c170a3599fb684a6(struct attn_isa_info *_swig_go_0) {
   struct attn_isa_info *arg1 = (struct attn_isa_info *) 0 ;
   int32_t result;
   intgo _swig_go_result;
@@ -4137,7 +4137,7 @@ intgo _wrap_attn_isa_info_reserved_get_raw_30bab83884addab9(struct attn_isa_info
 }
 
 
-_gostring_ _wrap_attn_isa_info_reason_get_raw_30bab83884addab9(struct attn_isa_info *_swig_go_0) {
+_gostring_ _wrap_attn_isa_info_reason_get_raw_c170a3599fb684a6(struct attn_isa_info *_swig_go_0) {
   struct attn_isa_info *arg1 = (struct attn_isa_info *) 0 ;
   char *result = 0 ;
   _gostring_ _swig_go_result;
@@ -4150,7 +4150,7 @@ _gostring_ _wrap_attn_isa_info_reason_get_raw_30bab83884addab9(struct attn_isa_i
 }
 
 
-struct attn_isa_info *_wrap_new_attn_isa_info_raw_30bab83884addab9() {
+struct attn_isa_info *_wrap_new_attn_isa_info_raw_c170a3599fb684a6() {
   struct attn_isa_info *result = 0 ;
   struct attn_isa_info *_swig_go_result;
   
@@ -4161,7 +4161,7 @@ struct attn_isa_info *_wrap_new_attn_isa_info_raw_30bab83884addab9() {
 }
 
 
-void _wrap_delete_attn_isa_info_raw_30bab83884addab9(struct attn_isa_info *_swig_go_0) {
+void _wrap_delete_attn_isa_info_raw_c170a3599fb684a6(struct attn_isa_info *_swig_go_0) {
   struct attn_isa_info *arg1 = (struct attn_isa_info *) 0 ;
   
   arg1 = *(struct attn_isa_info **)&_swig_go_0; 
@@ -4171,7 +4171,7 @@ void _wrap_delete_attn_isa_info_raw_30bab83884addab9(struct attn_isa_info *_swig
 }
 
 
-void _wrap_attn_isa_info_init_raw_30bab83884addab9(struct attn_isa_info *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_isa_info_init_raw_c170a3599fb684a6(struct attn_isa_info *_swig_go_0, long long _swig_go_1) {
   attn_isa_info *arg1 = (attn_isa_info *) 0 ;
   size_t arg2 ;
   
@@ -4183,7 +4183,7 @@ void _wrap_attn_isa_info_init_raw_30bab83884addab9(struct attn_isa_info *_swig_g
 }
 
 
-intgo _wrap_attn_context_isa_count_raw_30bab83884addab9(attn_context *_swig_go_0) {
+intgo _wrap_attn_context_isa_count_raw_c170a3599fb684a6(attn_context *_swig_go_0) {
   attn_context *arg1 = (attn_context *) 0 ;
   int32_t result;
   intgo _swig_go_result;
@@ -4196,7 +4196,7 @@ intgo _wrap_attn_context_isa_count_raw_30bab83884addab9(attn_context *_swig_go_0
 }
 
 
-intgo _wrap_attn_context_get_isa_raw_30bab83884addab9(attn_context *_swig_go_0, intgo _swig_go_1, struct attn_isa_info *_swig_go_2, struct attn_error *_swig_go_3) {
+intgo _wrap_attn_context_get_isa_raw_c170a3599fb684a6(attn_context *_swig_go_0, intgo _swig_go_1, struct attn_isa_info *_swig_go_2, struct attn_error *_swig_go_3) {
   attn_context *arg1 = (attn_context *) 0 ;
   int32_t arg2 ;
   attn_isa_info *arg3 = (attn_isa_info *) 0 ;
@@ -4215,7 +4215,7 @@ intgo _wrap_attn_context_get_isa_raw_30bab83884addab9(attn_context *_swig_go_0, 
 }
 
 
-void _wrap_attn_backend_info_struct_size_set_raw_30bab83884addab9(struct attn_backend_info *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_backend_info_struct_size_set_raw_c170a3599fb684a6(struct attn_backend_info *_swig_go_0, intgo _swig_go_1) {
   struct attn_backend_info *arg1 = (struct attn_backend_info *) 0 ;
   uint32_t arg2 ;
   
@@ -4227,7 +4227,7 @@ void _wrap_attn_backend_info_struct_size_set_raw_30bab83884addab9(struct attn_ba
 }
 
 
-intgo _wrap_attn_backend_info_struct_size_get_raw_30bab83884addab9(struct attn_backend_info *_swig_go_0) {
+intgo _wrap_attn_backend_info_struct_size_get_raw_c170a3599fb684a6(struct attn_backend_info *_swig_go_0) {
   struct attn_backend_info *arg1 = (struct attn_backend_info *) 0 ;
   uint32_t result;
   intgo _swig_go_result;
@@ -4240,7 +4240,7 @@ intgo _wrap_attn_backend_info_struct_size_get_raw_30bab83884addab9(struct attn_b
 }
 
 
-void _wrap_attn_backend_info_available_set_raw_30bab83884addab9(struct attn_backend_info *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_backend_info_available_set_raw_c170a3599fb684a6(struct attn_backend_info *_swig_go_0, intgo _swig_go_1) {
   struct attn_backend_info *arg1 = (struct attn_backend_info *) 0 ;
   int32_t arg2 ;
   
@@ -4252,7 +4252,7 @@ void _wrap_attn_backend_info_available_set_raw_30bab83884addab9(struct attn_back
 }
 
 
-intgo _wrap_attn_backend_info_available_get_raw_30bab83884addab9(struct attn_backend_info *_swig_go_0) {
+intgo _wrap_attn_backend_info_available_get_raw_c170a3599fb684a6(struct attn_backend_info *_swig_go_0) {
   struct attn_backend_info *arg1 = (struct attn_backend_info *) 0 ;
   int32_t result;
   intgo _swig_go_result;
@@ -4265,7 +4265,7 @@ intgo _wrap_attn_backend_info_available_get_raw_30bab83884addab9(struct attn_bac
 }
 
 
-_gostring_ _wrap_attn_backend_info_name_get_raw_30bab83884addab9(struct attn_backend_info *_swig_go_0) {
+_gostring_ _wrap_attn_backend_info_name_get_raw_c170a3599fb684a6(struct attn_backend_info *_swig_go_0) {
   struct attn_backend_info *arg1 = (struct attn_backend_info *) 0 ;
   char *result = 0 ;
   _gostring_ _swig_go_result;
@@ -4278,7 +4278,7 @@ _gostring_ _wrap_attn_backend_info_name_get_raw_30bab83884addab9(struct attn_bac
 }
 
 
-_gostring_ _wrap_attn_backend_info_description_get_raw_30bab83884addab9(struct attn_backend_info *_swig_go_0) {
+_gostring_ _wrap_attn_backend_info_description_get_raw_c170a3599fb684a6(struct attn_backend_info *_swig_go_0) {
   struct attn_backend_info *arg1 = (struct attn_backend_info *) 0 ;
   char *result = 0 ;
   _gostring_ _swig_go_result;
@@ -4291,7 +4291,7 @@ _gostring_ _wrap_attn_backend_info_description_get_raw_30bab83884addab9(struct a
 }
 
 
-_gostring_ _wrap_attn_backend_info_reason_get_raw_30bab83884addab9(struct attn_backend_info *_swig_go_0) {
+_gostring_ _wrap_attn_backend_info_reason_get_raw_c170a3599fb684a6(struct attn_backend_info *_swig_go_0) {
   struct attn_backend_info *arg1 = (struct attn_backend_info *) 0 ;
   char *result = 0 ;
   _gostring_ _swig_go_result;
@@ -4304,7 +4304,7 @@ _gostring_ _wrap_attn_backend_info_reason_get_raw_30bab83884addab9(struct attn_b
 }
 
 
-struct attn_backend_info *_wrap_new_attn_backend_info_raw_30bab83884addab9() {
+struct attn_backend_info *_wrap_new_attn_backend_info_raw_c170a3599fb684a6() {
   struct attn_backend_info *result = 0 ;
   struct attn_backend_info *_swig_go_result;
   
@@ -4315,7 +4315,7 @@ struct attn_backend_info *_wrap_new_attn_backend_info_raw_30bab83884addab9() {
 }
 
 
-void _wrap_delete_attn_backend_info_raw_30bab83884addab9(struct attn_backend_info *_swig_go_0) {
+void _wrap_delete_attn_backend_info_raw_c170a3599fb684a6(struct attn_backend_info *_swig_go_0) {
   struct attn_backend_info *arg1 = (struct attn_backend_info *) 0 ;
   
   arg1 = *(struct attn_backend_info **)&_swig_go_0; 
@@ -4325,7 +4325,7 @@ void _wrap_delete_attn_backend_info_raw_30bab83884addab9(struct attn_backend_inf
 }
 
 
-void _wrap_attn_backend_info_init_raw_30bab83884addab9(struct attn_backend_info *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_backend_info_init_raw_c170a3599fb684a6(struct attn_backend_info *_swig_go_0, long long _swig_go_1) {
   attn_backend_info *arg1 = (attn_backend_info *) 0 ;
   size_t arg2 ;
   
@@ -4337,7 +4337,7 @@ void _wrap_attn_backend_info_init_raw_30bab83884addab9(struct attn_backend_info 
 }
 
 
-intgo _wrap_attn_context_backend_count_raw_30bab83884addab9(attn_context *_swig_go_0) {
+intgo _wrap_attn_context_backend_count_raw_c170a3599fb684a6(attn_context *_swig_go_0) {
   attn_context *arg1 = (attn_context *) 0 ;
   int32_t result;
   intgo _swig_go_result;
@@ -4350,7 +4350,7 @@ intgo _wrap_attn_context_backend_count_raw_30bab83884addab9(attn_context *_swig_
 }
 
 
-intgo _wrap_attn_context_get_backend_raw_30bab83884addab9(attn_context *_swig_go_0, intgo _swig_go_1, struct attn_backend_info *_swig_go_2, struct attn_error *_swig_go_3) {
+intgo _wrap_attn_context_get_backend_raw_c170a3599fb684a6(attn_context *_swig_go_0, intgo _swig_go_1, struct attn_backend_info *_swig_go_2, struct attn_error *_swig_go_3) {
   attn_context *arg1 = (attn_context *) 0 ;
   int32_t arg2 ;
   attn_backend_info *arg3 = (attn_backend_info *) 0 ;
@@ -4369,7 +4369,7 @@ intgo _wrap_attn_context_get_backend_raw_30bab83884addab9(attn_context *_swig_go
 }
 
 
-void _wrap_attn_plan_info_struct_size_set_raw_30bab83884addab9(struct attn_plan_info *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_plan_info_struct_size_set_raw_c170a3599fb684a6(struct attn_plan_info *_swig_go_0, intgo _swig_go_1) {
   struct attn_plan_info *arg1 = (struct attn_plan_info *) 0 ;
   uint32_t arg2 ;
   
@@ -4381,7 +4381,7 @@ void _wrap_attn_plan_info_struct_size_set_raw_30bab83884addab9(struct attn_plan_
 }
 
 
-intgo _wrap_attn_plan_info_struct_size_get_raw_30bab83884addab9(struct attn_plan_info *_swig_go_0) {
+intgo _wrap_attn_plan_info_struct_size_get_raw_c170a3599fb684a6(struct attn_plan_info *_swig_go_0) {
   struct attn_plan_info *arg1 = (struct attn_plan_info *) 0 ;
   uint32_t result;
   intgo _swig_go_result;
@@ -4394,7 +4394,7 @@ intgo _wrap_attn_plan_info_struct_size_get_raw_30bab83884addab9(struct attn_plan
 }
 
 
-void _wrap_attn_plan_info_isa_set_raw_30bab83884addab9(struct attn_plan_info *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_plan_info_isa_set_raw_c170a3599fb684a6(struct attn_plan_info *_swig_go_0, intgo _swig_go_1) {
   struct attn_plan_info *arg1 = (struct attn_plan_info *) 0 ;
   attn_isa arg2 ;
   
@@ -4406,7 +4406,7 @@ void _wrap_attn_plan_info_isa_set_raw_30bab83884addab9(struct attn_plan_info *_s
 }
 
 
-intgo _wrap_attn_plan_info_isa_get_raw_30bab83884addab9(struct attn_plan_info *_swig_go_0) {
+intgo _wrap_attn_plan_info_isa_get_raw_c170a3599fb684a6(struct attn_plan_info *_swig_go_0) {
   struct attn_plan_info *arg1 = (struct attn_plan_info *) 0 ;
   attn_isa result;
   intgo _swig_go_result;
@@ -4419,7 +4419,7 @@ intgo _wrap_attn_plan_info_isa_get_raw_30bab83884addab9(struct attn_plan_info *_
 }
 
 
-_gostring_ _wrap_attn_plan_info_backend_get_raw_30bab83884addab9(struct attn_plan_info *_swig_go_0) {
+_gostring_ _wrap_attn_plan_info_backend_get_raw_c170a3599fb684a6(struct attn_plan_info *_swig_go_0) {
   struct attn_plan_info *arg1 = (struct attn_plan_info *) 0 ;
   char *result = 0 ;
   _gostring_ _swig_go_result;
@@ -4432,7 +4432,7 @@ _gostring_ _wrap_attn_plan_info_backend_get_raw_30bab83884addab9(struct attn_pla
 }
 
 
-_gostring_ _wrap_attn_plan_info_isa_name_get_raw_30bab83884addab9(struct attn_plan_info *_swig_go_0) {
+_gostring_ _wrap_attn_plan_info_isa_name_get_raw_c170a3599fb684a6(struct attn_plan_info *_swig_go_0) {
   struct attn_plan_info *arg1 = (struct attn_plan_info *) 0 ;
   char *result = 0 ;
   _gostring_ _swig_go_result;
@@ -4445,7 +4445,7 @@ _gostring_ _wrap_attn_plan_info_isa_name_get_raw_30bab83884addab9(struct attn_pl
 }
 
 
-void _wrap_attn_plan_info_tile_q_set_raw_30bab83884addab9(struct attn_plan_info *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_plan_info_tile_q_set_raw_c170a3599fb684a6(struct attn_plan_info *_swig_go_0, long long _swig_go_1) {
   struct attn_plan_info *arg1 = (struct attn_plan_info *) 0 ;
   int64_t arg2 ;
   
@@ -4457,7 +4457,7 @@ void _wrap_attn_plan_info_tile_q_set_raw_30bab83884addab9(struct attn_plan_info 
 }
 
 
-long long _wrap_attn_plan_info_tile_q_get_raw_30bab83884addab9(struct attn_plan_info *_swig_go_0) {
+long long _wrap_attn_plan_info_tile_q_get_raw_c170a3599fb684a6(struct attn_plan_info *_swig_go_0) {
   struct attn_plan_info *arg1 = (struct attn_plan_info *) 0 ;
   int64_t result;
   long long _swig_go_result;
@@ -4470,7 +4470,7 @@ long long _wrap_attn_plan_info_tile_q_get_raw_30bab83884addab9(struct attn_plan_
 }
 
 
-void _wrap_attn_plan_info_tile_k_set_raw_30bab83884addab9(struct attn_plan_info *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_plan_info_tile_k_set_raw_c170a3599fb684a6(struct attn_plan_info *_swig_go_0, long long _swig_go_1) {
   struct attn_plan_info *arg1 = (struct attn_plan_info *) 0 ;
   int64_t arg2 ;
   
@@ -4482,7 +4482,7 @@ void _wrap_attn_plan_info_tile_k_set_raw_30bab83884addab9(struct attn_plan_info 
 }
 
 
-long long _wrap_attn_plan_info_tile_k_get_raw_30bab83884addab9(struct attn_plan_info *_swig_go_0) {
+long long _wrap_attn_plan_info_tile_k_get_raw_c170a3599fb684a6(struct attn_plan_info *_swig_go_0) {
   struct attn_plan_info *arg1 = (struct attn_plan_info *) 0 ;
   int64_t result;
   long long _swig_go_result;
@@ -4495,7 +4495,7 @@ long long _wrap_attn_plan_info_tile_k_get_raw_30bab83884addab9(struct attn_plan_
 }
 
 
-void _wrap_attn_plan_info_kv_chunk_set_raw_30bab83884addab9(struct attn_plan_info *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_plan_info_kv_chunk_set_raw_c170a3599fb684a6(struct attn_plan_info *_swig_go_0, long long _swig_go_1) {
   struct attn_plan_info *arg1 = (struct attn_plan_info *) 0 ;
   int64_t arg2 ;
   
@@ -4507,7 +4507,7 @@ void _wrap_attn_plan_info_kv_chunk_set_raw_30bab83884addab9(struct attn_plan_inf
 }
 
 
-long long _wrap_attn_plan_info_kv_chunk_get_raw_30bab83884addab9(struct attn_plan_info *_swig_go_0) {
+long long _wrap_attn_plan_info_kv_chunk_get_raw_c170a3599fb684a6(struct attn_plan_info *_swig_go_0) {
   struct attn_plan_info *arg1 = (struct attn_plan_info *) 0 ;
   int64_t result;
   long long _swig_go_result;
@@ -4520,7 +4520,7 @@ long long _wrap_attn_plan_info_kv_chunk_get_raw_30bab83884addab9(struct attn_pla
 }
 
 
-void _wrap_attn_plan_info_workspace_size_set_raw_30bab83884addab9(struct attn_plan_info *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_plan_info_workspace_size_set_raw_c170a3599fb684a6(struct attn_plan_info *_swig_go_0, long long _swig_go_1) {
   struct attn_plan_info *arg1 = (struct attn_plan_info *) 0 ;
   size_t arg2 ;
   
@@ -4532,7 +4532,7 @@ void _wrap_attn_plan_info_workspace_size_set_raw_30bab83884addab9(struct attn_pl
 }
 
 
-long long _wrap_attn_plan_info_workspace_size_get_raw_30bab83884addab9(struct attn_plan_info *_swig_go_0) {
+long long _wrap_attn_plan_info_workspace_size_get_raw_c170a3599fb684a6(struct attn_plan_info *_swig_go_0) {
   struct attn_plan_info *arg1 = (struct attn_plan_info *) 0 ;
   size_t result;
   long long _swig_go_result;
@@ -4545,7 +4545,7 @@ long long _wrap_attn_plan_info_workspace_size_get_raw_30bab83884addab9(struct at
 }
 
 
-void _wrap_attn_plan_info_standard_workspace_size_set_raw_30bab83884addab9(struct attn_plan_info *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_plan_info_standard_workspace_size_set_raw_c170a3599fb684a6(struct attn_plan_info *_swig_go_0, long long _swig_go_1) {
   struct attn_plan_info *arg1 = (struct attn_plan_info *) 0 ;
   size_t arg2 ;
   
@@ -4557,7 +4557,7 @@ void _wrap_attn_plan_info_standard_workspace_size_set_raw_30bab83884addab9(struc
 }
 
 
-long long _wrap_attn_plan_info_standard_workspace_size_get_raw_30bab83884addab9(struct attn_plan_info *_swig_go_0) {
+long long _wrap_attn_plan_info_standard_workspace_size_get_raw_c170a3599fb684a6(struct attn_plan_info *_swig_go_0) {
   struct attn_plan_info *arg1 = (struct attn_plan_info *) 0 ;
   size_t result;
   long long _swig_go_result;
@@ -4570,7 +4570,7 @@ long long _wrap_attn_plan_info_standard_workspace_size_get_raw_30bab83884addab9(
 }
 
 
-struct attn_plan_info *_wrap_new_attn_plan_info_raw_30bab83884addab9() {
+struct attn_plan_info *_wrap_new_attn_plan_info_raw_c170a3599fb684a6() {
   struct attn_plan_info *result = 0 ;
   struct attn_plan_info *_swig_go_result;
   
@@ -4581,7 +4581,7 @@ struct attn_plan_info *_wrap_new_attn_plan_info_raw_30bab83884addab9() {
 }
 
 
-void _wrap_delete_attn_plan_info_raw_30bab83884addab9(struct attn_plan_info *_swig_go_0) {
+void _wrap_delete_attn_plan_info_raw_c170a3599fb684a6(struct attn_plan_info *_swig_go_0) {
   struct attn_plan_info *arg1 = (struct attn_plan_info *) 0 ;
   
   arg1 = *(struct attn_plan_info **)&_swig_go_0; 
@@ -4591,7 +4591,7 @@ void _wrap_delete_attn_plan_info_raw_30bab83884addab9(struct attn_plan_info *_sw
 }
 
 
-void _wrap_attn_plan_info_init_raw_30bab83884addab9(struct attn_plan_info *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_plan_info_init_raw_c170a3599fb684a6(struct attn_plan_info *_swig_go_0, long long _swig_go_1) {
   attn_plan_info *arg1 = (attn_plan_info *) 0 ;
   size_t arg2 ;
   
@@ -4603,7 +4603,7 @@ void _wrap_attn_plan_info_init_raw_30bab83884addab9(struct attn_plan_info *_swig
 }
 
 
-intgo _wrap_attn_plan_get_info_raw_30bab83884addab9(attn_plan *_swig_go_0, struct attn_plan_info *_swig_go_1, struct attn_error *_swig_go_2) {
+intgo _wrap_attn_plan_get_info_raw_c170a3599fb684a6(attn_plan *_swig_go_0, struct attn_plan_info *_swig_go_1, struct attn_error *_swig_go_2) {
   attn_plan *arg1 = (attn_plan *) 0 ;
   attn_plan_info *arg2 = (attn_plan_info *) 0 ;
   attn_error *arg3 = (attn_error *) 0 ;
@@ -4620,7 +4620,7 @@ intgo _wrap_attn_plan_get_info_raw_30bab83884addab9(attn_plan *_swig_go_0, struc
 }
 
 
-_gostring_ _wrap_attn_plan_refusal_raw_30bab83884addab9(attn_plan *_swig_go_0, intgo _swig_go_1) {
+_gostring_ _wrap_attn_plan_refusal_raw_c170a3599fb684a6(attn_plan *_swig_go_0, intgo _swig_go_1) {
   attn_plan *arg1 = (attn_plan *) 0 ;
   int32_t arg2 ;
   char *result = 0 ;
@@ -4635,7 +4635,7 @@ _gostring_ _wrap_attn_plan_refusal_raw_30bab83884addab9(attn_plan *_swig_go_0, i
 }
 
 
-long long _wrap_attn_plan_describe_raw_30bab83884addab9(attn_plan *_swig_go_0, _goslice_ _swig_go_1) {
+long long _wrap_attn_plan_describe_raw_c170a3599fb684a6(attn_plan *_swig_go_0, _goslice_ _swig_go_1) {
   attn_plan *arg1 = (attn_plan *) 0 ;
   char *arg2 = (char *) 0 ;
   size_t arg3 ;
@@ -4651,7 +4651,7 @@ long long _wrap_attn_plan_describe_raw_30bab83884addab9(attn_plan *_swig_go_0, _
 }
 
 
-void _wrap_attn_go_set_log_raw_30bab83884addab9(struct attn_context_config *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_go_set_log_raw_c170a3599fb684a6(struct attn_context_config *_swig_go_0, long long _swig_go_1) {
   attn_context_config *arg1 = (attn_context_config *) 0 ;
   uintptr_t arg2 ;
   
@@ -4663,7 +4663,7 @@ void _wrap_attn_go_set_log_raw_30bab83884addab9(struct attn_context_config *_swi
 }
 
 
-void _wrap_attn_go_set_parallel_for_raw_30bab83884addab9(struct attn_executor *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_go_set_parallel_for_raw_c170a3599fb684a6(struct attn_executor *_swig_go_0, long long _swig_go_1) {
   attn_executor *arg1 = (attn_executor *) 0 ;
   uintptr_t arg2 ;
   
