@@ -121,6 +121,19 @@ ATTN_VEC_OP float ReduceMax(Vec v) {
   return _mm_cvtss_f32(_mm_max_ss(c, _mm_movehdup_ps(c)));
 }
 
+// Each step adds the halves of two vectors (then their quarters, ...) and puts them side by side:
+// a blend, a shuffle and an addition.
+ATTN_VEC_OP Vec ReduceSums(Vec (&v)[kLanes]) {
+  for (int i = 0; i < 4; ++i) {
+    v[i] = Add(_mm256_blend_ps(v[i], v[i + 4], 0xf0), _mm256_permute2f128_ps(v[i], v[i + 4], 0x21));
+  }
+  for (int i = 0; i < 2; ++i) {
+    v[i] = Add(_mm256_blend_ps(v[i], v[i + 2], 0xcc), _mm256_shuffle_ps(v[i], v[i + 2], 0x4e));
+  }
+  return Add(_mm256_blend_ps(v[0], v[1], 0xaa),
+             _mm256_permute_ps(_mm256_blend_ps(v[1], v[0], 0xaa), 0xb1));
+}
+
 // 2^x = 2^n * 2^f, n = floor(x), f = x - n in [0, 1). The factor 2^(n - 26) is built in the
 // exponent's bits, n = -101 giving 0, and 2^26 is part of the polynomial. The clamp's operand order
 // lets NaN through.

@@ -114,6 +114,23 @@ ATTN_VEC_OP float ReduceMax(Vec v) {
   return _mm_cvtss_f32(_mm_max_ss(c, _mm_movehdup_ps(c)));
 }
 
+// Each step adds the halves of two vectors (then their quarters, ...) and puts them side by side:
+// a blend, which any port does, a shuffle and an addition.
+ATTN_VEC_OP Vec ReduceSums(Vec (&v)[kLanes]) {
+  for (int i = 0; i < 8; ++i) {
+    v[i] = Add(IfThenElse(0xff00, v[i + 8], v[i]), _mm512_shuffle_f32x4(v[i], v[i + 8], 0x4e));
+  }
+  for (int i = 0; i < 4; ++i) {
+    const Vec crossed = IfThenElse(0xf0f0, v[i], v[i + 4]);
+    v[i] = Add(IfThenElse(0xf0f0, v[i + 4], v[i]), _mm512_shuffle_f32x4(crossed, crossed, 0xb1));
+  }
+  for (int i = 0; i < 2; ++i) {
+    v[i] = Add(IfThenElse(0xcccc, v[i + 2], v[i]), _mm512_shuffle_ps(v[i], v[i + 2], 0x4e));
+  }
+  const Vec crossed = IfThenElse(0xaaaa, v[0], v[1]);
+  return Add(IfThenElse(0xaaaa, v[1], v[0]), _mm512_permute_ps(crossed, 0xb1));
+}
+
 // 2^x = 2^floor(x) * 2^f, f = x - floor(x) in [0, 1). vreduceps gives f (0 for -inf) and vscalefps
 // floors its second operand by itself. The comparison is true for NaN.
 ATTN_VEC_OP Vec Exp2(Vec x) {

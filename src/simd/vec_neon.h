@@ -113,6 +113,9 @@ ATTN_VEC_OP float ReduceSum(Vec v) {
   return vget_lane_f32(b, 0) + vget_lane_f32(b, 1);
 }
 ATTN_VEC_OP float ReduceMax(Vec v) { return vmaxvq_f32(v); }
+ATTN_VEC_OP Vec ReduceSums(Vec (&v)[kLanes]) {
+  return vpaddq_f32(vpaddq_f32(v[0], v[1]), vpaddq_f32(v[2], v[3]));
+}
 
 // 2^x = 2^n * 2^f, n = floor(x), f = x - n in [0, 1). The factor 2^(n - 26) is built in the
 // exponent's bits, n = -101 giving 0, and 2^26 is part of the polynomial. The clamp's operand order
