@@ -448,6 +448,10 @@ typedef struct attn_run_args {
    * says that column c is key k0 + c of its sequence, k0 being int64 [b] or [1] (NULL: 0): outside
    * of that range the mask attends and the bias is 0. There n = 1 is one key and does not
    * broadcast. */
+  /* Speculative decoding: draft tokens that form a tree, behind a prefix that all of them see, are
+   * queries whose last keys are their own. With ATTN_MASK_RANGE the mask is [1 or b, 1, sq, sq],
+   * and mask_k0[i] is sequence i's seqlen_k - seqlen_q: byte (i, j) says whether draft token j is i
+   * itself or one of its ancestors. Keys before mask_k0 cost no reading of a mask. */
   const attn_tensor* bias;    /* bias_dtype */
   const attn_tensor* bias_k0; /* optional, with ATTN_BIAS_RANGE */
   const attn_tensor* mask;    /* u8: a non-zero byte attends */

@@ -98,6 +98,7 @@ ATTN_VEC_OP Vec Add(Vec a, Vec b) { return _mm256_add_ps(a, b); }
 ATTN_VEC_OP Vec Sub(Vec a, Vec b) { return _mm256_sub_ps(a, b); }
 ATTN_VEC_OP Vec Mul(Vec a, Vec b) { return _mm256_mul_ps(a, b); }
 ATTN_VEC_OP Vec Div(Vec a, Vec b) { return _mm256_div_ps(a, b); }
+ATTN_VEC_OP Vec FastDiv(Vec a, Vec b) { return Div(a, b); }
 ATTN_VEC_OP Vec MulAdd(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }
 ATTN_VEC_OP Vec Max(Vec a, Vec b) { return _mm256_max_ps(a, b); }
 ATTN_VEC_OP Vec Min(Vec a, Vec b) { return _mm256_min_ps(a, b); }

@@ -92,6 +92,7 @@ ATTN_VEC_OP Vec Add(Vec a, Vec b) { return vaddq_f32(a, b); }
 ATTN_VEC_OP Vec Sub(Vec a, Vec b) { return vsubq_f32(a, b); }
 ATTN_VEC_OP Vec Mul(Vec a, Vec b) { return vmulq_f32(a, b); }
 ATTN_VEC_OP Vec Div(Vec a, Vec b) { return vdivq_f32(a, b); }
+ATTN_VEC_OP Vec FastDiv(Vec a, Vec b) { return Div(a, b); }
 ATTN_VEC_OP Vec MulAdd(Vec a, Vec b, Vec c) { return vfmaq_f32(c, a, b); }
 // A comparison and a select, since fmax returns NaN if either operand is NaN.
 ATTN_VEC_OP Vec Max(Vec a, Vec b) { return vbslq_f32(vcgtq_f32(a, b), a, b); }

@@ -100,6 +100,8 @@ ATTN_VEC_OP Vec Add(Vec a, Vec b) { return a + b; }
 ATTN_VEC_OP Vec Sub(Vec a, Vec b) { return a - b; }
 ATTN_VEC_OP Vec Mul(Vec a, Vec b) { return a * b; }
 ATTN_VEC_OP Vec Div(Vec a, Vec b) { return a / b; }
+// Within 2 ulp, for b and a / b far from the ends of the exponents' range; NaN gives NaN.
+ATTN_VEC_OP Vec FastDiv(Vec a, Vec b) { return Div(a, b); }
 ATTN_VEC_OP Vec MulAdd(Vec a, Vec b, Vec c) { return a * b + c; }  // a * b + c; fused elsewhere
 // b where either operand is NaN: so Max(x, m) skips NaN in x, and Max(bound, x) keeps it.
 ATTN_VEC_OP Vec Max(Vec a, Vec b) { return a > b ? a : b; }
