@@ -62,6 +62,7 @@ CONFIG(attn_context_info)
 CONFIG(attn_isa_info)
 CONFIG(attn_backend_info)
 CONFIG(attn_plan_info)
+CONFIG(attn_autotune_info)
 
 // The library fills in these.
 %immutable attn_error::message;
@@ -105,7 +106,8 @@ static void attn_go_tensor(attn_tensor* tensor, const attn_tensor* view, attn_go
 }
 
 // The tensors of attn_run_args in their order. Those whose bit is set in `present`, from bit 0 on,
-// have their view in `views`, one after another.
+// have their view in `views`, one after another. With an attn_autotune_info as `tuned` it is
+// attn_plan_autotune, else attn_run.
 static int32_t attn_go_run(
     uintptr_t plan, attn_go_data views, uint32_t present, attn_go_data q, attn_go_data k,
     attn_go_data v, attn_go_data o, attn_go_data lse, attn_go_data seqlens_q,
@@ -113,7 +115,8 @@ static int32_t attn_go_run(
     attn_go_data block_table, attn_go_data q_start, attn_go_data k_start, attn_go_data bias,
     attn_go_data bias_k0, attn_go_data mask, attn_go_data mask_k0, attn_go_data alibi_slopes,
     attn_go_data sink, attn_go_data block_mask, attn_go_data k_scale, attn_go_data v_scale,
-    uint8_t* workspace, size_t workspace_size, uint8_t* stream, uint8_t* error) {
+    uint8_t* workspace, size_t workspace_size, uint8_t* stream, int64_t budget_ns, uintptr_t tuned,
+    uint8_t* error) {
   const attn_tensor* view = (const attn_tensor*)views;
   attn_tensor tensors[21];
   attn_tensor* next = tensors;
@@ -152,6 +155,9 @@ static int32_t attn_go_run(
   args.workspace = workspace;
   args.workspace_size = workspace_size;
   args.stream = stream;
+  if (tuned != 0)
+    return attn_plan_autotune((const attn_plan*)plan, &args, budget_ns, (attn_autotune_info*)tuned,
+                              (attn_error*)error);
   return attn_run((const attn_plan*)plan, &args, (attn_error*)error);
 }
 
@@ -195,10 +201,11 @@ static int32_t attn_go_merge(uintptr_t context, int32_t count, attn_go_data tens
 %}
 
 %insert(go_wrapper) %{
-// Run is attn_run. views holds the view of each tensor whose bit is set in present; data is where
+// Run is attn_run, or attn_plan_autotune where tuned is not nil. views holds the view of each tensor whose bit is set in present; data is where
 // they lie, in the order of attn_run_args.
 func Run(plan uintptr, views *[RunTensors]TensorView, present uint32, data *[RunTensors]unsafe.Pointer,
-	workspace unsafe.Pointer, workspaceSize int, stream unsafe.Pointer, failure *Failure) int32 {
+	workspace unsafe.Pointer, workspaceSize int, stream unsafe.Pointer, budget int64, tuned Attn_autotune_info,
+	failure *Failure) int32 {
 	return int32(C.attn_go_run(C.uintptr_t(plan), C.attn_go_data(unsafe.Pointer(views)), C.uint32_t(present),
 		C.attn_go_data(data[0]), C.attn_go_data(data[1]), C.attn_go_data(data[2]),
 		C.attn_go_data(data[3]), C.attn_go_data(data[4]), C.attn_go_data(data[5]),
@@ -208,7 +215,7 @@ func Run(plan uintptr, views *[RunTensors]TensorView, present uint32, data *[Run
 		C.attn_go_data(data[15]), C.attn_go_data(data[16]), C.attn_go_data(data[17]),
 		C.attn_go_data(data[18]), C.attn_go_data(data[19]), C.attn_go_data(data[20]),
 		(*C.uint8_t)(workspace), C.size_t(workspaceSize), (*C.uint8_t)(stream),
-		(*C.uint8_t)(unsafe.Pointer(failure))))
+		C.int64_t(budget), C.uintptr_t(getSwigcptr(tuned)), (*C.uint8_t)(unsafe.Pointer(failure))))
 }
 
 // Attention is attn_attention of q, k, v and o.

@@ -3,10 +3,12 @@
 package attn_test
 
 import (
+	"errors"
 	"regexp"
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"attn"
 )
@@ -123,5 +125,25 @@ func TestDTypes(t *testing.T) {
 		if c.got.DType() != c.want {
 			t.Errorf("%s instead of %s", c.got.DType(), c.want)
 		}
+	}
+}
+
+func TestAutotune(t *testing.T) {
+	context := newContext(t, attn.ContextOptions{NumThreads: 1})
+	p := newProblem(newSource(), 2, 2, 16, 64, 8, 8)
+	plan := newPlan(t, context, p.options())
+	args, o, _ := p.args()
+	info, err := plan.Autotune(&args, time.Millisecond)
+	if err != nil || info.Measured < 1 || info.Default <= 0 || info.Tuned <= 0 || o[0] == o[0] {
+		t.Fatal(info, err, o[0])
+	}
+	options := p.options()
+	options.TileK, options.KVChunk = info.TileK, info.KVChunk
+	newPlan(t, context, options)
+	_, err = plan.Autotune(&args, 0)
+	refused(t, err, attn.ErrInvalidArgument, "budget_ns")
+	plan.Close()
+	if _, err = plan.Autotune(&args, 1); !errors.Is(err, attn.ErrClosed) {
+		t.Fatal(err)
 	}
 }

@@ -4,6 +4,7 @@ package attn
 
 import (
 	"sync"
+	"time"
 	"unsafe"
 
 	"attn/raw"
@@ -97,7 +98,38 @@ func takeVector[T Element](in *inputs, i int, name string, data []T) {
 // numbers too. It allocates nothing after the first run. It fails with ErrInvalidArgument,
 // ErrWorkspace, ErrExecutor, ErrDevice, ErrOutOfMemory (threads of the first run) or ErrClosed; O and
 // LSE are untouched then, unless that is ErrExecutor or ErrDevice.
-func (p *Plan) Run(args *RunArgs) error {
+func (p *Plan) Run(args *RunArgs) error { return p.run(args, 0, nil) }
+
+// AutotuneInfo is what Autotune found. The program may keep TileK and KVChunk, for as long as the
+// machine and the kind of problem stay the same, and put them into PlanOptions.
+type AutotuneInfo struct {
+	Measured int           // values that were compared, the plan's own included
+	TileK    int           // the fastest; 0 where the backend has no such thing
+	KVChunk  int           // likewise
+	Default  time.Duration // of a run with the plan's own values
+	Tuned    time.Duration // with the ones above
+}
+
+// Autotune measures which TileK and KVChunk are the fastest for runs with such args, in about budget;
+// some hundred runs find the best. It writes to none of the tensors and leaves the plan as it is. It
+// fails as Run does, and with ErrUnsupported on devices that are no CPU.
+func (p *Plan) Autotune(args *RunArgs, budget time.Duration) (AutotuneInfo, error) {
+	info := raw.NewAttn_autotune_info()
+	defer raw.DeleteAttn_autotune_info(info)
+	if err := p.run(args, budget.Nanoseconds(), info); err != nil {
+		return AutotuneInfo{}, err
+	}
+	return AutotuneInfo{
+		Measured: info.GetMeasured(),
+		TileK:    int(info.GetTile_k()),
+		KVChunk:  int(info.GetKv_chunk()),
+		Default:  time.Duration(info.GetDefault_ns()),
+		Tuned:    time.Duration(info.GetTuned_ns()),
+	}, nil
+}
+
+// run runs the plan, or tunes it where tuned is not nil.
+func (p *Plan) run(args *RunArgs, budget int64, tuned raw.Attn_autotune_info) error {
 	if !p.handle.acquire() {
 		return ErrClosed
 	}
@@ -135,6 +167,7 @@ func (p *Plan) Run(args *RunArgs) error {
 		workspace = *kept
 	}
 	status := raw.Run(p.handle.pointer, &in.call.views, in.present, &in.data,
-		unsafe.Pointer(unsafe.SliceData(workspace)), len(workspace), args.Stream, &in.call.failure)
+		unsafe.Pointer(unsafe.SliceData(workspace)), len(workspace), args.Stream, budget, tuned,
+		&in.call.failure)
 	return failed(status, &in.call.failure)
 }

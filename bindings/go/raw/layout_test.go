@@ -116,6 +116,7 @@ func TestConfigs(t *testing.T) {
 		"attn_run_args": raw.NewAttn_run_args(), "attn_merge_args": raw.NewAttn_merge_args(),
 		"attn_context_info": raw.NewAttn_context_info(), "attn_isa_info": raw.NewAttn_isa_info(),
 		"attn_backend_info": raw.NewAttn_backend_info(), "attn_plan_info": raw.NewAttn_plan_info(),
+		"attn_autotune_info": raw.NewAttn_autotune_info(),
 	} {
 		expressions := []string{"sizeof(" + name + ")"}
 		for _, field := range fieldsOf(name) {

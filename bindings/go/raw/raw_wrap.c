@@ -256,6 +256,11 @@ SWIGINTERN struct attn_plan_info *new_attn_plan_info(void){
     if (config != NULL) attn_plan_info_init(config, sizeof *config);
     return config;
   }
+SWIGINTERN struct attn_autotune_info *new_attn_autotune_info(void){
+    struct attn_autotune_info *config = (struct attn_autotune_info *)malloc(sizeof(struct attn_autotune_info));
+    if (config != NULL) attn_autotune_info_init(config, sizeof *config);
+    return config;
+  }
 
 extern void attnGoLog(uintptr_t user, int32_t level, char *message);
 extern int32_t attnGoParallelFor(uintptr_t user, int64_t n, attn_task_fn fn, void *arg);
@@ -285,7 +290,7 @@ static void attn_go_set_parallel_for(attn_executor *executor, uintptr_t user) {
 extern "C" {
 #endif
 
-void _wrap_Swig_free_raw_c170a3599fb684a6(void *_swig_go_0) {
+void _wrap_Swig_free_raw_ebac4eed59fe8dc6(void *_swig_go_0) {
   void *arg1 = (void *) 0 ;
   
   arg1 = *(void **)&_swig_go_0; 
@@ -295,7 +300,7 @@ void _wrap_Swig_free_raw_c170a3599fb684a6(void *_swig_go_0) {
 }
 
 
-void *_wrap_Swig_malloc_raw_c170a3599fb684a6(intgo _swig_go_0) {
+void *_wrap_Swig_malloc_raw_ebac4eed59fe8dc6(intgo _swig_go_0) {
   int arg1 ;
   void *result = 0 ;
   void *_swig_go_result;
@@ -308,7 +313,7 @@ void *_wrap_Swig_malloc_raw_c170a3599fb684a6(intgo _swig_go_0) {
 }
 
 
-intgo _wrap_ATTN_VERSION_raw_c170a3599fb684a6() {
+intgo _wrap_ATTN_VERSION_raw_ebac4eed59fe8dc6() {
   int result;
   intgo _swig_go_result;
   
@@ -319,7 +324,7 @@ intgo _wrap_ATTN_VERSION_raw_c170a3599fb684a6() {
 }
 
 
-intgo _wrap_attn_version_raw_c170a3599fb684a6() {
+intgo _wrap_attn_version_raw_ebac4eed59fe8dc6() {
   int32_t result;
   intgo _swig_go_result;
   
@@ -330,7 +335,7 @@ intgo _wrap_attn_version_raw_c170a3599fb684a6() {
 }
 
 
-_gostring_ _wrap_attn_version_string_raw_c170a3599fb684a6() {
+_gostring_ _wrap_attn_version_string_raw_ebac4eed59fe8dc6() {
   char *result = 0 ;
   _gostring_ _swig_go_result;
   
@@ -341,7 +346,7 @@ _gostring_ _wrap_attn_version_string_raw_c170a3599fb684a6() {
 }
 
 
-intgo _wrap_ATTN_OK_raw_c170a3599fb684a6() {
+intgo _wrap_ATTN_OK_raw_ebac4eed59fe8dc6() {
   int result;
   intgo _swig_go_result;
   
@@ -353,7 +358,7 @@ intgo _wrap_ATTN_OK_raw_c170a3599fb684a6() {
 }
 
 
-intgo _wrap_ATTN_ERROR_INVALID_ARGUMENT_raw_c170a3599fb684a6() {
+intgo _wrap_ATTN_ERROR_INVALID_ARGUMENT_raw_ebac4eed59fe8dc6() {
   int result;
   intgo _swig_go_result;
   
@@ -365,7 +370,7 @@ intgo _wrap_ATTN_ERROR_INVALID_ARGUMENT_raw_c170a3599fb684a6() {
 }
 
 
-intgo _wrap_ATTN_ERROR_UNSUPPORTED_raw_c170a3599fb684a6() {
+intgo _wrap_ATTN_ERROR_UNSUPPORTED_raw_ebac4eed59fe8dc6() {
   int result;
   intgo _swig_go_result;
   
@@ -377,7 +382,7 @@ intgo _wrap_ATTN_ERROR_UNSUPPORTED_raw_c170a3599fb684a6() {
 }
 
 
-intgo _wrap_ATTN_ERROR_UNAVAILABLE_raw_c170a3599fb684a6() {
+intgo _wrap_ATTN_ERROR_UNAVAILABLE_raw_ebac4eed59fe8dc6() {
   int result;
   intgo _swig_go_result;
   
@@ -389,7 +394,7 @@ intgo _wrap_ATTN_ERROR_UNAVAILABLE_raw_c170a3599fb684a6() {
 }
 
 
-intgo _wrap_ATTN_ERROR_OUT_OF_MEMORY_raw_c170a3599fb684a6() {
+intgo _wrap_ATTN_ERROR_OUT_OF_MEMORY_raw_ebac4eed59fe8dc6() {
   int result;
   intgo _swig_go_result;
   
@@ -401,7 +406,7 @@ intgo _wrap_ATTN_ERROR_OUT_OF_MEMORY_raw_c170a3599fb684a6() {
 }
 
 
-intgo _wrap_ATTN_ERROR_WORKSPACE_raw_c170a3599fb684a6() {
+intgo _wrap_ATTN_ERROR_WORKSPACE_raw_ebac4eed59fe8dc6() {
   int result;
   intgo _swig_go_result;
   
@@ -413,7 +418,7 @@ intgo _wrap_ATTN_ERROR_WORKSPACE_raw_c170a3599fb684a6() {
 }
 
 
-intgo _wrap_ATTN_ERROR_VERSION_raw_c170a3599fb684a6() {
+intgo _wrap_ATTN_ERROR_VERSION_raw_ebac4eed59fe8dc6() {
   int result;
   intgo _swig_go_result;
   
@@ -425,7 +430,7 @@ intgo _wrap_ATTN_ERROR_VERSION_raw_c170a3599fb684a6() {
 }
 
 
-intgo _wrap_ATTN_ERROR_EXECUTOR_raw_c170a3599fb684a6() {
+intgo _wrap_ATTN_ERROR_EXECUTOR_raw_ebac4eed59fe8dc6() {
   int result;
   intgo _swig_go_result;
   
@@ -437,7 +442,7 @@ intgo _wrap_ATTN_ERROR_EXECUTOR_raw_c170a3599fb684a6() {
 }
 
 
-intgo _wrap_ATTN_ERROR_DEVICE_raw_c170a3599fb684a6() {
+intgo _wrap_ATTN_ERROR_DEVICE_raw_ebac4eed59fe8dc6() {
   int result;
   intgo _swig_go_result;
   
@@ -449,7 +454,7 @@ intgo _wrap_ATTN_ERROR_DEVICE_raw_c170a3599fb684a6() {
 }
 
 
-intgo _wrap_ATTN_ERROR_INTERNAL_raw_c170a3599fb684a6() {
+intgo _wrap_ATTN_ERROR_INTERNAL_raw_ebac4eed59fe8dc6() {
   int result;
   intgo _swig_go_result;
   
@@ -461,7 +466,7 @@ intgo _wrap_ATTN_ERROR_INTERNAL_raw_c170a3599fb684a6() {
 }
 
 
-_gostring_ _wrap_attn_status_name_raw_c170a3599fb684a6(intgo _swig_go_0) {
+_gostring_ _wrap_attn_status_name_raw_ebac4eed59fe8dc6(intgo _swig_go_0) {
   attn_status arg1 ;
   char *result = 0 ;
   _gostring_ _swig_go_result;
@@ -474,7 +479,7 @@ _gostring_ _wrap_attn_status_name_raw_c170a3599fb684a6(intgo _swig_go_0) {
 }
 
 
-void _wrap_attn_error_status_set_raw_c170a3599fb684a6(struct attn_error *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_error_status_set_raw_ebac4eed59fe8dc6(struct attn_error *_swig_go_0, intgo _swig_go_1) {
   struct attn_error *arg1 = (struct attn_error *) 0 ;
   attn_status arg2 ;
   
@@ -486,7 +491,7 @@ void _wrap_attn_error_status_set_raw_c170a3599fb684a6(struct attn_error *_swig_g
 }
 
 
-intgo _wrap_attn_error_status_get_raw_c170a3599fb684a6(struct attn_error *_swig_go_0) {
+intgo _wrap_attn_error_status_get_raw_ebac4eed59fe8dc6(struct attn_error *_swig_go_0) {
   struct attn_error *arg1 = (struct attn_error *) 0 ;
   attn_status result;
   intgo _swig_go_result;
@@ -499,7 +504,7 @@ intgo _wrap_attn_error_status_get_raw_c170a3599fb684a6(struct attn_error *_swig_
 }
 
 
-_gostring_ _wrap_attn_error_message_get_raw_c170a3599fb684a6(struct attn_error *_swig_go_0) {
+_gostring_ _wrap_attn_error_message_get_raw_ebac4eed59fe8dc6(struct attn_error *_swig_go_0) {
   struct attn_error *arg1 = (struct attn_error *) 0 ;
   char *result = 0 ;
   _gostring_ _swig_go_result;
@@ -512,7 +517,7 @@ _gostring_ _wrap_attn_error_message_get_raw_c170a3599fb684a6(struct attn_error *
 }
 
 
-struct attn_error *_wrap_new_attn_error_raw_c170a3599fb684a6() {
+struct attn_error *_wrap_new_attn_error_raw_ebac4eed59fe8dc6() {
   struct attn_error *result = 0 ;
   struct attn_error *_swig_go_result;
   
@@ -523,7 +528,7 @@ struct attn_error *_wrap_new_attn_error_raw_c170a3599fb684a6() {
 }
 
 
-void _wrap_delete_attn_error_raw_c170a3599fb684a6(struct attn_error *_swig_go_0) {
+void _wrap_delete_attn_error_raw_ebac4eed59fe8dc6(struct attn_error *_swig_go_0) {
   struct attn_error *arg1 = (struct attn_error *) 0 ;
   
   arg1 = *(struct attn_error **)&_swig_go_0; 
@@ -533,7 +538,7 @@ void _wrap_delete_attn_error_raw_c170a3599fb684a6(struct attn_error *_swig_go_0)
 }
 
 
-_gostring_ _wrap_attn_last_error_raw_c170a3599fb684a6() {
+_gostring_ _wrap_attn_last_error_raw_ebac4eed59fe8dc6() {
   char *result = 0 ;
   _gostring_ _swig_go_result;
   
@@ -544,7 +549,7 @@ _gostring_ _wrap_attn_last_error_raw_c170a3599fb684a6() {
 }
 
 
-intgo _wrap_ATTN_DTYPE_INVALID_raw_c170a3599fb684a6() {
+intgo _wrap_ATTN_DTYPE_INVALID_raw_ebac4eed59fe8dc6() {
   int result;
   intgo _swig_go_result;
   
@@ -556,7 +561,7 @@ intgo _wrap_ATTN_DTYPE_INVALID_raw_c170a3599fb684a6() {
 }
 
 
-intgo _wrap_ATTN_DTYPE_F32_raw_c170a3599fb684a6() {
+intgo _wrap_ATTN_DTYPE_F32_raw_ebac4eed59fe8dc6() {
   int result;
   intgo _swig_go_result;
   
@@ -568,7 +573,7 @@ intgo _wrap_ATTN_DTYPE_F32_raw_c170a3599fb684a6() {
 }
 
 
-intgo _wrap_ATTN_DTYPE_F16_raw_c170a3599fb684a6() {
+intgo _wrap_ATTN_DTYPE_F16_raw_ebac4eed59fe8dc6() {
   int result;
   intgo _swig_go_result;
   
@@ -580,7 +585,7 @@ intgo _wrap_ATTN_DTYPE_F16_raw_c170a3599fb684a6() {
 }
 
 
-intgo _wrap_ATTN_DTYPE_BF16_raw_c170a3599fb684a6() {
+intgo _wrap_ATTN_DTYPE_BF16_raw_ebac4eed59fe8dc6() {
   int result;
   intgo _swig_go_result;
   
@@ -592,7 +597,7 @@ intgo _wrap_ATTN_DTYPE_BF16_raw_c170a3599fb684a6() {
 }
 
 
-intgo _wrap_ATTN_DTYPE_F8E4M3_raw_c170a3599fb684a6() {
+intgo _wrap_ATTN_DTYPE_F8E4M3_raw_ebac4eed59fe8dc6() {
   int result;
   intgo _swig_go_result;
   
@@ -604,7 +609,7 @@ intgo _wrap_ATTN_DTYPE_F8E4M3_raw_c170a3599fb684a6() {
 }
 
 
-intgo _wrap_ATTN_DTYPE_I8_raw_c170a3599fb684a6() {
+intgo _wrap_ATTN_DTYPE_I8_raw_ebac4eed59fe8dc6() {
   int result;
   intgo _swig_go_result;
   
@@ -616,7 +621,7 @@ intgo _wrap_ATTN_DTYPE_I8_raw_c170a3599fb684a6() {
 }
 
 
-intgo _wrap_ATTN_DTYPE_U8_raw_c170a3599fb684a6() {
+intgo _wrap_ATTN_DTYPE_U8_raw_ebac4eed59fe8dc6() {
   int result;
   intgo _swig_go_result;
   
@@ -628,7 +633,7 @@ intgo _wrap_ATTN_DTYPE_U8_raw_c170a3599fb684a6() {
 }
 
 
-intgo _wrap_ATTN_DTYPE_I32_raw_c170a3599fb684a6() {
+intgo _wrap_ATTN_DTYPE_I32_raw_ebac4eed59fe8dc6() {
   int result;
   intgo _swig_go_result;
   
@@ -640,7 +645,7 @@ intgo _wrap_ATTN_DTYPE_I32_raw_c170a3599fb684a6() {
 }
 
 
-intgo _wrap_ATTN_DTYPE_I64_raw_c170a3599fb684a6() {
+intgo _wrap_ATTN_DTYPE_I64_raw_ebac4eed59fe8dc6() {
   int result;
   intgo _swig_go_result;
   
@@ -652,7 +657,7 @@ intgo _wrap_ATTN_DTYPE_I64_raw_c170a3599fb684a6() {
 }
 
 
-long long _wrap_attn_dtype_size_raw_c170a3599fb684a6(intgo _swig_go_0) {
+long long _wrap_attn_dtype_size_raw_ebac4eed59fe8dc6(intgo _swig_go_0) {
   attn_dtype arg1 ;
   size_t result;
   long long _swig_go_result;
@@ -665,7 +670,7 @@ long long _wrap_attn_dtype_size_raw_c170a3599fb684a6(intgo _swig_go_0) {
 }
 
 
-_gostring_ _wrap_attn_dtype_name_raw_c170a3599fb684a6(intgo _swig_go_0) {
+_gostring_ _wrap_attn_dtype_name_raw_ebac4eed59fe8dc6(intgo _swig_go_0) {
   attn_dtype arg1 ;
   char *result = 0 ;
   _gostring_ _swig_go_result;
@@ -678,7 +683,7 @@ _gostring_ _wrap_attn_dtype_name_raw_c170a3599fb684a6(intgo _swig_go_0) {
 }
 
 
-intgo _wrap_ATTN_DEVICE_CPU_raw_c170a3599fb684a6() {
+intgo _wrap_ATTN_DEVICE_CPU_raw_ebac4eed59fe8dc6() {
   int result;
   intgo _swig_go_result;
   
@@ -690,7 +695,7 @@ intgo _wrap_ATTN_DEVICE_CPU_raw_c170a3599fb684a6() {
 }
 
 
-intgo _wrap_ATTN_DEVICE_CUDA_raw_c170a3599fb684a6() {
+intgo _wrap_ATTN_DEVICE_CUDA_raw_ebac4eed59fe8dc6() {
   int result;
   intgo _swig_go_result;
   
@@ -702,7 +707,7 @@ intgo _wrap_ATTN_DEVICE_CUDA_raw_c170a3599fb684a6() {
 }
 
 
-void _wrap_attn_tensor_data_set_raw_c170a3599fb684a6(struct attn_tensor *_swig_go_0, void *_swig_go_1) {
+void _wrap_attn_tensor_data_set_raw_ebac4eed59fe8dc6(struct attn_tensor *_swig_go_0, void *_swig_go_1) {
   struct attn_tensor *arg1 = (struct attn_tensor *) 0 ;
   void *arg2 = (void *) 0 ;
   
@@ -714,7 +719,7 @@ void _wrap_attn_tensor_data_set_raw_c170a3599fb684a6(struct attn_tensor *_swig_g
 }
 
 
-void *_wrap_attn_tensor_data_get_raw_c170a3599fb684a6(struct attn_tensor *_swig_go_0) {
+void *_wrap_attn_tensor_data_get_raw_ebac4eed59fe8dc6(struct attn_tensor *_swig_go_0) {
   struct attn_tensor *arg1 = (struct attn_tensor *) 0 ;
   void *result = 0 ;
   void *_swig_go_result;
@@ -727,7 +732,7 @@ void *_wrap_attn_tensor_data_get_raw_c170a3599fb684a6(struct attn_tensor *_swig_
 }
 
 
-void _wrap_attn_tensor_byte_offset_set_raw_c170a3599fb684a6(struct attn_tensor *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_tensor_byte_offset_set_raw_ebac4eed59fe8dc6(struct attn_tensor *_swig_go_0, long long _swig_go_1) {
   struct attn_tensor *arg1 = (struct attn_tensor *) 0 ;
   uint64_t arg2 ;
   
@@ -739,7 +744,7 @@ void _wrap_attn_tensor_byte_offset_set_raw_c170a3599fb684a6(struct attn_tensor *
 }
 
 
-long long _wrap_attn_tensor_byte_offset_get_raw_c170a3599fb684a6(struct attn_tensor *_swig_go_0) {
+long long _wrap_attn_tensor_byte_offset_get_raw_ebac4eed59fe8dc6(struct attn_tensor *_swig_go_0) {
   struct attn_tensor *arg1 = (struct attn_tensor *) 0 ;
   uint64_t result;
   long long _swig_go_result;
@@ -752,7 +757,7 @@ long long _wrap_attn_tensor_byte_offset_get_raw_c170a3599fb684a6(struct attn_ten
 }
 
 
-void _wrap_attn_tensor_dtype_set_raw_c170a3599fb684a6(struct attn_tensor *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_tensor_dtype_set_raw_ebac4eed59fe8dc6(struct attn_tensor *_swig_go_0, intgo _swig_go_1) {
   struct attn_tensor *arg1 = (struct attn_tensor *) 0 ;
   attn_dtype arg2 ;
   
@@ -764,7 +769,7 @@ void _wrap_attn_tensor_dtype_set_raw_c170a3599fb684a6(struct attn_tensor *_swig_
 }
 
 
-intgo _wrap_attn_tensor_dtype_get_raw_c170a3599fb684a6(struct attn_tensor *_swig_go_0) {
+intgo _wrap_attn_tensor_dtype_get_raw_ebac4eed59fe8dc6(struct attn_tensor *_swig_go_0) {
   struct attn_tensor *arg1 = (struct attn_tensor *) 0 ;
   attn_dtype result;
   intgo _swig_go_result;
@@ -777,7 +782,7 @@ intgo _wrap_attn_tensor_dtype_get_raw_c170a3599fb684a6(struct attn_tensor *_swig
 }
 
 
-void _wrap_attn_tensor_device_type_set_raw_c170a3599fb684a6(struct attn_tensor *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_tensor_device_type_set_raw_ebac4eed59fe8dc6(struct attn_tensor *_swig_go_0, intgo _swig_go_1) {
   struct attn_tensor *arg1 = (struct attn_tensor *) 0 ;
   attn_device_type arg2 ;
   
@@ -789,7 +794,7 @@ void _wrap_attn_tensor_device_type_set_raw_c170a3599fb684a6(struct attn_tensor *
 }
 
 
-intgo _wrap_attn_tensor_device_type_get_raw_c170a3599fb684a6(struct attn_tensor *_swig_go_0) {
+intgo _wrap_attn_tensor_device_type_get_raw_ebac4eed59fe8dc6(struct attn_tensor *_swig_go_0) {
   struct attn_tensor *arg1 = (struct attn_tensor *) 0 ;
   attn_device_type result;
   intgo _swig_go_result;
@@ -802,7 +807,7 @@ intgo _wrap_attn_tensor_device_type_get_raw_c170a3599fb684a6(struct attn_tensor 
 }
 
 
-void _wrap_attn_tensor_device_id_set_raw_c170a3599fb684a6(struct attn_tensor *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_tensor_device_id_set_raw_ebac4eed59fe8dc6(struct attn_tensor *_swig_go_0, intgo _swig_go_1) {
   struct attn_tensor *arg1 = (struct attn_tensor *) 0 ;
   int32_t arg2 ;
   
@@ -814,7 +819,7 @@ void _wrap_attn_tensor_device_id_set_raw_c170a3599fb684a6(struct attn_tensor *_s
 }
 
 
-intgo _wrap_attn_tensor_device_id_get_raw_c170a3599fb684a6(struct attn_tensor *_swig_go_0) {
+intgo _wrap_attn_tensor_device_id_get_raw_ebac4eed59fe8dc6(struct attn_tensor *_swig_go_0) {
   struct attn_tensor *arg1 = (struct attn_tensor *) 0 ;
   int32_t result;
   intgo _swig_go_result;
@@ -827,7 +832,7 @@ intgo _wrap_attn_tensor_device_id_get_raw_c170a3599fb684a6(struct attn_tensor *_
 }
 
 
-void _wrap_attn_tensor_rank_set_raw_c170a3599fb684a6(struct attn_tensor *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_tensor_rank_set_raw_ebac4eed59fe8dc6(struct attn_tensor *_swig_go_0, intgo _swig_go_1) {
   struct attn_tensor *arg1 = (struct attn_tensor *) 0 ;
   int32_t arg2 ;
   
@@ -839,7 +844,7 @@ void _wrap_attn_tensor_rank_set_raw_c170a3599fb684a6(struct attn_tensor *_swig_g
 }
 
 
-intgo _wrap_attn_tensor_rank_get_raw_c170a3599fb684a6(struct attn_tensor *_swig_go_0) {
+intgo _wrap_attn_tensor_rank_get_raw_ebac4eed59fe8dc6(struct attn_tensor *_swig_go_0) {
   struct attn_tensor *arg1 = (struct attn_tensor *) 0 ;
   int32_t result;
   intgo _swig_go_result;
@@ -852,7 +857,7 @@ intgo _wrap_attn_tensor_rank_get_raw_c170a3599fb684a6(struct attn_tensor *_swig_
 }
 
 
-void _wrap_attn_tensor_shape_set_raw_c170a3599fb684a6(struct attn_tensor *_swig_go_0, long long *_swig_go_1) {
+void _wrap_attn_tensor_shape_set_raw_ebac4eed59fe8dc6(struct attn_tensor *_swig_go_0, long long *_swig_go_1) {
   struct attn_tensor *arg1 = (struct attn_tensor *) 0 ;
   int64_t *arg2 ;
   
@@ -868,7 +873,7 @@ void _wrap_attn_tensor_shape_set_raw_c170a3599fb684a6(struct attn_tensor *_swig_
 }
 
 
-long long *_wrap_attn_tensor_shape_get_raw_c170a3599fb684a6(struct attn_tensor *_swig_go_0) {
+long long *_wrap_attn_tensor_shape_get_raw_ebac4eed59fe8dc6(struct attn_tensor *_swig_go_0) {
   struct attn_tensor *arg1 = (struct attn_tensor *) 0 ;
   int64_t *result = 0 ;
   long long *_swig_go_result;
@@ -881,7 +886,7 @@ long long *_wrap_attn_tensor_shape_get_raw_c170a3599fb684a6(struct attn_tensor *
 }
 
 
-void _wrap_attn_tensor_strides_set_raw_c170a3599fb684a6(struct attn_tensor *_swig_go_0, long long *_swig_go_1) {
+void _wrap_attn_tensor_strides_set_raw_ebac4eed59fe8dc6(struct attn_tensor *_swig_go_0, long long *_swig_go_1) {
   struct attn_tensor *arg1 = (struct attn_tensor *) 0 ;
   int64_t *arg2 ;
   
@@ -897,7 +902,7 @@ void _wrap_attn_tensor_strides_set_raw_c170a3599fb684a6(struct attn_tensor *_swi
 }
 
 
-long long *_wrap_attn_tensor_strides_get_raw_c170a3599fb684a6(struct attn_tensor *_swig_go_0) {
+long long *_wrap_attn_tensor_strides_get_raw_ebac4eed59fe8dc6(struct attn_tensor *_swig_go_0) {
   struct attn_tensor *arg1 = (struct attn_tensor *) 0 ;
   int64_t *result = 0 ;
   long long *_swig_go_result;
@@ -910,7 +915,7 @@ long long *_wrap_attn_tensor_strides_get_raw_c170a3599fb684a6(struct attn_tensor
 }
 
 
-void _wrap_attn_tensor_reserved_set_raw_c170a3599fb684a6(struct attn_tensor *_swig_go_0, long long *_swig_go_1) {
+void _wrap_attn_tensor_reserved_set_raw_ebac4eed59fe8dc6(struct attn_tensor *_swig_go_0, long long *_swig_go_1) {
   struct attn_tensor *arg1 = (struct attn_tensor *) 0 ;
   uint64_t *arg2 ;
   
@@ -926,7 +931,7 @@ void _wrap_attn_tensor_reserved_set_raw_c170a3599fb684a6(struct attn_tensor *_sw
 }
 
 
-long long *_wrap_attn_tensor_reserved_get_raw_c170a3599fb684a6(struct attn_tensor *_swig_go_0) {
+long long *_wrap_attn_tensor_reserved_get_raw_ebac4eed59fe8dc6(struct attn_tensor *_swig_go_0) {
   struct attn_tensor *arg1 = (struct attn_tensor *) 0 ;
   uint64_t *result = 0 ;
   long long *_swig_go_result;
@@ -939,7 +944,7 @@ long long *_wrap_attn_tensor_reserved_get_raw_c170a3599fb684a6(struct attn_tenso
 }
 
 
-struct attn_tensor *_wrap_new_attn_tensor_raw_c170a3599fb684a6() {
+struct attn_tensor *_wrap_new_attn_tensor_raw_ebac4eed59fe8dc6() {
   struct attn_tensor *result = 0 ;
   struct attn_tensor *_swig_go_result;
   
@@ -950,7 +955,7 @@ struct attn_tensor *_wrap_new_attn_tensor_raw_c170a3599fb684a6() {
 }
 
 
-void _wrap_delete_attn_tensor_raw_c170a3599fb684a6(struct attn_tensor *_swig_go_0) {
+void _wrap_delete_attn_tensor_raw_ebac4eed59fe8dc6(struct attn_tensor *_swig_go_0) {
   struct attn_tensor *arg1 = (struct attn_tensor *) 0 ;
   
   arg1 = *(struct attn_tensor **)&_swig_go_0; 
@@ -960,7 +965,7 @@ void _wrap_delete_attn_tensor_raw_c170a3599fb684a6(struct attn_tensor *_swig_go_
 }
 
 
-void _wrap_attn_tensor_init_raw_c170a3599fb684a6(struct attn_tensor *_swig_go_0, void *_swig_go_1, intgo _swig_go_2, intgo _swig_go_3, long long *_swig_go_4) {
+void _wrap_attn_tensor_init_raw_ebac4eed59fe8dc6(struct attn_tensor *_swig_go_0, void *_swig_go_1, intgo _swig_go_2, intgo _swig_go_3, long long *_swig_go_4) {
   attn_tensor *arg1 = (attn_tensor *) 0 ;
   void *arg2 = (void *) 0 ;
   attn_dtype arg3 ;
@@ -978,7 +983,7 @@ void _wrap_attn_tensor_init_raw_c170a3599fb684a6(struct attn_tensor *_swig_go_0,
 }
 
 
-intgo _wrap_ATTN_CAUSAL_raw_c170a3599fb684a6() {
+intgo _wrap_ATTN_CAUSAL_raw_ebac4eed59fe8dc6() {
   int result;
   intgo _swig_go_result;
   
@@ -990,7 +995,7 @@ intgo _wrap_ATTN_CAUSAL_raw_c170a3599fb684a6() {
 }
 
 
-intgo _wrap_ATTN_WINDOW_LEFT_raw_c170a3599fb684a6() {
+intgo _wrap_ATTN_WINDOW_LEFT_raw_ebac4eed59fe8dc6() {
   int result;
   intgo _swig_go_result;
   
@@ -1002,7 +1007,7 @@ intgo _wrap_ATTN_WINDOW_LEFT_raw_c170a3599fb684a6() {
 }
 
 
-intgo _wrap_ATTN_WINDOW_RIGHT_raw_c170a3599fb684a6() {
+intgo _wrap_ATTN_WINDOW_RIGHT_raw_ebac4eed59fe8dc6() {
   int result;
   intgo _swig_go_result;
   
@@ -1014,7 +1019,7 @@ intgo _wrap_ATTN_WINDOW_RIGHT_raw_c170a3599fb684a6() {
 }
 
 
-intgo _wrap_ATTN_SEQLENS_Q_raw_c170a3599fb684a6() {
+intgo _wrap_ATTN_SEQLENS_Q_raw_ebac4eed59fe8dc6() {
   int result;
   intgo _swig_go_result;
   
@@ -1026,7 +1031,7 @@ intgo _wrap_ATTN_SEQLENS_Q_raw_c170a3599fb684a6() {
 }
 
 
-intgo _wrap_ATTN_SEQLENS_K_raw_c170a3599fb684a6() {
+intgo _wrap_ATTN_SEQLENS_K_raw_ebac4eed59fe8dc6() {
   int result;
   intgo _swig_go_result;
   
@@ -1038,7 +1043,7 @@ intgo _wrap_ATTN_SEQLENS_K_raw_c170a3599fb684a6() {
 }
 
 
-intgo _wrap_ATTN_Q_START_raw_c170a3599fb684a6() {
+intgo _wrap_ATTN_Q_START_raw_ebac4eed59fe8dc6() {
   int result;
   intgo _swig_go_result;
   
@@ -1050,7 +1055,7 @@ intgo _wrap_ATTN_Q_START_raw_c170a3599fb684a6() {
 }
 
 
-intgo _wrap_ATTN_K_START_raw_c170a3599fb684a6() {
+intgo _wrap_ATTN_K_START_raw_ebac4eed59fe8dc6() {
   int result;
   intgo _swig_go_result;
   
@@ -1062,7 +1067,7 @@ intgo _wrap_ATTN_K_START_raw_c170a3599fb684a6() {
 }
 
 
-intgo _wrap_ATTN_BIAS_raw_c170a3599fb684a6() {
+intgo _wrap_ATTN_BIAS_raw_ebac4eed59fe8dc6() {
   int result;
   intgo _swig_go_result;
   
@@ -1074,7 +1079,7 @@ intgo _wrap_ATTN_BIAS_raw_c170a3599fb684a6() {
 }
 
 
-intgo _wrap_ATTN_BIAS_RANGE_raw_c170a3599fb684a6() {
+intgo _wrap_ATTN_BIAS_RANGE_raw_ebac4eed59fe8dc6() {
   int result;
   intgo _swig_go_result;
   
@@ -1086,7 +1091,7 @@ intgo _wrap_ATTN_BIAS_RANGE_raw_c170a3599fb684a6() {
 }
 
 
-intgo _wrap_ATTN_MASK_raw_c170a3599fb684a6() {
+intgo _wrap_ATTN_MASK_raw_ebac4eed59fe8dc6() {
   int result;
   intgo _swig_go_result;
   
@@ -1098,7 +1103,7 @@ intgo _wrap_ATTN_MASK_raw_c170a3599fb684a6() {
 }
 
 
-intgo _wrap_ATTN_MASK_RANGE_raw_c170a3599fb684a6() {
+intgo _wrap_ATTN_MASK_RANGE_raw_ebac4eed59fe8dc6() {
   int result;
   intgo _swig_go_result;
   
@@ -1110,7 +1115,7 @@ intgo _wrap_ATTN_MASK_RANGE_raw_c170a3599fb684a6() {
 }
 
 
-intgo _wrap_ATTN_ALIBI_raw_c170a3599fb684a6() {
+intgo _wrap_ATTN_ALIBI_raw_ebac4eed59fe8dc6() {
   int result;
   intgo _swig_go_result;
   
@@ -1122,7 +1127,7 @@ intgo _wrap_ATTN_ALIBI_raw_c170a3599fb684a6() {
 }
 
 
-intgo _wrap_ATTN_SINK_raw_c170a3599fb684a6() {
+intgo _wrap_ATTN_SINK_raw_ebac4eed59fe8dc6() {
   int result;
   intgo _swig_go_result;
   
@@ -1134,7 +1139,7 @@ intgo _wrap_ATTN_SINK_raw_c170a3599fb684a6() {
 }
 
 
-intgo _wrap_ATTN_BLOCK_MASK_raw_c170a3599fb684a6() {
+intgo _wrap_ATTN_BLOCK_MASK_raw_ebac4eed59fe8dc6() {
   int result;
   intgo _swig_go_result;
   
@@ -1146,7 +1151,7 @@ intgo _wrap_ATTN_BLOCK_MASK_raw_c170a3599fb684a6() {
 }
 
 
-intgo _wrap_attn_attention_raw_c170a3599fb684a6(struct attn_tensor *_swig_go_0, struct attn_tensor *_swig_go_1, struct attn_tensor *_swig_go_2, struct attn_tensor *_swig_go_3, intgo _swig_go_4, struct attn_error *_swig_go_5) {
+intgo _wrap_attn_attention_raw_ebac4eed59fe8dc6(struct attn_tensor *_swig_go_0, struct attn_tensor *_swig_go_1, struct attn_tensor *_swig_go_2, struct attn_tensor *_swig_go_3, intgo _swig_go_4, struct attn_error *_swig_go_5) {
   attn_tensor *arg1 = (attn_tensor *) 0 ;
   attn_tensor *arg2 = (attn_tensor *) 0 ;
   attn_tensor *arg3 = (attn_tensor *) 0 ;
@@ -1169,7 +1174,7 @@ intgo _wrap_attn_attention_raw_c170a3599fb684a6(struct attn_tensor *_swig_go_0, 
 }
 
 
-intgo _wrap_ATTN_ISA_AUTO_raw_c170a3599fb684a6() {
+intgo _wrap_ATTN_ISA_AUTO_raw_ebac4eed59fe8dc6() {
   int result;
   intgo _swig_go_result;
   
@@ -1181,7 +1186,7 @@ intgo _wrap_ATTN_ISA_AUTO_raw_c170a3599fb684a6() {
 }
 
 
-intgo _wrap_ATTN_ISA_SCALAR_raw_c170a3599fb684a6() {
+intgo _wrap_ATTN_ISA_SCALAR_raw_ebac4eed59fe8dc6() {
   int result;
   intgo _swig_go_result;
   
@@ -1193,7 +1198,7 @@ intgo _wrap_ATTN_ISA_SCALAR_raw_c170a3599fb684a6() {
 }
 
 
-intgo _wrap_ATTN_ISA_AVX2_raw_c170a3599fb684a6() {
+intgo _wrap_ATTN_ISA_AVX2_raw_ebac4eed59fe8dc6() {
   int result;
   intgo _swig_go_result;
   
@@ -1205,7 +1210,7 @@ intgo _wrap_ATTN_ISA_AVX2_raw_c170a3599fb684a6() {
 }
 
 
-intgo _wrap_ATTN_ISA_AVX512_raw_c170a3599fb684a6() {
+intgo _wrap_ATTN_ISA_AVX512_raw_ebac4eed59fe8dc6() {
   int result;
   intgo _swig_go_result;
   
@@ -1217,7 +1222,7 @@ intgo _wrap_ATTN_ISA_AVX512_raw_c170a3599fb684a6() {
 }
 
 
-intgo _wrap_ATTN_ISA_NEON_raw_c170a3599fb684a6() {
+intgo _wrap_ATTN_ISA_NEON_raw_ebac4eed59fe8dc6() {
   int result;
   intgo _swig_go_result;
   
@@ -1229,7 +1234,7 @@ intgo _wrap_ATTN_ISA_NEON_raw_c170a3599fb684a6() {
 }
 
 
-void _wrap_attn_allocator_struct_size_set_raw_c170a3599fb684a6(struct attn_allocator *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_allocator_struct_size_set_raw_ebac4eed59fe8dc6(struct attn_allocator *_swig_go_0, intgo _swig_go_1) {
   struct attn_allocator *arg1 = (struct attn_allocator *) 0 ;
   uint32_t arg2 ;
   
@@ -1241,7 +1246,7 @@ void _wrap_attn_allocator_struct_size_set_raw_c170a3599fb684a6(struct attn_alloc
 }
 
 
-intgo _wrap_attn_allocator_struct_size_get_raw_c170a3599fb684a6(struct attn_allocator *_swig_go_0) {
+intgo _wrap_attn_allocator_struct_size_get_raw_ebac4eed59fe8dc6(struct attn_allocator *_swig_go_0) {
   struct attn_allocator *arg1 = (struct attn_allocator *) 0 ;
   uint32_t result;
   intgo _swig_go_result;
@@ -1254,7 +1259,7 @@ intgo _wrap_attn_allocator_struct_size_get_raw_c170a3599fb684a6(struct attn_allo
 }
 
 
-void _wrap_attn_allocator_reserved_set_raw_c170a3599fb684a6(struct attn_allocator *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_allocator_reserved_set_raw_ebac4eed59fe8dc6(struct attn_allocator *_swig_go_0, intgo _swig_go_1) {
   struct attn_allocator *arg1 = (struct attn_allocator *) 0 ;
   uint32_t arg2 ;
   
@@ -1266,7 +1271,7 @@ void _wrap_attn_allocator_reserved_set_raw_c170a3599fb684a6(struct attn_allocato
 }
 
 
-intgo _wrap_attn_allocator_reserved_get_raw_c170a3599fb684a6(struct attn_allocator *_swig_go_0) {
+intgo _wrap_attn_allocator_reserved_get_raw_ebac4eed59fe8dc6(struct attn_allocator *_swig_go_0) {
   struct attn_allocator *arg1 = (struct attn_allocator *) 0 ;
   uint32_t result;
   intgo _swig_go_result;
@@ -1279,7 +1284,7 @@ intgo _wrap_attn_allocator_reserved_get_raw_c170a3599fb684a6(struct attn_allocat
 }
 
 
-void _wrap_attn_allocator_user_set_raw_c170a3599fb684a6(struct attn_allocator *_swig_go_0, void *_swig_go_1) {
+void _wrap_attn_allocator_user_set_raw_ebac4eed59fe8dc6(struct attn_allocator *_swig_go_0, void *_swig_go_1) {
   struct attn_allocator *arg1 = (struct attn_allocator *) 0 ;
   void *arg2 = (void *) 0 ;
   
@@ -1291,7 +1296,7 @@ void _wrap_attn_allocator_user_set_raw_c170a3599fb684a6(struct attn_allocator *_
 }
 
 
-void *_wrap_attn_allocator_user_get_raw_c170a3599fb684a6(struct attn_allocator *_swig_go_0) {
+void *_wrap_attn_allocator_user_get_raw_ebac4eed59fe8dc6(struct attn_allocator *_swig_go_0) {
   struct attn_allocator *arg1 = (struct attn_allocator *) 0 ;
   void *result = 0 ;
   void *_swig_go_result;
@@ -1304,7 +1309,7 @@ void *_wrap_attn_allocator_user_get_raw_c170a3599fb684a6(struct attn_allocator *
 }
 
 
-void _wrap_attn_allocator_allocate_set_raw_c170a3599fb684a6(struct attn_allocator *_swig_go_0, void* _swig_go_1) {
+void _wrap_attn_allocator_allocate_set_raw_ebac4eed59fe8dc6(struct attn_allocator *_swig_go_0, void* _swig_go_1) {
   struct attn_allocator *arg1 = (struct attn_allocator *) 0 ;
   void *(*arg2)(void *,size_t,size_t) = (void *(*)(void *,size_t,size_t)) 0 ;
   
@@ -1316,7 +1321,7 @@ void _wrap_attn_allocator_allocate_set_raw_c170a3599fb684a6(struct attn_allocato
 }
 
 
-void* _wrap_attn_allocator_allocate_get_raw_c170a3599fb684a6(struct attn_allocator *_swig_go_0) {
+void* _wrap_attn_allocator_allocate_get_raw_ebac4eed59fe8dc6(struct attn_allocator *_swig_go_0) {
   struct attn_allocator *arg1 = (struct attn_allocator *) 0 ;
   void *(*result)(void *,size_t,size_t) = 0 ;
   void* _swig_go_result;
@@ -1329,7 +1334,7 @@ void* _wrap_attn_allocator_allocate_get_raw_c170a3599fb684a6(struct attn_allocat
 }
 
 
-void _wrap_attn_allocator_deallocate_set_raw_c170a3599fb684a6(struct attn_allocator *_swig_go_0, void* _swig_go_1) {
+void _wrap_attn_allocator_deallocate_set_raw_ebac4eed59fe8dc6(struct attn_allocator *_swig_go_0, void* _swig_go_1) {
   struct attn_allocator *arg1 = (struct attn_allocator *) 0 ;
   void (*arg2)(void *,void *,size_t,size_t) = (void (*)(void *,void *,size_t,size_t)) 0 ;
   
@@ -1341,7 +1346,7 @@ void _wrap_attn_allocator_deallocate_set_raw_c170a3599fb684a6(struct attn_alloca
 }
 
 
-void* _wrap_attn_allocator_deallocate_get_raw_c170a3599fb684a6(struct attn_allocator *_swig_go_0) {
+void* _wrap_attn_allocator_deallocate_get_raw_ebac4eed59fe8dc6(struct attn_allocator *_swig_go_0) {
   struct attn_allocator *arg1 = (struct attn_allocator *) 0 ;
   void (*result)(void *,void *,size_t,size_t) = 0 ;
   void* _swig_go_result;
@@ -1354,7 +1359,7 @@ void* _wrap_attn_allocator_deallocate_get_raw_c170a3599fb684a6(struct attn_alloc
 }
 
 
-struct attn_allocator *_wrap_new_attn_allocator_raw_c170a3599fb684a6() {
+struct attn_allocator *_wrap_new_attn_allocator_raw_ebac4eed59fe8dc6() {
   struct attn_allocator *result = 0 ;
   struct attn_allocator *_swig_go_result;
   
@@ -1365,7 +1370,7 @@ struct attn_allocator *_wrap_new_attn_allocator_raw_c170a3599fb684a6() {
 }
 
 
-void _wrap_delete_attn_allocator_raw_c170a3599fb684a6(struct attn_allocator *_swig_go_0) {
+void _wrap_delete_attn_allocator_raw_ebac4eed59fe8dc6(struct attn_allocator *_swig_go_0) {
   struct attn_allocator *arg1 = (struct attn_allocator *) 0 ;
   
   arg1 = *(struct attn_allocator **)&_swig_go_0; 
@@ -1375,7 +1380,7 @@ void _wrap_delete_attn_allocator_raw_c170a3599fb684a6(struct attn_allocator *_sw
 }
 
 
-void _wrap_attn_allocator_init_raw_c170a3599fb684a6(struct attn_allocator *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_allocator_init_raw_ebac4eed59fe8dc6(struct attn_allocator *_swig_go_0, long long _swig_go_1) {
   attn_allocator *arg1 = (attn_allocator *) 0 ;
   size_t arg2 ;
   
@@ -1387,7 +1392,7 @@ void _wrap_attn_allocator_init_raw_c170a3599fb684a6(struct attn_allocator *_swig
 }
 
 
-void _wrap_attn_executor_struct_size_set_raw_c170a3599fb684a6(struct attn_executor *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_executor_struct_size_set_raw_ebac4eed59fe8dc6(struct attn_executor *_swig_go_0, intgo _swig_go_1) {
   struct attn_executor *arg1 = (struct attn_executor *) 0 ;
   uint32_t arg2 ;
   
@@ -1399,7 +1404,7 @@ void _wrap_attn_executor_struct_size_set_raw_c170a3599fb684a6(struct attn_execut
 }
 
 
-intgo _wrap_attn_executor_struct_size_get_raw_c170a3599fb684a6(struct attn_executor *_swig_go_0) {
+intgo _wrap_attn_executor_struct_size_get_raw_ebac4eed59fe8dc6(struct attn_executor *_swig_go_0) {
   struct attn_executor *arg1 = (struct attn_executor *) 0 ;
   uint32_t result;
   intgo _swig_go_result;
@@ -1412,7 +1417,7 @@ intgo _wrap_attn_executor_struct_size_get_raw_c170a3599fb684a6(struct attn_execu
 }
 
 
-void _wrap_attn_executor_concurrency_set_raw_c170a3599fb684a6(struct attn_executor *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_executor_concurrency_set_raw_ebac4eed59fe8dc6(struct attn_executor *_swig_go_0, intgo _swig_go_1) {
   struct attn_executor *arg1 = (struct attn_executor *) 0 ;
   int32_t arg2 ;
   
@@ -1424,7 +1429,7 @@ void _wrap_attn_executor_concurrency_set_raw_c170a3599fb684a6(struct attn_execut
 }
 
 
-intgo _wrap_attn_executor_concurrency_get_raw_c170a3599fb684a6(struct attn_executor *_swig_go_0) {
+intgo _wrap_attn_executor_concurrency_get_raw_ebac4eed59fe8dc6(struct attn_executor *_swig_go_0) {
   struct attn_executor *arg1 = (struct attn_executor *) 0 ;
   int32_t result;
   intgo _swig_go_result;
@@ -1437,7 +1442,7 @@ intgo _wrap_attn_executor_concurrency_get_raw_c170a3599fb684a6(struct attn_execu
 }
 
 
-void _wrap_attn_executor_user_set_raw_c170a3599fb684a6(struct attn_executor *_swig_go_0, void *_swig_go_1) {
+void _wrap_attn_executor_user_set_raw_ebac4eed59fe8dc6(struct attn_executor *_swig_go_0, void *_swig_go_1) {
   struct attn_executor *arg1 = (struct attn_executor *) 0 ;
   void *arg2 = (void *) 0 ;
   
@@ -1449,7 +1454,7 @@ void _wrap_attn_executor_user_set_raw_c170a3599fb684a6(struct attn_executor *_sw
 }
 
 
-void *_wrap_attn_executor_user_get_raw_c170a3599fb684a6(struct attn_executor *_swig_go_0) {
+void *_wrap_attn_executor_user_get_raw_ebac4eed59fe8dc6(struct attn_executor *_swig_go_0) {
   struct attn_executor *arg1 = (struct attn_executor *) 0 ;
   void *result = 0 ;
   void *_swig_go_result;
@@ -1462,7 +1467,7 @@ void *_wrap_attn_executor_user_get_raw_c170a3599fb684a6(struct attn_executor *_s
 }
 
 
-void _wrap_attn_executor_parallel_for_set_raw_c170a3599fb684a6(struct attn_executor *_swig_go_0, void* _swig_go_1) {
+void _wrap_attn_executor_parallel_for_set_raw_ebac4eed59fe8dc6(struct attn_executor *_swig_go_0, void* _swig_go_1) {
   struct attn_executor *arg1 = (struct attn_executor *) 0 ;
   int32_t (*arg2)(void *,int64_t,attn_task_fn,void *) = (int32_t (*)(void *,int64_t,attn_task_fn,void *)) 0 ;
   
@@ -1474,7 +1479,7 @@ void _wrap_attn_executor_parallel_for_set_raw_c170a3599fb684a6(struct attn_execu
 }
 
 
-void* _wrap_attn_executor_parallel_for_get_raw_c170a3599fb684a6(struct attn_executor *_swig_go_0) {
+void* _wrap_attn_executor_parallel_for_get_raw_ebac4eed59fe8dc6(struct attn_executor *_swig_go_0) {
   struct attn_executor *arg1 = (struct attn_executor *) 0 ;
   int32_t (*result)(void *,int64_t,attn_task_fn,void *) = 0 ;
   void* _swig_go_result;
@@ -1487,7 +1492,7 @@ void* _wrap_attn_executor_parallel_for_get_raw_c170a3599fb684a6(struct attn_exec
 }
 
 
-struct attn_executor *_wrap_new_attn_executor_raw_c170a3599fb684a6() {
+struct attn_executor *_wrap_new_attn_executor_raw_ebac4eed59fe8dc6() {
   struct attn_executor *result = 0 ;
   struct attn_executor *_swig_go_result;
   
@@ -1498,7 +1503,7 @@ struct attn_executor *_wrap_new_attn_executor_raw_c170a3599fb684a6() {
 }
 
 
-void _wrap_delete_attn_executor_raw_c170a3599fb684a6(struct attn_executor *_swig_go_0) {
+void _wrap_delete_attn_executor_raw_ebac4eed59fe8dc6(struct attn_executor *_swig_go_0) {
   struct attn_executor *arg1 = (struct attn_executor *) 0 ;
   
   arg1 = *(struct attn_executor **)&_swig_go_0; 
@@ -1508,7 +1513,7 @@ void _wrap_delete_attn_executor_raw_c170a3599fb684a6(struct attn_executor *_swig
 }
 
 
-void _wrap_attn_executor_init_raw_c170a3599fb684a6(struct attn_executor *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_executor_init_raw_ebac4eed59fe8dc6(struct attn_executor *_swig_go_0, long long _swig_go_1) {
   attn_executor *arg1 = (attn_executor *) 0 ;
   size_t arg2 ;
   
@@ -1520,7 +1525,7 @@ void _wrap_attn_executor_init_raw_c170a3599fb684a6(struct attn_executor *_swig_g
 }
 
 
-intgo _wrap_ATTN_LOG_DEBUG_raw_c170a3599fb684a6() {
+intgo _wrap_ATTN_LOG_DEBUG_raw_ebac4eed59fe8dc6() {
   int result;
   intgo _swig_go_result;
   
@@ -1532,7 +1537,7 @@ intgo _wrap_ATTN_LOG_DEBUG_raw_c170a3599fb684a6() {
 }
 
 
-intgo _wrap_ATTN_LOG_INFO_raw_c170a3599fb684a6() {
+intgo _wrap_ATTN_LOG_INFO_raw_ebac4eed59fe8dc6() {
   int result;
   intgo _swig_go_result;
   
@@ -1544,7 +1549,7 @@ intgo _wrap_ATTN_LOG_INFO_raw_c170a3599fb684a6() {
 }
 
 
-intgo _wrap_ATTN_LOG_WARNING_raw_c170a3599fb684a6() {
+intgo _wrap_ATTN_LOG_WARNING_raw_ebac4eed59fe8dc6() {
   int result;
   intgo _swig_go_result;
   
@@ -1556,7 +1561,7 @@ intgo _wrap_ATTN_LOG_WARNING_raw_c170a3599fb684a6() {
 }
 
 
-void _wrap_attn_context_config_struct_size_set_raw_c170a3599fb684a6(struct attn_context_config *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_context_config_struct_size_set_raw_ebac4eed59fe8dc6(struct attn_context_config *_swig_go_0, intgo _swig_go_1) {
   struct attn_context_config *arg1 = (struct attn_context_config *) 0 ;
   uint32_t arg2 ;
   
@@ -1568,7 +1573,7 @@ void _wrap_attn_context_config_struct_size_set_raw_c170a3599fb684a6(struct attn_
 }
 
 
-intgo _wrap_attn_context_config_struct_size_get_raw_c170a3599fb684a6(struct attn_context_config *_swig_go_0) {
+intgo _wrap_attn_context_config_struct_size_get_raw_ebac4eed59fe8dc6(struct attn_context_config *_swig_go_0) {
   struct attn_context_config *arg1 = (struct attn_context_config *) 0 ;
   uint32_t result;
   intgo _swig_go_result;
@@ -1581,7 +1586,7 @@ intgo _wrap_attn_context_config_struct_size_get_raw_c170a3599fb684a6(struct attn
 }
 
 
-void _wrap_attn_context_config_num_threads_set_raw_c170a3599fb684a6(struct attn_context_config *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_context_config_num_threads_set_raw_ebac4eed59fe8dc6(struct attn_context_config *_swig_go_0, intgo _swig_go_1) {
   struct attn_context_config *arg1 = (struct attn_context_config *) 0 ;
   int32_t arg2 ;
   
@@ -1593,7 +1598,7 @@ void _wrap_attn_context_config_num_threads_set_raw_c170a3599fb684a6(struct attn_
 }
 
 
-intgo _wrap_attn_context_config_num_threads_get_raw_c170a3599fb684a6(struct attn_context_config *_swig_go_0) {
+intgo _wrap_attn_context_config_num_threads_get_raw_ebac4eed59fe8dc6(struct attn_context_config *_swig_go_0) {
   struct attn_context_config *arg1 = (struct attn_context_config *) 0 ;
   int32_t result;
   intgo _swig_go_result;
@@ -1606,7 +1611,7 @@ intgo _wrap_attn_context_config_num_threads_get_raw_c170a3599fb684a6(struct attn
 }
 
 
-void _wrap_attn_context_config_isa_set_raw_c170a3599fb684a6(struct attn_context_config *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_context_config_isa_set_raw_ebac4eed59fe8dc6(struct attn_context_config *_swig_go_0, intgo _swig_go_1) {
   struct attn_context_config *arg1 = (struct attn_context_config *) 0 ;
   attn_isa arg2 ;
   
@@ -1618,7 +1623,7 @@ void _wrap_attn_context_config_isa_set_raw_c170a3599fb684a6(struct attn_context_
 }
 
 
-intgo _wrap_attn_context_config_isa_get_raw_c170a3599fb684a6(struct attn_context_config *_swig_go_0) {
+intgo _wrap_attn_context_config_isa_get_raw_ebac4eed59fe8dc6(struct attn_context_config *_swig_go_0) {
   struct attn_context_config *arg1 = (struct attn_context_config *) 0 ;
   attn_isa result;
   intgo _swig_go_result;
@@ -1631,7 +1636,7 @@ intgo _wrap_attn_context_config_isa_get_raw_c170a3599fb684a6(struct attn_context
 }
 
 
-void _wrap_attn_context_config_reserved_set_raw_c170a3599fb684a6(struct attn_context_config *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_context_config_reserved_set_raw_ebac4eed59fe8dc6(struct attn_context_config *_swig_go_0, intgo _swig_go_1) {
   struct attn_context_config *arg1 = (struct attn_context_config *) 0 ;
   uint32_t arg2 ;
   
@@ -1643,7 +1648,7 @@ void _wrap_attn_context_config_reserved_set_raw_c170a3599fb684a6(struct attn_con
 }
 
 
-intgo _wrap_attn_context_config_reserved_get_raw_c170a3599fb684a6(struct attn_context_config *_swig_go_0) {
+intgo _wrap_attn_context_config_reserved_get_raw_ebac4eed59fe8dc6(struct attn_context_config *_swig_go_0) {
   struct attn_context_config *arg1 = (struct attn_context_config *) 0 ;
   uint32_t result;
   intgo _swig_go_result;
@@ -1656,7 +1661,7 @@ intgo _wrap_attn_context_config_reserved_get_raw_c170a3599fb684a6(struct attn_co
 }
 
 
-void _wrap_attn_context_config_allocator_set_raw_c170a3599fb684a6(struct attn_context_config *_swig_go_0, struct attn_allocator *_swig_go_1) {
+void _wrap_attn_context_config_allocator_set_raw_ebac4eed59fe8dc6(struct attn_context_config *_swig_go_0, struct attn_allocator *_swig_go_1) {
   struct attn_context_config *arg1 = (struct attn_context_config *) 0 ;
   attn_allocator *arg2 = (attn_allocator *) 0 ;
   
@@ -1668,7 +1673,7 @@ void _wrap_attn_context_config_allocator_set_raw_c170a3599fb684a6(struct attn_co
 }
 
 
-struct attn_allocator *_wrap_attn_context_config_allocator_get_raw_c170a3599fb684a6(struct attn_context_config *_swig_go_0) {
+struct attn_allocator *_wrap_attn_context_config_allocator_get_raw_ebac4eed59fe8dc6(struct attn_context_config *_swig_go_0) {
   struct attn_context_config *arg1 = (struct attn_context_config *) 0 ;
   attn_allocator *result = 0 ;
   struct attn_allocator *_swig_go_result;
@@ -1681,7 +1686,7 @@ struct attn_allocator *_wrap_attn_context_config_allocator_get_raw_c170a3599fb68
 }
 
 
-void _wrap_attn_context_config_executor_set_raw_c170a3599fb684a6(struct attn_context_config *_swig_go_0, struct attn_executor *_swig_go_1) {
+void _wrap_attn_context_config_executor_set_raw_ebac4eed59fe8dc6(struct attn_context_config *_swig_go_0, struct attn_executor *_swig_go_1) {
   struct attn_context_config *arg1 = (struct attn_context_config *) 0 ;
   attn_executor *arg2 = (attn_executor *) 0 ;
   
@@ -1693,7 +1698,7 @@ void _wrap_attn_context_config_executor_set_raw_c170a3599fb684a6(struct attn_con
 }
 
 
-struct attn_executor *_wrap_attn_context_config_executor_get_raw_c170a3599fb684a6(struct attn_context_config *_swig_go_0) {
+struct attn_executor *_wrap_attn_context_config_executor_get_raw_ebac4eed59fe8dc6(struct attn_context_config *_swig_go_0) {
   struct attn_context_config *arg1 = (struct attn_context_config *) 0 ;
   attn_executor *result = 0 ;
   struct attn_executor *_swig_go_result;
@@ -1706,7 +1711,7 @@ struct attn_executor *_wrap_attn_context_config_executor_get_raw_c170a3599fb684a
 }
 
 
-void _wrap_attn_context_config_backend_dir_set_raw_c170a3599fb684a6(struct attn_context_config *_swig_go_0, _gostring_ _swig_go_1) {
+void _wrap_attn_context_config_backend_dir_set_raw_ebac4eed59fe8dc6(struct attn_context_config *_swig_go_0, _gostring_ _swig_go_1) {
   struct attn_context_config *arg1 = (struct attn_context_config *) 0 ;
   char *arg2 = (char *) 0 ;
   
@@ -1726,7 +1731,7 @@ void _wrap_attn_context_config_backend_dir_set_raw_c170a3599fb684a6(struct attn_
 }
 
 
-_gostring_ _wrap_attn_context_config_backend_dir_get_raw_c170a3599fb684a6(struct attn_context_config *_swig_go_0) {
+_gostring_ _wrap_attn_context_config_backend_dir_get_raw_ebac4eed59fe8dc6(struct attn_context_config *_swig_go_0) {
   struct attn_context_config *arg1 = (struct attn_context_config *) 0 ;
   char *result = 0 ;
   _gostring_ _swig_go_result;
@@ -1739,7 +1744,7 @@ _gostring_ _wrap_attn_context_config_backend_dir_get_raw_c170a3599fb684a6(struct
 }
 
 
-void _wrap_attn_context_config_log_set_raw_c170a3599fb684a6(struct attn_context_config *_swig_go_0, void* _swig_go_1) {
+void _wrap_attn_context_config_log_set_raw_ebac4eed59fe8dc6(struct attn_context_config *_swig_go_0, void* _swig_go_1) {
   struct attn_context_config *arg1 = (struct attn_context_config *) 0 ;
   attn_log_fn arg2 = (attn_log_fn) 0 ;
   
@@ -1751,7 +1756,7 @@ void _wrap_attn_context_config_log_set_raw_c170a3599fb684a6(struct attn_context_
 }
 
 
-void* _wrap_attn_context_config_log_get_raw_c170a3599fb684a6(struct attn_context_config *_swig_go_0) {
+void* _wrap_attn_context_config_log_get_raw_ebac4eed59fe8dc6(struct attn_context_config *_swig_go_0) {
   struct attn_context_config *arg1 = (struct attn_context_config *) 0 ;
   attn_log_fn result;
   void* _swig_go_result;
@@ -1764,7 +1769,7 @@ void* _wrap_attn_context_config_log_get_raw_c170a3599fb684a6(struct attn_context
 }
 
 
-void _wrap_attn_context_config_log_user_set_raw_c170a3599fb684a6(struct attn_context_config *_swig_go_0, void *_swig_go_1) {
+void _wrap_attn_context_config_log_user_set_raw_ebac4eed59fe8dc6(struct attn_context_config *_swig_go_0, void *_swig_go_1) {
   struct attn_context_config *arg1 = (struct attn_context_config *) 0 ;
   void *arg2 = (void *) 0 ;
   
@@ -1776,7 +1781,7 @@ void _wrap_attn_context_config_log_user_set_raw_c170a3599fb684a6(struct attn_con
 }
 
 
-void *_wrap_attn_context_config_log_user_get_raw_c170a3599fb684a6(struct attn_context_config *_swig_go_0) {
+void *_wrap_attn_context_config_log_user_get_raw_ebac4eed59fe8dc6(struct attn_context_config *_swig_go_0) {
   struct attn_context_config *arg1 = (struct attn_context_config *) 0 ;
   void *result = 0 ;
   void *_swig_go_result;
@@ -1789,7 +1794,7 @@ void *_wrap_attn_context_config_log_user_get_raw_c170a3599fb684a6(struct attn_co
 }
 
 
-void _wrap_delete_attn_context_config_raw_c170a3599fb684a6(struct attn_context_config *_swig_go_0) {
+void _wrap_delete_attn_context_config_raw_ebac4eed59fe8dc6(struct attn_context_config *_swig_go_0) {
   struct attn_context_config *arg1 = (struct attn_context_config *) 0 ;
   
   arg1 = *(struct attn_context_config **)&_swig_go_0; 
@@ -1799,7 +1804,7 @@ void _wrap_delete_attn_context_config_raw_c170a3599fb684a6(struct attn_context_c
 }
 
 
-struct attn_context_config *_wrap_new_attn_context_config_raw_c170a3599fb684a6() {
+struct attn_context_config *_wrap_new_attn_context_config_raw_ebac4eed59fe8dc6() {
   struct attn_context_config *result = 0 ;
   struct attn_context_config *_swig_go_result;
   
@@ -1810,7 +1815,7 @@ struct attn_context_config *_wrap_new_attn_context_config_raw_c170a3599fb684a6()
 }
 
 
-void _wrap_attn_context_config_init_raw_c170a3599fb684a6(struct attn_context_config *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_context_config_init_raw_ebac4eed59fe8dc6(struct attn_context_config *_swig_go_0, long long _swig_go_1) {
   attn_context_config *arg1 = (attn_context_config *) 0 ;
   size_t arg2 ;
   
@@ -1822,7 +1827,7 @@ void _wrap_attn_context_config_init_raw_c170a3599fb684a6(struct attn_context_con
 }
 
 
-intgo _wrap_attn_context_create_raw_c170a3599fb684a6(struct attn_context_config *_swig_go_0, attn_context **_swig_go_1, struct attn_error *_swig_go_2) {
+intgo _wrap_attn_context_create_raw_ebac4eed59fe8dc6(struct attn_context_config *_swig_go_0, attn_context **_swig_go_1, struct attn_error *_swig_go_2) {
   attn_context_config *arg1 = (attn_context_config *) 0 ;
   attn_context **arg2 = (attn_context **) 0 ;
   attn_error *arg3 = (attn_error *) 0 ;
@@ -1839,7 +1844,7 @@ intgo _wrap_attn_context_create_raw_c170a3599fb684a6(struct attn_context_config 
 }
 
 
-void _wrap_attn_context_destroy_raw_c170a3599fb684a6(attn_context *_swig_go_0) {
+void _wrap_attn_context_destroy_raw_ebac4eed59fe8dc6(attn_context *_swig_go_0) {
   attn_context *arg1 = (attn_context *) 0 ;
   
   arg1 = *(attn_context **)&_swig_go_0; 
@@ -1849,7 +1854,7 @@ void _wrap_attn_context_destroy_raw_c170a3599fb684a6(attn_context *_swig_go_0) {
 }
 
 
-intgo _wrap_attn_context_warmup_raw_c170a3599fb684a6(attn_context *_swig_go_0, struct attn_error *_swig_go_1) {
+intgo _wrap_attn_context_warmup_raw_ebac4eed59fe8dc6(attn_context *_swig_go_0, struct attn_error *_swig_go_1) {
   attn_context *arg1 = (attn_context *) 0 ;
   attn_error *arg2 = (attn_error *) 0 ;
   attn_status result;
@@ -1864,7 +1869,7 @@ intgo _wrap_attn_context_warmup_raw_c170a3599fb684a6(attn_context *_swig_go_0, s
 }
 
 
-intgo _wrap_ATTN_PLAN_FORWARD_raw_c170a3599fb684a6() {
+intgo _wrap_ATTN_PLAN_FORWARD_raw_ebac4eed59fe8dc6() {
   int result;
   intgo _swig_go_result;
   
@@ -1876,7 +1881,7 @@ intgo _wrap_ATTN_PLAN_FORWARD_raw_c170a3599fb684a6() {
 }
 
 
-intgo _wrap_ATTN_LAYOUT_PADDED_raw_c170a3599fb684a6() {
+intgo _wrap_ATTN_LAYOUT_PADDED_raw_ebac4eed59fe8dc6() {
   int result;
   intgo _swig_go_result;
   
@@ -1888,7 +1893,7 @@ intgo _wrap_ATTN_LAYOUT_PADDED_raw_c170a3599fb684a6() {
 }
 
 
-intgo _wrap_ATTN_LAYOUT_PACKED_raw_c170a3599fb684a6() {
+intgo _wrap_ATTN_LAYOUT_PACKED_raw_ebac4eed59fe8dc6() {
   int result;
   intgo _swig_go_result;
   
@@ -1900,7 +1905,7 @@ intgo _wrap_ATTN_LAYOUT_PACKED_raw_c170a3599fb684a6() {
 }
 
 
-intgo _wrap_ATTN_LAYOUT_PAGED_raw_c170a3599fb684a6() {
+intgo _wrap_ATTN_LAYOUT_PAGED_raw_ebac4eed59fe8dc6() {
   int result;
   intgo _swig_go_result;
   
@@ -1912,7 +1917,7 @@ intgo _wrap_ATTN_LAYOUT_PAGED_raw_c170a3599fb684a6() {
 }
 
 
-intgo _wrap_ATTN_ALIGN_BOTTOM_RIGHT_raw_c170a3599fb684a6() {
+intgo _wrap_ATTN_ALIGN_BOTTOM_RIGHT_raw_ebac4eed59fe8dc6() {
   int result;
   intgo _swig_go_result;
   
@@ -1924,7 +1929,7 @@ intgo _wrap_ATTN_ALIGN_BOTTOM_RIGHT_raw_c170a3599fb684a6() {
 }
 
 
-intgo _wrap_ATTN_ALIGN_TOP_LEFT_raw_c170a3599fb684a6() {
+intgo _wrap_ATTN_ALIGN_TOP_LEFT_raw_ebac4eed59fe8dc6() {
   int result;
   intgo _swig_go_result;
   
@@ -1936,7 +1941,7 @@ intgo _wrap_ATTN_ALIGN_TOP_LEFT_raw_c170a3599fb684a6() {
 }
 
 
-void _wrap_attn_plan_config_struct_size_set_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_plan_config_struct_size_set_raw_ebac4eed59fe8dc6(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   uint32_t arg2 ;
   
@@ -1948,7 +1953,7 @@ void _wrap_attn_plan_config_struct_size_set_raw_c170a3599fb684a6(struct attn_pla
 }
 
 
-intgo _wrap_attn_plan_config_struct_size_get_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0) {
+intgo _wrap_attn_plan_config_struct_size_get_raw_ebac4eed59fe8dc6(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   uint32_t result;
   intgo _swig_go_result;
@@ -1961,7 +1966,7 @@ intgo _wrap_attn_plan_config_struct_size_get_raw_c170a3599fb684a6(struct attn_pl
 }
 
 
-void _wrap_attn_plan_config_kind_set_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_plan_config_kind_set_raw_ebac4eed59fe8dc6(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   attn_plan_kind arg2 ;
   
@@ -1973,7 +1978,7 @@ void _wrap_attn_plan_config_kind_set_raw_c170a3599fb684a6(struct attn_plan_confi
 }
 
 
-intgo _wrap_attn_plan_config_kind_get_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0) {
+intgo _wrap_attn_plan_config_kind_get_raw_ebac4eed59fe8dc6(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   attn_plan_kind result;
   intgo _swig_go_result;
@@ -1986,7 +1991,7 @@ intgo _wrap_attn_plan_config_kind_get_raw_c170a3599fb684a6(struct attn_plan_conf
 }
 
 
-void _wrap_attn_plan_config_features_set_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_plan_config_features_set_raw_ebac4eed59fe8dc6(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   attn_features arg2 ;
   
@@ -1998,7 +2003,7 @@ void _wrap_attn_plan_config_features_set_raw_c170a3599fb684a6(struct attn_plan_c
 }
 
 
-intgo _wrap_attn_plan_config_features_get_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0) {
+intgo _wrap_attn_plan_config_features_get_raw_ebac4eed59fe8dc6(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   attn_features result;
   intgo _swig_go_result;
@@ -2011,7 +2016,7 @@ intgo _wrap_attn_plan_config_features_get_raw_c170a3599fb684a6(struct attn_plan_
 }
 
 
-void _wrap_attn_plan_config_device_type_set_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_plan_config_device_type_set_raw_ebac4eed59fe8dc6(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   attn_device_type arg2 ;
   
@@ -2023,7 +2028,7 @@ void _wrap_attn_plan_config_device_type_set_raw_c170a3599fb684a6(struct attn_pla
 }
 
 
-intgo _wrap_attn_plan_config_device_type_get_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0) {
+intgo _wrap_attn_plan_config_device_type_get_raw_ebac4eed59fe8dc6(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   attn_device_type result;
   intgo _swig_go_result;
@@ -2036,7 +2041,7 @@ intgo _wrap_attn_plan_config_device_type_get_raw_c170a3599fb684a6(struct attn_pl
 }
 
 
-void _wrap_attn_plan_config_device_id_set_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_plan_config_device_id_set_raw_ebac4eed59fe8dc6(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int32_t arg2 ;
   
@@ -2048,7 +2053,7 @@ void _wrap_attn_plan_config_device_id_set_raw_c170a3599fb684a6(struct attn_plan_
 }
 
 
-intgo _wrap_attn_plan_config_device_id_get_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0) {
+intgo _wrap_attn_plan_config_device_id_get_raw_ebac4eed59fe8dc6(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int32_t result;
   intgo _swig_go_result;
@@ -2061,7 +2066,7 @@ intgo _wrap_attn_plan_config_device_id_get_raw_c170a3599fb684a6(struct attn_plan
 }
 
 
-void _wrap_attn_plan_config_q_dtype_set_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_plan_config_q_dtype_set_raw_ebac4eed59fe8dc6(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   attn_dtype arg2 ;
   
@@ -2073,7 +2078,7 @@ void _wrap_attn_plan_config_q_dtype_set_raw_c170a3599fb684a6(struct attn_plan_co
 }
 
 
-intgo _wrap_attn_plan_config_q_dtype_get_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0) {
+intgo _wrap_attn_plan_config_q_dtype_get_raw_ebac4eed59fe8dc6(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   attn_dtype result;
   intgo _swig_go_result;
@@ -2086,7 +2091,7 @@ intgo _wrap_attn_plan_config_q_dtype_get_raw_c170a3599fb684a6(struct attn_plan_c
 }
 
 
-void _wrap_attn_plan_config_k_dtype_set_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_plan_config_k_dtype_set_raw_ebac4eed59fe8dc6(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   attn_dtype arg2 ;
   
@@ -2098,7 +2103,7 @@ void _wrap_attn_plan_config_k_dtype_set_raw_c170a3599fb684a6(struct attn_plan_co
 }
 
 
-intgo _wrap_attn_plan_config_k_dtype_get_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0) {
+intgo _wrap_attn_plan_config_k_dtype_get_raw_ebac4eed59fe8dc6(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   attn_dtype result;
   intgo _swig_go_result;
@@ -2111,7 +2116,7 @@ intgo _wrap_attn_plan_config_k_dtype_get_raw_c170a3599fb684a6(struct attn_plan_c
 }
 
 
-void _wrap_attn_plan_config_v_dtype_set_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_plan_config_v_dtype_set_raw_ebac4eed59fe8dc6(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   attn_dtype arg2 ;
   
@@ -2123,7 +2128,7 @@ void _wrap_attn_plan_config_v_dtype_set_raw_c170a3599fb684a6(struct attn_plan_co
 }
 
 
-intgo _wrap_attn_plan_config_v_dtype_get_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0) {
+intgo _wrap_attn_plan_config_v_dtype_get_raw_ebac4eed59fe8dc6(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   attn_dtype result;
   intgo _swig_go_result;
@@ -2136,7 +2141,7 @@ intgo _wrap_attn_plan_config_v_dtype_get_raw_c170a3599fb684a6(struct attn_plan_c
 }
 
 
-void _wrap_attn_plan_config_o_dtype_set_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_plan_config_o_dtype_set_raw_ebac4eed59fe8dc6(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   attn_dtype arg2 ;
   
@@ -2148,7 +2153,7 @@ void _wrap_attn_plan_config_o_dtype_set_raw_c170a3599fb684a6(struct attn_plan_co
 }
 
 
-intgo _wrap_attn_plan_config_o_dtype_get_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0) {
+intgo _wrap_attn_plan_config_o_dtype_get_raw_ebac4eed59fe8dc6(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   attn_dtype result;
   intgo _swig_go_result;
@@ -2161,7 +2166,7 @@ intgo _wrap_attn_plan_config_o_dtype_get_raw_c170a3599fb684a6(struct attn_plan_c
 }
 
 
-void _wrap_attn_plan_config_bias_dtype_set_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_plan_config_bias_dtype_set_raw_ebac4eed59fe8dc6(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   attn_dtype arg2 ;
   
@@ -2173,7 +2178,7 @@ void _wrap_attn_plan_config_bias_dtype_set_raw_c170a3599fb684a6(struct attn_plan
 }
 
 
-intgo _wrap_attn_plan_config_bias_dtype_get_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0) {
+intgo _wrap_attn_plan_config_bias_dtype_get_raw_ebac4eed59fe8dc6(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   attn_dtype result;
   intgo _swig_go_result;
@@ -2186,7 +2191,7 @@ intgo _wrap_attn_plan_config_bias_dtype_get_raw_c170a3599fb684a6(struct attn_pla
 }
 
 
-void _wrap_attn_plan_config_q_layout_set_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_plan_config_q_layout_set_raw_ebac4eed59fe8dc6(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   attn_layout arg2 ;
   
@@ -2198,7 +2203,7 @@ void _wrap_attn_plan_config_q_layout_set_raw_c170a3599fb684a6(struct attn_plan_c
 }
 
 
-intgo _wrap_attn_plan_config_q_layout_get_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0) {
+intgo _wrap_attn_plan_config_q_layout_get_raw_ebac4eed59fe8dc6(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   attn_layout result;
   intgo _swig_go_result;
@@ -2211,7 +2216,7 @@ intgo _wrap_attn_plan_config_q_layout_get_raw_c170a3599fb684a6(struct attn_plan_
 }
 
 
-void _wrap_attn_plan_config_kv_layout_set_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_plan_config_kv_layout_set_raw_ebac4eed59fe8dc6(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   attn_layout arg2 ;
   
@@ -2223,7 +2228,7 @@ void _wrap_attn_plan_config_kv_layout_set_raw_c170a3599fb684a6(struct attn_plan_
 }
 
 
-intgo _wrap_attn_plan_config_kv_layout_get_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0) {
+intgo _wrap_attn_plan_config_kv_layout_get_raw_ebac4eed59fe8dc6(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   attn_layout result;
   intgo _swig_go_result;
@@ -2236,7 +2241,7 @@ intgo _wrap_attn_plan_config_kv_layout_get_raw_c170a3599fb684a6(struct attn_plan
 }
 
 
-void _wrap_attn_plan_config_alignment_set_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_plan_config_alignment_set_raw_ebac4eed59fe8dc6(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   attn_alignment arg2 ;
   
@@ -2248,7 +2253,7 @@ void _wrap_attn_plan_config_alignment_set_raw_c170a3599fb684a6(struct attn_plan_
 }
 
 
-intgo _wrap_attn_plan_config_alignment_get_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0) {
+intgo _wrap_attn_plan_config_alignment_get_raw_ebac4eed59fe8dc6(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   attn_alignment result;
   intgo _swig_go_result;
@@ -2261,7 +2266,7 @@ intgo _wrap_attn_plan_config_alignment_get_raw_c170a3599fb684a6(struct attn_plan
 }
 
 
-void _wrap_attn_plan_config_scale_set_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0, float _swig_go_1) {
+void _wrap_attn_plan_config_scale_set_raw_ebac4eed59fe8dc6(struct attn_plan_config *_swig_go_0, float _swig_go_1) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   float arg2 ;
   
@@ -2273,7 +2278,7 @@ void _wrap_attn_plan_config_scale_set_raw_c170a3599fb684a6(struct attn_plan_conf
 }
 
 
-float _wrap_attn_plan_config_scale_get_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0) {
+float _wrap_attn_plan_config_scale_get_raw_ebac4eed59fe8dc6(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   float result;
   float _swig_go_result;
@@ -2286,7 +2291,7 @@ float _wrap_attn_plan_config_scale_get_raw_c170a3599fb684a6(struct attn_plan_con
 }
 
 
-void _wrap_attn_plan_config_softcap_set_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0, float _swig_go_1) {
+void _wrap_attn_plan_config_softcap_set_raw_ebac4eed59fe8dc6(struct attn_plan_config *_swig_go_0, float _swig_go_1) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   float arg2 ;
   
@@ -2298,7 +2303,7 @@ void _wrap_attn_plan_config_softcap_set_raw_c170a3599fb684a6(struct attn_plan_co
 }
 
 
-float _wrap_attn_plan_config_softcap_get_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0) {
+float _wrap_attn_plan_config_softcap_get_raw_ebac4eed59fe8dc6(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   float result;
   float _swig_go_result;
@@ -2311,7 +2316,7 @@ float _wrap_attn_plan_config_softcap_get_raw_c170a3599fb684a6(struct attn_plan_c
 }
 
 
-void _wrap_attn_plan_config_page_size_set_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_plan_config_page_size_set_raw_ebac4eed59fe8dc6(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int32_t arg2 ;
   
@@ -2323,7 +2328,7 @@ void _wrap_attn_plan_config_page_size_set_raw_c170a3599fb684a6(struct attn_plan_
 }
 
 
-intgo _wrap_attn_plan_config_page_size_get_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0) {
+intgo _wrap_attn_plan_config_page_size_get_raw_ebac4eed59fe8dc6(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int32_t result;
   intgo _swig_go_result;
@@ -2336,7 +2341,7 @@ intgo _wrap_attn_plan_config_page_size_get_raw_c170a3599fb684a6(struct attn_plan
 }
 
 
-void _wrap_attn_plan_config_block_q_set_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_plan_config_block_q_set_raw_ebac4eed59fe8dc6(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int32_t arg2 ;
   
@@ -2348,7 +2353,7 @@ void _wrap_attn_plan_config_block_q_set_raw_c170a3599fb684a6(struct attn_plan_co
 }
 
 
-intgo _wrap_attn_plan_config_block_q_get_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0) {
+intgo _wrap_attn_plan_config_block_q_get_raw_ebac4eed59fe8dc6(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int32_t result;
   intgo _swig_go_result;
@@ -2361,7 +2366,7 @@ intgo _wrap_attn_plan_config_block_q_get_raw_c170a3599fb684a6(struct attn_plan_c
 }
 
 
-void _wrap_attn_plan_config_block_k_set_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_plan_config_block_k_set_raw_ebac4eed59fe8dc6(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int32_t arg2 ;
   
@@ -2373,7 +2378,7 @@ void _wrap_attn_plan_config_block_k_set_raw_c170a3599fb684a6(struct attn_plan_co
 }
 
 
-intgo _wrap_attn_plan_config_block_k_get_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0) {
+intgo _wrap_attn_plan_config_block_k_get_raw_ebac4eed59fe8dc6(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int32_t result;
   intgo _swig_go_result;
@@ -2386,7 +2391,7 @@ intgo _wrap_attn_plan_config_block_k_get_raw_c170a3599fb684a6(struct attn_plan_c
 }
 
 
-void _wrap_attn_plan_config_heads_q_set_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_plan_config_heads_q_set_raw_ebac4eed59fe8dc6(struct attn_plan_config *_swig_go_0, long long _swig_go_1) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int64_t arg2 ;
   
@@ -2398,7 +2403,7 @@ void _wrap_attn_plan_config_heads_q_set_raw_c170a3599fb684a6(struct attn_plan_co
 }
 
 
-long long _wrap_attn_plan_config_heads_q_get_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0) {
+long long _wrap_attn_plan_config_heads_q_get_raw_ebac4eed59fe8dc6(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int64_t result;
   long long _swig_go_result;
@@ -2411,7 +2416,7 @@ long long _wrap_attn_plan_config_heads_q_get_raw_c170a3599fb684a6(struct attn_pl
 }
 
 
-void _wrap_attn_plan_config_heads_kv_set_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_plan_config_heads_kv_set_raw_ebac4eed59fe8dc6(struct attn_plan_config *_swig_go_0, long long _swig_go_1) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int64_t arg2 ;
   
@@ -2423,7 +2428,7 @@ void _wrap_attn_plan_config_heads_kv_set_raw_c170a3599fb684a6(struct attn_plan_c
 }
 
 
-long long _wrap_attn_plan_config_heads_kv_get_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0) {
+long long _wrap_attn_plan_config_heads_kv_get_raw_ebac4eed59fe8dc6(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int64_t result;
   long long _swig_go_result;
@@ -2436,7 +2441,7 @@ long long _wrap_attn_plan_config_heads_kv_get_raw_c170a3599fb684a6(struct attn_p
 }
 
 
-void _wrap_attn_plan_config_head_dim_set_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_plan_config_head_dim_set_raw_ebac4eed59fe8dc6(struct attn_plan_config *_swig_go_0, long long _swig_go_1) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int64_t arg2 ;
   
@@ -2448,7 +2453,7 @@ void _wrap_attn_plan_config_head_dim_set_raw_c170a3599fb684a6(struct attn_plan_c
 }
 
 
-long long _wrap_attn_plan_config_head_dim_get_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0) {
+long long _wrap_attn_plan_config_head_dim_get_raw_ebac4eed59fe8dc6(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int64_t result;
   long long _swig_go_result;
@@ -2461,7 +2466,7 @@ long long _wrap_attn_plan_config_head_dim_get_raw_c170a3599fb684a6(struct attn_p
 }
 
 
-void _wrap_attn_plan_config_head_dim_v_set_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_plan_config_head_dim_v_set_raw_ebac4eed59fe8dc6(struct attn_plan_config *_swig_go_0, long long _swig_go_1) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int64_t arg2 ;
   
@@ -2473,7 +2478,7 @@ void _wrap_attn_plan_config_head_dim_v_set_raw_c170a3599fb684a6(struct attn_plan
 }
 
 
-long long _wrap_attn_plan_config_head_dim_v_get_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0) {
+long long _wrap_attn_plan_config_head_dim_v_get_raw_ebac4eed59fe8dc6(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int64_t result;
   long long _swig_go_result;
@@ -2486,7 +2491,7 @@ long long _wrap_attn_plan_config_head_dim_v_get_raw_c170a3599fb684a6(struct attn
 }
 
 
-void _wrap_attn_plan_config_max_batch_set_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_plan_config_max_batch_set_raw_ebac4eed59fe8dc6(struct attn_plan_config *_swig_go_0, long long _swig_go_1) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int64_t arg2 ;
   
@@ -2498,7 +2503,7 @@ void _wrap_attn_plan_config_max_batch_set_raw_c170a3599fb684a6(struct attn_plan_
 }
 
 
-long long _wrap_attn_plan_config_max_batch_get_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0) {
+long long _wrap_attn_plan_config_max_batch_get_raw_ebac4eed59fe8dc6(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int64_t result;
   long long _swig_go_result;
@@ -2511,7 +2516,7 @@ long long _wrap_attn_plan_config_max_batch_get_raw_c170a3599fb684a6(struct attn_
 }
 
 
-void _wrap_attn_plan_config_max_seqlen_q_set_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_plan_config_max_seqlen_q_set_raw_ebac4eed59fe8dc6(struct attn_plan_config *_swig_go_0, long long _swig_go_1) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int64_t arg2 ;
   
@@ -2523,7 +2528,7 @@ void _wrap_attn_plan_config_max_seqlen_q_set_raw_c170a3599fb684a6(struct attn_pl
 }
 
 
-long long _wrap_attn_plan_config_max_seqlen_q_get_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0) {
+long long _wrap_attn_plan_config_max_seqlen_q_get_raw_ebac4eed59fe8dc6(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int64_t result;
   long long _swig_go_result;
@@ -2536,7 +2541,7 @@ long long _wrap_attn_plan_config_max_seqlen_q_get_raw_c170a3599fb684a6(struct at
 }
 
 
-void _wrap_attn_plan_config_max_seqlen_k_set_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_plan_config_max_seqlen_k_set_raw_ebac4eed59fe8dc6(struct attn_plan_config *_swig_go_0, long long _swig_go_1) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int64_t arg2 ;
   
@@ -2548,7 +2553,7 @@ void _wrap_attn_plan_config_max_seqlen_k_set_raw_c170a3599fb684a6(struct attn_pl
 }
 
 
-long long _wrap_attn_plan_config_max_seqlen_k_get_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0) {
+long long _wrap_attn_plan_config_max_seqlen_k_get_raw_ebac4eed59fe8dc6(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int64_t result;
   long long _swig_go_result;
@@ -2561,7 +2566,7 @@ long long _wrap_attn_plan_config_max_seqlen_k_get_raw_c170a3599fb684a6(struct at
 }
 
 
-void _wrap_attn_plan_config_max_total_q_set_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_plan_config_max_total_q_set_raw_ebac4eed59fe8dc6(struct attn_plan_config *_swig_go_0, long long _swig_go_1) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int64_t arg2 ;
   
@@ -2573,7 +2578,7 @@ void _wrap_attn_plan_config_max_total_q_set_raw_c170a3599fb684a6(struct attn_pla
 }
 
 
-long long _wrap_attn_plan_config_max_total_q_get_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0) {
+long long _wrap_attn_plan_config_max_total_q_get_raw_ebac4eed59fe8dc6(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int64_t result;
   long long _swig_go_result;
@@ -2586,7 +2591,7 @@ long long _wrap_attn_plan_config_max_total_q_get_raw_c170a3599fb684a6(struct att
 }
 
 
-void _wrap_attn_plan_config_max_total_k_set_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_plan_config_max_total_k_set_raw_ebac4eed59fe8dc6(struct attn_plan_config *_swig_go_0, long long _swig_go_1) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int64_t arg2 ;
   
@@ -2598,7 +2603,7 @@ void _wrap_attn_plan_config_max_total_k_set_raw_c170a3599fb684a6(struct attn_pla
 }
 
 
-long long _wrap_attn_plan_config_max_total_k_get_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0) {
+long long _wrap_attn_plan_config_max_total_k_get_raw_ebac4eed59fe8dc6(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int64_t result;
   long long _swig_go_result;
@@ -2611,7 +2616,7 @@ long long _wrap_attn_plan_config_max_total_k_get_raw_c170a3599fb684a6(struct att
 }
 
 
-void _wrap_attn_plan_config_window_left_set_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_plan_config_window_left_set_raw_ebac4eed59fe8dc6(struct attn_plan_config *_swig_go_0, long long _swig_go_1) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int64_t arg2 ;
   
@@ -2623,7 +2628,7 @@ void _wrap_attn_plan_config_window_left_set_raw_c170a3599fb684a6(struct attn_pla
 }
 
 
-long long _wrap_attn_plan_config_window_left_get_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0) {
+long long _wrap_attn_plan_config_window_left_get_raw_ebac4eed59fe8dc6(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int64_t result;
   long long _swig_go_result;
@@ -2636,7 +2641,7 @@ long long _wrap_attn_plan_config_window_left_get_raw_c170a3599fb684a6(struct att
 }
 
 
-void _wrap_attn_plan_config_window_right_set_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_plan_config_window_right_set_raw_ebac4eed59fe8dc6(struct attn_plan_config *_swig_go_0, long long _swig_go_1) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int64_t arg2 ;
   
@@ -2648,7 +2653,7 @@ void _wrap_attn_plan_config_window_right_set_raw_c170a3599fb684a6(struct attn_pl
 }
 
 
-long long _wrap_attn_plan_config_window_right_get_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0) {
+long long _wrap_attn_plan_config_window_right_get_raw_ebac4eed59fe8dc6(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int64_t result;
   long long _swig_go_result;
@@ -2661,7 +2666,7 @@ long long _wrap_attn_plan_config_window_right_get_raw_c170a3599fb684a6(struct at
 }
 
 
-void _wrap_attn_plan_config_backend_set_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0, _gostring_ _swig_go_1) {
+void _wrap_attn_plan_config_backend_set_raw_ebac4eed59fe8dc6(struct attn_plan_config *_swig_go_0, _gostring_ _swig_go_1) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   char *arg2 = (char *) 0 ;
   
@@ -2681,7 +2686,7 @@ void _wrap_attn_plan_config_backend_set_raw_c170a3599fb684a6(struct attn_plan_co
 }
 
 
-_gostring_ _wrap_attn_plan_config_backend_get_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0) {
+_gostring_ _wrap_attn_plan_config_backend_get_raw_ebac4eed59fe8dc6(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   char *result = 0 ;
   _gostring_ _swig_go_result;
@@ -2694,7 +2699,7 @@ _gostring_ _wrap_attn_plan_config_backend_get_raw_c170a3599fb684a6(struct attn_p
 }
 
 
-void _wrap_attn_plan_config_tile_k_set_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_plan_config_tile_k_set_raw_ebac4eed59fe8dc6(struct attn_plan_config *_swig_go_0, long long _swig_go_1) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int64_t arg2 ;
   
@@ -2706,7 +2711,7 @@ void _wrap_attn_plan_config_tile_k_set_raw_c170a3599fb684a6(struct attn_plan_con
 }
 
 
-long long _wrap_attn_plan_config_tile_k_get_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0) {
+long long _wrap_attn_plan_config_tile_k_get_raw_ebac4eed59fe8dc6(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int64_t result;
   long long _swig_go_result;
@@ -2719,7 +2724,7 @@ long long _wrap_attn_plan_config_tile_k_get_raw_c170a3599fb684a6(struct attn_pla
 }
 
 
-void _wrap_attn_plan_config_kv_chunk_set_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_plan_config_kv_chunk_set_raw_ebac4eed59fe8dc6(struct attn_plan_config *_swig_go_0, long long _swig_go_1) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int64_t arg2 ;
   
@@ -2731,7 +2736,7 @@ void _wrap_attn_plan_config_kv_chunk_set_raw_c170a3599fb684a6(struct attn_plan_c
 }
 
 
-long long _wrap_attn_plan_config_kv_chunk_get_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0) {
+long long _wrap_attn_plan_config_kv_chunk_get_raw_ebac4eed59fe8dc6(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int64_t result;
   long long _swig_go_result;
@@ -2744,7 +2749,7 @@ long long _wrap_attn_plan_config_kv_chunk_get_raw_c170a3599fb684a6(struct attn_p
 }
 
 
-void _wrap_delete_attn_plan_config_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0) {
+void _wrap_delete_attn_plan_config_raw_ebac4eed59fe8dc6(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   
   arg1 = *(struct attn_plan_config **)&_swig_go_0; 
@@ -2754,7 +2759,7 @@ void _wrap_delete_attn_plan_config_raw_c170a3599fb684a6(struct attn_plan_config 
 }
 
 
-struct attn_plan_config *_wrap_new_attn_plan_config_raw_c170a3599fb684a6() {
+struct attn_plan_config *_wrap_new_attn_plan_config_raw_ebac4eed59fe8dc6() {
   struct attn_plan_config *result = 0 ;
   struct attn_plan_config *_swig_go_result;
   
@@ -2765,7 +2770,7 @@ struct attn_plan_config *_wrap_new_attn_plan_config_raw_c170a3599fb684a6() {
 }
 
 
-void _wrap_attn_plan_config_init_raw_c170a3599fb684a6(struct attn_plan_config *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_plan_config_init_raw_ebac4eed59fe8dc6(struct attn_plan_config *_swig_go_0, long long _swig_go_1) {
   attn_plan_config *arg1 = (attn_plan_config *) 0 ;
   size_t arg2 ;
   
@@ -2777,7 +2782,7 @@ void _wrap_attn_plan_config_init_raw_c170a3599fb684a6(struct attn_plan_config *_
 }
 
 
-intgo _wrap_attn_plan_create_raw_c170a3599fb684a6(attn_context *_swig_go_0, struct attn_plan_config *_swig_go_1, attn_plan **_swig_go_2, struct attn_error *_swig_go_3) {
+intgo _wrap_attn_plan_create_raw_ebac4eed59fe8dc6(attn_context *_swig_go_0, struct attn_plan_config *_swig_go_1, attn_plan **_swig_go_2, struct attn_error *_swig_go_3) {
   attn_context *arg1 = (attn_context *) 0 ;
   attn_plan_config *arg2 = (attn_plan_config *) 0 ;
   attn_plan **arg3 = (attn_plan **) 0 ;
@@ -2796,7 +2801,7 @@ intgo _wrap_attn_plan_create_raw_c170a3599fb684a6(attn_context *_swig_go_0, stru
 }
 
 
-void _wrap_attn_plan_destroy_raw_c170a3599fb684a6(attn_plan *_swig_go_0) {
+void _wrap_attn_plan_destroy_raw_ebac4eed59fe8dc6(attn_plan *_swig_go_0) {
   attn_plan *arg1 = (attn_plan *) 0 ;
   
   arg1 = *(attn_plan **)&_swig_go_0; 
@@ -2806,7 +2811,7 @@ void _wrap_attn_plan_destroy_raw_c170a3599fb684a6(attn_plan *_swig_go_0) {
 }
 
 
-intgo _wrap_attn_plan_workspace_size_raw_c170a3599fb684a6(attn_plan *_swig_go_0, long long *_swig_go_1, struct attn_error *_swig_go_2) {
+intgo _wrap_attn_plan_workspace_size_raw_ebac4eed59fe8dc6(attn_plan *_swig_go_0, long long *_swig_go_1, struct attn_error *_swig_go_2) {
   attn_plan *arg1 = (attn_plan *) 0 ;
   size_t *arg2 = (size_t *) 0 ;
   attn_error *arg3 = (attn_error *) 0 ;
@@ -2823,7 +2828,7 @@ intgo _wrap_attn_plan_workspace_size_raw_c170a3599fb684a6(attn_plan *_swig_go_0,
 }
 
 
-void _wrap_attn_run_args_struct_size_set_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_run_args_struct_size_set_raw_ebac4eed59fe8dc6(struct attn_run_args *_swig_go_0, intgo _swig_go_1) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   uint32_t arg2 ;
   
@@ -2835,7 +2840,7 @@ void _wrap_attn_run_args_struct_size_set_raw_c170a3599fb684a6(struct attn_run_ar
 }
 
 
-intgo _wrap_attn_run_args_struct_size_get_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0) {
+intgo _wrap_attn_run_args_struct_size_get_raw_ebac4eed59fe8dc6(struct attn_run_args *_swig_go_0) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   uint32_t result;
   intgo _swig_go_result;
@@ -2848,7 +2853,7 @@ intgo _wrap_attn_run_args_struct_size_get_raw_c170a3599fb684a6(struct attn_run_a
 }
 
 
-void _wrap_attn_run_args_reserved_set_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_run_args_reserved_set_raw_ebac4eed59fe8dc6(struct attn_run_args *_swig_go_0, intgo _swig_go_1) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   uint32_t arg2 ;
   
@@ -2860,7 +2865,7 @@ void _wrap_attn_run_args_reserved_set_raw_c170a3599fb684a6(struct attn_run_args 
 }
 
 
-intgo _wrap_attn_run_args_reserved_get_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0) {
+intgo _wrap_attn_run_args_reserved_get_raw_ebac4eed59fe8dc6(struct attn_run_args *_swig_go_0) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   uint32_t result;
   intgo _swig_go_result;
@@ -2873,7 +2878,7 @@ intgo _wrap_attn_run_args_reserved_get_raw_c170a3599fb684a6(struct attn_run_args
 }
 
 
-void _wrap_attn_run_args_q_set_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
+void _wrap_attn_run_args_q_set_raw_ebac4eed59fe8dc6(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *arg2 = (attn_tensor *) 0 ;
   
@@ -2885,7 +2890,7 @@ void _wrap_attn_run_args_q_set_raw_c170a3599fb684a6(struct attn_run_args *_swig_
 }
 
 
-struct attn_tensor *_wrap_attn_run_args_q_get_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0) {
+struct attn_tensor *_wrap_attn_run_args_q_get_raw_ebac4eed59fe8dc6(struct attn_run_args *_swig_go_0) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *result = 0 ;
   struct attn_tensor *_swig_go_result;
@@ -2898,7 +2903,7 @@ struct attn_tensor *_wrap_attn_run_args_q_get_raw_c170a3599fb684a6(struct attn_r
 }
 
 
-void _wrap_attn_run_args_k_set_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
+void _wrap_attn_run_args_k_set_raw_ebac4eed59fe8dc6(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *arg2 = (attn_tensor *) 0 ;
   
@@ -2910,7 +2915,7 @@ void _wrap_attn_run_args_k_set_raw_c170a3599fb684a6(struct attn_run_args *_swig_
 }
 
 
-struct attn_tensor *_wrap_attn_run_args_k_get_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0) {
+struct attn_tensor *_wrap_attn_run_args_k_get_raw_ebac4eed59fe8dc6(struct attn_run_args *_swig_go_0) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *result = 0 ;
   struct attn_tensor *_swig_go_result;
@@ -2923,7 +2928,7 @@ struct attn_tensor *_wrap_attn_run_args_k_get_raw_c170a3599fb684a6(struct attn_r
 }
 
 
-void _wrap_attn_run_args_v_set_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
+void _wrap_attn_run_args_v_set_raw_ebac4eed59fe8dc6(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *arg2 = (attn_tensor *) 0 ;
   
@@ -2935,7 +2940,7 @@ void _wrap_attn_run_args_v_set_raw_c170a3599fb684a6(struct attn_run_args *_swig_
 }
 
 
-struct attn_tensor *_wrap_attn_run_args_v_get_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0) {
+struct attn_tensor *_wrap_attn_run_args_v_get_raw_ebac4eed59fe8dc6(struct attn_run_args *_swig_go_0) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *result = 0 ;
   struct attn_tensor *_swig_go_result;
@@ -2948,7 +2953,7 @@ struct attn_tensor *_wrap_attn_run_args_v_get_raw_c170a3599fb684a6(struct attn_r
 }
 
 
-void _wrap_attn_run_args_o_set_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
+void _wrap_attn_run_args_o_set_raw_ebac4eed59fe8dc6(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *arg2 = (attn_tensor *) 0 ;
   
@@ -2960,7 +2965,7 @@ void _wrap_attn_run_args_o_set_raw_c170a3599fb684a6(struct attn_run_args *_swig_
 }
 
 
-struct attn_tensor *_wrap_attn_run_args_o_get_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0) {
+struct attn_tensor *_wrap_attn_run_args_o_get_raw_ebac4eed59fe8dc6(struct attn_run_args *_swig_go_0) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *result = 0 ;
   struct attn_tensor *_swig_go_result;
@@ -2973,7 +2978,7 @@ struct attn_tensor *_wrap_attn_run_args_o_get_raw_c170a3599fb684a6(struct attn_r
 }
 
 
-void _wrap_attn_run_args_lse_set_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
+void _wrap_attn_run_args_lse_set_raw_ebac4eed59fe8dc6(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *arg2 = (attn_tensor *) 0 ;
   
@@ -2985,7 +2990,7 @@ void _wrap_attn_run_args_lse_set_raw_c170a3599fb684a6(struct attn_run_args *_swi
 }
 
 
-struct attn_tensor *_wrap_attn_run_args_lse_get_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0) {
+struct attn_tensor *_wrap_attn_run_args_lse_get_raw_ebac4eed59fe8dc6(struct attn_run_args *_swig_go_0) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *result = 0 ;
   struct attn_tensor *_swig_go_result;
@@ -2998,7 +3003,7 @@ struct attn_tensor *_wrap_attn_run_args_lse_get_raw_c170a3599fb684a6(struct attn
 }
 
 
-void _wrap_attn_run_args_seqlens_q_set_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
+void _wrap_attn_run_args_seqlens_q_set_raw_ebac4eed59fe8dc6(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *arg2 = (attn_tensor *) 0 ;
   
@@ -3010,7 +3015,7 @@ void _wrap_attn_run_args_seqlens_q_set_raw_c170a3599fb684a6(struct attn_run_args
 }
 
 
-struct attn_tensor *_wrap_attn_run_args_seqlens_q_get_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0) {
+struct attn_tensor *_wrap_attn_run_args_seqlens_q_get_raw_ebac4eed59fe8dc6(struct attn_run_args *_swig_go_0) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *result = 0 ;
   struct attn_tensor *_swig_go_result;
@@ -3023,7 +3028,7 @@ struct attn_tensor *_wrap_attn_run_args_seqlens_q_get_raw_c170a3599fb684a6(struc
 }
 
 
-void _wrap_attn_run_args_seqlens_k_set_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
+void _wrap_attn_run_args_seqlens_k_set_raw_ebac4eed59fe8dc6(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *arg2 = (attn_tensor *) 0 ;
   
@@ -3035,7 +3040,7 @@ void _wrap_attn_run_args_seqlens_k_set_raw_c170a3599fb684a6(struct attn_run_args
 }
 
 
-struct attn_tensor *_wrap_attn_run_args_seqlens_k_get_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0) {
+struct attn_tensor *_wrap_attn_run_args_seqlens_k_get_raw_ebac4eed59fe8dc6(struct attn_run_args *_swig_go_0) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *result = 0 ;
   struct attn_tensor *_swig_go_result;
@@ -3048,7 +3053,7 @@ struct attn_tensor *_wrap_attn_run_args_seqlens_k_get_raw_c170a3599fb684a6(struc
 }
 
 
-void _wrap_attn_run_args_cu_seqlens_q_set_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
+void _wrap_attn_run_args_cu_seqlens_q_set_raw_ebac4eed59fe8dc6(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *arg2 = (attn_tensor *) 0 ;
   
@@ -3060,7 +3065,7 @@ void _wrap_attn_run_args_cu_seqlens_q_set_raw_c170a3599fb684a6(struct attn_run_a
 }
 
 
-struct attn_tensor *_wrap_attn_run_args_cu_seqlens_q_get_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0) {
+struct attn_tensor *_wrap_attn_run_args_cu_seqlens_q_get_raw_ebac4eed59fe8dc6(struct attn_run_args *_swig_go_0) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *result = 0 ;
   struct attn_tensor *_swig_go_result;
@@ -3073,7 +3078,7 @@ struct attn_tensor *_wrap_attn_run_args_cu_seqlens_q_get_raw_c170a3599fb684a6(st
 }
 
 
-void _wrap_attn_run_args_cu_seqlens_k_set_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
+void _wrap_attn_run_args_cu_seqlens_k_set_raw_ebac4eed59fe8dc6(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *arg2 = (attn_tensor *) 0 ;
   
@@ -3085,7 +3090,7 @@ void _wrap_attn_run_args_cu_seqlens_k_set_raw_c170a3599fb684a6(struct attn_run_a
 }
 
 
-struct attn_tensor *_wrap_attn_run_args_cu_seqlens_k_get_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0) {
+struct attn_tensor *_wrap_attn_run_args_cu_seqlens_k_get_raw_ebac4eed59fe8dc6(struct attn_run_args *_swig_go_0) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *result = 0 ;
   struct attn_tensor *_swig_go_result;
@@ -3098,7 +3103,7 @@ struct attn_tensor *_wrap_attn_run_args_cu_seqlens_k_get_raw_c170a3599fb684a6(st
 }
 
 
-void _wrap_attn_run_args_block_table_set_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
+void _wrap_attn_run_args_block_table_set_raw_ebac4eed59fe8dc6(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *arg2 = (attn_tensor *) 0 ;
   
@@ -3110,7 +3115,7 @@ void _wrap_attn_run_args_block_table_set_raw_c170a3599fb684a6(struct attn_run_ar
 }
 
 
-struct attn_tensor *_wrap_attn_run_args_block_table_get_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0) {
+struct attn_tensor *_wrap_attn_run_args_block_table_get_raw_ebac4eed59fe8dc6(struct attn_run_args *_swig_go_0) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *result = 0 ;
   struct attn_tensor *_swig_go_result;
@@ -3123,7 +3128,7 @@ struct attn_tensor *_wrap_attn_run_args_block_table_get_raw_c170a3599fb684a6(str
 }
 
 
-void _wrap_attn_run_args_q_start_set_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
+void _wrap_attn_run_args_q_start_set_raw_ebac4eed59fe8dc6(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *arg2 = (attn_tensor *) 0 ;
   
@@ -3135,7 +3140,7 @@ void _wrap_attn_run_args_q_start_set_raw_c170a3599fb684a6(struct attn_run_args *
 }
 
 
-struct attn_tensor *_wrap_attn_run_args_q_start_get_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0) {
+struct attn_tensor *_wrap_attn_run_args_q_start_get_raw_ebac4eed59fe8dc6(struct attn_run_args *_swig_go_0) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *result = 0 ;
   struct attn_tensor *_swig_go_result;
@@ -3148,7 +3153,7 @@ struct attn_tensor *_wrap_attn_run_args_q_start_get_raw_c170a3599fb684a6(struct 
 }
 
 
-void _wrap_attn_run_args_k_start_set_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
+void _wrap_attn_run_args_k_start_set_raw_ebac4eed59fe8dc6(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *arg2 = (attn_tensor *) 0 ;
   
@@ -3160,7 +3165,7 @@ void _wrap_attn_run_args_k_start_set_raw_c170a3599fb684a6(struct attn_run_args *
 }
 
 
-struct attn_tensor *_wrap_attn_run_args_k_start_get_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0) {
+struct attn_tensor *_wrap_attn_run_args_k_start_get_raw_ebac4eed59fe8dc6(struct attn_run_args *_swig_go_0) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *result = 0 ;
   struct attn_tensor *_swig_go_result;
@@ -3173,7 +3178,7 @@ struct attn_tensor *_wrap_attn_run_args_k_start_get_raw_c170a3599fb684a6(struct 
 }
 
 
-void _wrap_attn_run_args_bias_set_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
+void _wrap_attn_run_args_bias_set_raw_ebac4eed59fe8dc6(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *arg2 = (attn_tensor *) 0 ;
   
@@ -3185,7 +3190,7 @@ void _wrap_attn_run_args_bias_set_raw_c170a3599fb684a6(struct attn_run_args *_sw
 }
 
 
-struct attn_tensor *_wrap_attn_run_args_bias_get_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0) {
+struct attn_tensor *_wrap_attn_run_args_bias_get_raw_ebac4eed59fe8dc6(struct attn_run_args *_swig_go_0) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *result = 0 ;
   struct attn_tensor *_swig_go_result;
@@ -3198,7 +3203,7 @@ struct attn_tensor *_wrap_attn_run_args_bias_get_raw_c170a3599fb684a6(struct att
 }
 
 
-void _wrap_attn_run_args_bias_k0_set_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
+void _wrap_attn_run_args_bias_k0_set_raw_ebac4eed59fe8dc6(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *arg2 = (attn_tensor *) 0 ;
   
@@ -3210,7 +3215,7 @@ void _wrap_attn_run_args_bias_k0_set_raw_c170a3599fb684a6(struct attn_run_args *
 }
 
 
-struct attn_tensor *_wrap_attn_run_args_bias_k0_get_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0) {
+struct attn_tensor *_wrap_attn_run_args_bias_k0_get_raw_ebac4eed59fe8dc6(struct attn_run_args *_swig_go_0) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *result = 0 ;
   struct attn_tensor *_swig_go_result;
@@ -3223,7 +3228,7 @@ struct attn_tensor *_wrap_attn_run_args_bias_k0_get_raw_c170a3599fb684a6(struct 
 }
 
 
-void _wrap_attn_run_args_mask_set_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
+void _wrap_attn_run_args_mask_set_raw_ebac4eed59fe8dc6(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *arg2 = (attn_tensor *) 0 ;
   
@@ -3235,7 +3240,7 @@ void _wrap_attn_run_args_mask_set_raw_c170a3599fb684a6(struct attn_run_args *_sw
 }
 
 
-struct attn_tensor *_wrap_attn_run_args_mask_get_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0) {
+struct attn_tensor *_wrap_attn_run_args_mask_get_raw_ebac4eed59fe8dc6(struct attn_run_args *_swig_go_0) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *result = 0 ;
   struct attn_tensor *_swig_go_result;
@@ -3248,7 +3253,7 @@ struct attn_tensor *_wrap_attn_run_args_mask_get_raw_c170a3599fb684a6(struct att
 }
 
 
-void _wrap_attn_run_args_mask_k0_set_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
+void _wrap_attn_run_args_mask_k0_set_raw_ebac4eed59fe8dc6(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *arg2 = (attn_tensor *) 0 ;
   
@@ -3260,7 +3265,7 @@ void _wrap_attn_run_args_mask_k0_set_raw_c170a3599fb684a6(struct attn_run_args *
 }
 
 
-struct attn_tensor *_wrap_attn_run_args_mask_k0_get_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0) {
+struct attn_tensor *_wrap_attn_run_args_mask_k0_get_raw_ebac4eed59fe8dc6(struct attn_run_args *_swig_go_0) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *result = 0 ;
   struct attn_tensor *_swig_go_result;
@@ -3273,7 +3278,7 @@ struct attn_tensor *_wrap_attn_run_args_mask_k0_get_raw_c170a3599fb684a6(struct 
 }
 
 
-void _wrap_attn_run_args_alibi_slopes_set_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
+void _wrap_attn_run_args_alibi_slopes_set_raw_ebac4eed59fe8dc6(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *arg2 = (attn_tensor *) 0 ;
   
@@ -3285,7 +3290,7 @@ void _wrap_attn_run_args_alibi_slopes_set_raw_c170a3599fb684a6(struct attn_run_a
 }
 
 
-struct attn_tensor *_wrap_attn_run_args_alibi_slopes_get_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0) {
+struct attn_tensor *_wrap_attn_run_args_alibi_slopes_get_raw_ebac4eed59fe8dc6(struct attn_run_args *_swig_go_0) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *result = 0 ;
   struct attn_tensor *_swig_go_result;
@@ -3298,7 +3303,7 @@ struct attn_tensor *_wrap_attn_run_args_alibi_slopes_get_raw_c170a3599fb684a6(st
 }
 
 
-void _wrap_attn_run_args_sink_set_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
+void _wrap_attn_run_args_sink_set_raw_ebac4eed59fe8dc6(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *arg2 = (attn_tensor *) 0 ;
   
@@ -3310,7 +3315,7 @@ void _wrap_attn_run_args_sink_set_raw_c170a3599fb684a6(struct attn_run_args *_sw
 }
 
 
-struct attn_tensor *_wrap_attn_run_args_sink_get_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0) {
+struct attn_tensor *_wrap_attn_run_args_sink_get_raw_ebac4eed59fe8dc6(struct attn_run_args *_swig_go_0) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *result = 0 ;
   struct attn_tensor *_swig_go_result;
@@ -3323,7 +3328,7 @@ struct attn_tensor *_wrap_attn_run_args_sink_get_raw_c170a3599fb684a6(struct att
 }
 
 
-void _wrap_attn_run_args_block_mask_set_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
+void _wrap_attn_run_args_block_mask_set_raw_ebac4eed59fe8dc6(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *arg2 = (attn_tensor *) 0 ;
   
@@ -3335,7 +3340,7 @@ void _wrap_attn_run_args_block_mask_set_raw_c170a3599fb684a6(struct attn_run_arg
 }
 
 
-struct attn_tensor *_wrap_attn_run_args_block_mask_get_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0) {
+struct attn_tensor *_wrap_attn_run_args_block_mask_get_raw_ebac4eed59fe8dc6(struct attn_run_args *_swig_go_0) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *result = 0 ;
   struct attn_tensor *_swig_go_result;
@@ -3348,7 +3353,7 @@ struct attn_tensor *_wrap_attn_run_args_block_mask_get_raw_c170a3599fb684a6(stru
 }
 
 
-void _wrap_attn_run_args_k_scale_set_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
+void _wrap_attn_run_args_k_scale_set_raw_ebac4eed59fe8dc6(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *arg2 = (attn_tensor *) 0 ;
   
@@ -3360,7 +3365,7 @@ void _wrap_attn_run_args_k_scale_set_raw_c170a3599fb684a6(struct attn_run_args *
 }
 
 
-struct attn_tensor *_wrap_attn_run_args_k_scale_get_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0) {
+struct attn_tensor *_wrap_attn_run_args_k_scale_get_raw_ebac4eed59fe8dc6(struct attn_run_args *_swig_go_0) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *result = 0 ;
   struct attn_tensor *_swig_go_result;
@@ -3373,7 +3378,7 @@ struct attn_tensor *_wrap_attn_run_args_k_scale_get_raw_c170a3599fb684a6(struct 
 }
 
 
-void _wrap_attn_run_args_v_scale_set_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
+void _wrap_attn_run_args_v_scale_set_raw_ebac4eed59fe8dc6(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *arg2 = (attn_tensor *) 0 ;
   
@@ -3385,7 +3390,7 @@ void _wrap_attn_run_args_v_scale_set_raw_c170a3599fb684a6(struct attn_run_args *
 }
 
 
-struct attn_tensor *_wrap_attn_run_args_v_scale_get_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0) {
+struct attn_tensor *_wrap_attn_run_args_v_scale_get_raw_ebac4eed59fe8dc6(struct attn_run_args *_swig_go_0) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *result = 0 ;
   struct attn_tensor *_swig_go_result;
@@ -3398,7 +3403,7 @@ struct attn_tensor *_wrap_attn_run_args_v_scale_get_raw_c170a3599fb684a6(struct 
 }
 
 
-void _wrap_attn_run_args_workspace_set_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0, void *_swig_go_1) {
+void _wrap_attn_run_args_workspace_set_raw_ebac4eed59fe8dc6(struct attn_run_args *_swig_go_0, void *_swig_go_1) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   void *arg2 = (void *) 0 ;
   
@@ -3410,7 +3415,7 @@ void _wrap_attn_run_args_workspace_set_raw_c170a3599fb684a6(struct attn_run_args
 }
 
 
-void *_wrap_attn_run_args_workspace_get_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0) {
+void *_wrap_attn_run_args_workspace_get_raw_ebac4eed59fe8dc6(struct attn_run_args *_swig_go_0) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   void *result = 0 ;
   void *_swig_go_result;
@@ -3423,7 +3428,7 @@ void *_wrap_attn_run_args_workspace_get_raw_c170a3599fb684a6(struct attn_run_arg
 }
 
 
-void _wrap_attn_run_args_workspace_size_set_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_run_args_workspace_size_set_raw_ebac4eed59fe8dc6(struct attn_run_args *_swig_go_0, long long _swig_go_1) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   size_t arg2 ;
   
@@ -3435,7 +3440,7 @@ void _wrap_attn_run_args_workspace_size_set_raw_c170a3599fb684a6(struct attn_run
 }
 
 
-long long _wrap_attn_run_args_workspace_size_get_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0) {
+long long _wrap_attn_run_args_workspace_size_get_raw_ebac4eed59fe8dc6(struct attn_run_args *_swig_go_0) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   size_t result;
   long long _swig_go_result;
@@ -3448,7 +3453,7 @@ long long _wrap_attn_run_args_workspace_size_get_raw_c170a3599fb684a6(struct att
 }
 
 
-void _wrap_attn_run_args_stream_set_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0, void *_swig_go_1) {
+void _wrap_attn_run_args_stream_set_raw_ebac4eed59fe8dc6(struct attn_run_args *_swig_go_0, void *_swig_go_1) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   void *arg2 = (void *) 0 ;
   
@@ -3460,7 +3465,7 @@ void _wrap_attn_run_args_stream_set_raw_c170a3599fb684a6(struct attn_run_args *_
 }
 
 
-void *_wrap_attn_run_args_stream_get_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0) {
+void *_wrap_attn_run_args_stream_get_raw_ebac4eed59fe8dc6(struct attn_run_args *_swig_go_0) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   void *result = 0 ;
   void *_swig_go_result;
@@ -3473,7 +3478,7 @@ void *_wrap_attn_run_args_stream_get_raw_c170a3599fb684a6(struct attn_run_args *
 }
 
 
-struct attn_run_args *_wrap_new_attn_run_args_raw_c170a3599fb684a6() {
+struct attn_run_args *_wrap_new_attn_run_args_raw_ebac4eed59fe8dc6() {
   struct attn_run_args *result = 0 ;
   struct attn_run_args *_swig_go_result;
   
@@ -3484,7 +3489,7 @@ struct attn_run_args *_wrap_new_attn_run_args_raw_c170a3599fb684a6() {
 }
 
 
-void _wrap_delete_attn_run_args_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0) {
+void _wrap_delete_attn_run_args_raw_ebac4eed59fe8dc6(struct attn_run_args *_swig_go_0) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   
   arg1 = *(struct attn_run_args **)&_swig_go_0; 
@@ -3494,7 +3499,7 @@ void _wrap_delete_attn_run_args_raw_c170a3599fb684a6(struct attn_run_args *_swig
 }
 
 
-void _wrap_attn_run_args_init_raw_c170a3599fb684a6(struct attn_run_args *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_run_args_init_raw_ebac4eed59fe8dc6(struct attn_run_args *_swig_go_0, long long _swig_go_1) {
   attn_run_args *arg1 = (attn_run_args *) 0 ;
   size_t arg2 ;
   
@@ -3506,7 +3511,7 @@ void _wrap_attn_run_args_init_raw_c170a3599fb684a6(struct attn_run_args *_swig_g
 }
 
 
-intgo _wrap_attn_run_raw_c170a3599fb684a6(attn_plan *_swig_go_0, struct attn_run_args *_swig_go_1, struct attn_error *_swig_go_2) {
+intgo _wrap_attn_run_raw_ebac4eed59fe8dc6(attn_plan *_swig_go_0, struct attn_run_args *_swig_go_1, struct attn_error *_swig_go_2) {
   attn_plan *arg1 = (attn_plan *) 0 ;
   attn_run_args *arg2 = (attn_run_args *) 0 ;
   attn_error *arg3 = (attn_error *) 0 ;
@@ -3523,7 +3528,7 @@ intgo _wrap_attn_run_raw_c170a3599fb684a6(attn_plan *_swig_go_0, struct attn_run
 }
 
 
-void _wrap_attn_merge_args_struct_size_set_raw_c170a3599fb684a6(struct attn_merge_args *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_merge_args_struct_size_set_raw_ebac4eed59fe8dc6(struct attn_merge_args *_swig_go_0, intgo _swig_go_1) {
   struct attn_merge_args *arg1 = (struct attn_merge_args *) 0 ;
   uint32_t arg2 ;
   
@@ -3535,7 +3540,7 @@ void _wrap_attn_merge_args_struct_size_set_raw_c170a3599fb684a6(struct attn_merg
 }
 
 
-intgo _wrap_attn_merge_args_struct_size_get_raw_c170a3599fb684a6(struct attn_merge_args *_swig_go_0) {
+intgo _wrap_attn_merge_args_struct_size_get_raw_ebac4eed59fe8dc6(struct attn_merge_args *_swig_go_0) {
   struct attn_merge_args *arg1 = (struct attn_merge_args *) 0 ;
   uint32_t result;
   intgo _swig_go_result;
@@ -3548,7 +3553,7 @@ intgo _wrap_attn_merge_args_struct_size_get_raw_c170a3599fb684a6(struct attn_mer
 }
 
 
-void _wrap_attn_merge_args_count_set_raw_c170a3599fb684a6(struct attn_merge_args *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_merge_args_count_set_raw_ebac4eed59fe8dc6(struct attn_merge_args *_swig_go_0, intgo _swig_go_1) {
   struct attn_merge_args *arg1 = (struct attn_merge_args *) 0 ;
   int32_t arg2 ;
   
@@ -3560,7 +3565,7 @@ void _wrap_attn_merge_args_count_set_raw_c170a3599fb684a6(struct attn_merge_args
 }
 
 
-intgo _wrap_attn_merge_args_count_get_raw_c170a3599fb684a6(struct attn_merge_args *_swig_go_0) {
+intgo _wrap_attn_merge_args_count_get_raw_ebac4eed59fe8dc6(struct attn_merge_args *_swig_go_0) {
   struct attn_merge_args *arg1 = (struct attn_merge_args *) 0 ;
   int32_t result;
   intgo _swig_go_result;
@@ -3573,7 +3578,7 @@ intgo _wrap_attn_merge_args_count_get_raw_c170a3599fb684a6(struct attn_merge_arg
 }
 
 
-void _wrap_attn_merge_args_o_parts_set_raw_c170a3599fb684a6(struct attn_merge_args *_swig_go_0, attn_tensor **_swig_go_1) {
+void _wrap_attn_merge_args_o_parts_set_raw_ebac4eed59fe8dc6(struct attn_merge_args *_swig_go_0, attn_tensor **_swig_go_1) {
   struct attn_merge_args *arg1 = (struct attn_merge_args *) 0 ;
   attn_tensor **arg2 = (attn_tensor **) 0 ;
   
@@ -3585,7 +3590,7 @@ void _wrap_attn_merge_args_o_parts_set_raw_c170a3599fb684a6(struct attn_merge_ar
 }
 
 
-attn_tensor **_wrap_attn_merge_args_o_parts_get_raw_c170a3599fb684a6(struct attn_merge_args *_swig_go_0) {
+attn_tensor **_wrap_attn_merge_args_o_parts_get_raw_ebac4eed59fe8dc6(struct attn_merge_args *_swig_go_0) {
   struct attn_merge_args *arg1 = (struct attn_merge_args *) 0 ;
   attn_tensor **result = 0 ;
   attn_tensor **_swig_go_result;
@@ -3598,7 +3603,7 @@ attn_tensor **_wrap_attn_merge_args_o_parts_get_raw_c170a3599fb684a6(struct attn
 }
 
 
-void _wrap_attn_merge_args_lse_parts_set_raw_c170a3599fb684a6(struct attn_merge_args *_swig_go_0, attn_tensor **_swig_go_1) {
+void _wrap_attn_merge_args_lse_parts_set_raw_ebac4eed59fe8dc6(struct attn_merge_args *_swig_go_0, attn_tensor **_swig_go_1) {
   struct attn_merge_args *arg1 = (struct attn_merge_args *) 0 ;
   attn_tensor **arg2 = (attn_tensor **) 0 ;
   
@@ -3610,7 +3615,7 @@ void _wrap_attn_merge_args_lse_parts_set_raw_c170a3599fb684a6(struct attn_merge_
 }
 
 
-attn_tensor **_wrap_attn_merge_args_lse_parts_get_raw_c170a3599fb684a6(struct attn_merge_args *_swig_go_0) {
+attn_tensor **_wrap_attn_merge_args_lse_parts_get_raw_ebac4eed59fe8dc6(struct attn_merge_args *_swig_go_0) {
   struct attn_merge_args *arg1 = (struct attn_merge_args *) 0 ;
   attn_tensor **result = 0 ;
   attn_tensor **_swig_go_result;
@@ -3623,7 +3628,7 @@ attn_tensor **_wrap_attn_merge_args_lse_parts_get_raw_c170a3599fb684a6(struct at
 }
 
 
-void _wrap_attn_merge_args_o_set_raw_c170a3599fb684a6(struct attn_merge_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
+void _wrap_attn_merge_args_o_set_raw_ebac4eed59fe8dc6(struct attn_merge_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
   struct attn_merge_args *arg1 = (struct attn_merge_args *) 0 ;
   attn_tensor *arg2 = (attn_tensor *) 0 ;
   
@@ -3635,7 +3640,7 @@ void _wrap_attn_merge_args_o_set_raw_c170a3599fb684a6(struct attn_merge_args *_s
 }
 
 
-struct attn_tensor *_wrap_attn_merge_args_o_get_raw_c170a3599fb684a6(struct attn_merge_args *_swig_go_0) {
+struct attn_tensor *_wrap_attn_merge_args_o_get_raw_ebac4eed59fe8dc6(struct attn_merge_args *_swig_go_0) {
   struct attn_merge_args *arg1 = (struct attn_merge_args *) 0 ;
   attn_tensor *result = 0 ;
   struct attn_tensor *_swig_go_result;
@@ -3648,7 +3653,7 @@ struct attn_tensor *_wrap_attn_merge_args_o_get_raw_c170a3599fb684a6(struct attn
 }
 
 
-void _wrap_attn_merge_args_lse_set_raw_c170a3599fb684a6(struct attn_merge_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
+void _wrap_attn_merge_args_lse_set_raw_ebac4eed59fe8dc6(struct attn_merge_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
   struct attn_merge_args *arg1 = (struct attn_merge_args *) 0 ;
   attn_tensor *arg2 = (attn_tensor *) 0 ;
   
@@ -3660,7 +3665,7 @@ void _wrap_attn_merge_args_lse_set_raw_c170a3599fb684a6(struct attn_merge_args *
 }
 
 
-struct attn_tensor *_wrap_attn_merge_args_lse_get_raw_c170a3599fb684a6(struct attn_merge_args *_swig_go_0) {
+struct attn_tensor *_wrap_attn_merge_args_lse_get_raw_ebac4eed59fe8dc6(struct attn_merge_args *_swig_go_0) {
   struct attn_merge_args *arg1 = (struct attn_merge_args *) 0 ;
   attn_tensor *result = 0 ;
   struct attn_tensor *_swig_go_result;
@@ -3673,7 +3678,7 @@ struct attn_tensor *_wrap_attn_merge_args_lse_get_raw_c170a3599fb684a6(struct at
 }
 
 
-void _wrap_attn_merge_args_sink_set_raw_c170a3599fb684a6(struct attn_merge_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
+void _wrap_attn_merge_args_sink_set_raw_ebac4eed59fe8dc6(struct attn_merge_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
   struct attn_merge_args *arg1 = (struct attn_merge_args *) 0 ;
   attn_tensor *arg2 = (attn_tensor *) 0 ;
   
@@ -3685,7 +3690,7 @@ void _wrap_attn_merge_args_sink_set_raw_c170a3599fb684a6(struct attn_merge_args 
 }
 
 
-struct attn_tensor *_wrap_attn_merge_args_sink_get_raw_c170a3599fb684a6(struct attn_merge_args *_swig_go_0) {
+struct attn_tensor *_wrap_attn_merge_args_sink_get_raw_ebac4eed59fe8dc6(struct attn_merge_args *_swig_go_0) {
   struct attn_merge_args *arg1 = (struct attn_merge_args *) 0 ;
   attn_tensor *result = 0 ;
   struct attn_tensor *_swig_go_result;
@@ -3698,7 +3703,7 @@ struct attn_tensor *_wrap_attn_merge_args_sink_get_raw_c170a3599fb684a6(struct a
 }
 
 
-void _wrap_attn_merge_args_stream_set_raw_c170a3599fb684a6(struct attn_merge_args *_swig_go_0, void *_swig_go_1) {
+void _wrap_attn_merge_args_stream_set_raw_ebac4eed59fe8dc6(struct attn_merge_args *_swig_go_0, void *_swig_go_1) {
   struct attn_merge_args *arg1 = (struct attn_merge_args *) 0 ;
   void *arg2 = (void *) 0 ;
   
@@ -3710,7 +3715,7 @@ void _wrap_attn_merge_args_stream_set_raw_c170a3599fb684a6(struct attn_merge_arg
 }
 
 
-void *_wrap_attn_merge_args_stream_get_raw_c170a3599fb684a6(struct attn_merge_args *_swig_go_0) {
+void *_wrap_attn_merge_args_stream_get_raw_ebac4eed59fe8dc6(struct attn_merge_args *_swig_go_0) {
   struct attn_merge_args *arg1 = (struct attn_merge_args *) 0 ;
   void *result = 0 ;
   void *_swig_go_result;
@@ -3723,7 +3728,7 @@ void *_wrap_attn_merge_args_stream_get_raw_c170a3599fb684a6(struct attn_merge_ar
 }
 
 
-struct attn_merge_args *_wrap_new_attn_merge_args_raw_c170a3599fb684a6() {
+struct attn_merge_args *_wrap_new_attn_merge_args_raw_ebac4eed59fe8dc6() {
   struct attn_merge_args *result = 0 ;
   struct attn_merge_args *_swig_go_result;
   
@@ -3734,7 +3739,7 @@ struct attn_merge_args *_wrap_new_attn_merge_args_raw_c170a3599fb684a6() {
 }
 
 
-void _wrap_delete_attn_merge_args_raw_c170a3599fb684a6(struct attn_merge_args *_swig_go_0) {
+void _wrap_delete_attn_merge_args_raw_ebac4eed59fe8dc6(struct attn_merge_args *_swig_go_0) {
   struct attn_merge_args *arg1 = (struct attn_merge_args *) 0 ;
   
   arg1 = *(struct attn_merge_args **)&_swig_go_0; 
@@ -3744,7 +3749,7 @@ void _wrap_delete_attn_merge_args_raw_c170a3599fb684a6(struct attn_merge_args *_
 }
 
 
-void _wrap_attn_merge_args_init_raw_c170a3599fb684a6(struct attn_merge_args *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_merge_args_init_raw_ebac4eed59fe8dc6(struct attn_merge_args *_swig_go_0, long long _swig_go_1) {
   attn_merge_args *arg1 = (attn_merge_args *) 0 ;
   size_t arg2 ;
   
@@ -3756,7 +3761,7 @@ void _wrap_attn_merge_args_init_raw_c170a3599fb684a6(struct attn_merge_args *_sw
 }
 
 
-intgo _wrap_attn_merge_raw_c170a3599fb684a6(attn_context *_swig_go_0, struct attn_merge_args *_swig_go_1, struct attn_error *_swig_go_2) {
+intgo _wrap_attn_merge_raw_ebac4eed59fe8dc6(attn_context *_swig_go_0, struct attn_merge_args *_swig_go_1, struct attn_error *_swig_go_2) {
   attn_context *arg1 = (attn_context *) 0 ;
   attn_merge_args *arg2 = (attn_merge_args *) 0 ;
   attn_error *arg3 = (attn_error *) 0 ;
@@ -3773,7 +3778,7 @@ intgo _wrap_attn_merge_raw_c170a3599fb684a6(attn_context *_swig_go_0, struct att
 }
 
 
-void _wrap_attn_context_info_struct_size_set_raw_c170a3599fb684a6(struct attn_context_info *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_context_info_struct_size_set_raw_ebac4eed59fe8dc6(struct attn_context_info *_swig_go_0, intgo _swig_go_1) {
   struct attn_context_info *arg1 = (struct attn_context_info *) 0 ;
   uint32_t arg2 ;
   
@@ -3785,7 +3790,7 @@ void _wrap_attn_context_info_struct_size_set_raw_c170a3599fb684a6(struct attn_co
 }
 
 
-intgo _wrap_attn_context_info_struct_size_get_raw_c170a3599fb684a6(struct attn_context_info *_swig_go_0) {
+intgo _wrap_attn_context_info_struct_size_get_raw_ebac4eed59fe8dc6(struct attn_context_info *_swig_go_0) {
   struct attn_context_info *arg1 = (struct attn_context_info *) 0 ;
   uint32_t result;
   intgo _swig_go_result;
@@ -3798,7 +3803,7 @@ intgo _wrap_attn_context_info_struct_size_get_raw_c170a3599fb684a6(struct attn_c
 }
 
 
-void _wrap_attn_context_info_isa_set_raw_c170a3599fb684a6(struct attn_context_info *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_context_info_isa_set_raw_ebac4eed59fe8dc6(struct attn_context_info *_swig_go_0, intgo _swig_go_1) {
   struct attn_context_info *arg1 = (struct attn_context_info *) 0 ;
   attn_isa arg2 ;
   
@@ -3810,7 +3815,7 @@ void _wrap_attn_context_info_isa_set_raw_c170a3599fb684a6(struct attn_context_in
 }
 
 
-intgo _wrap_attn_context_info_isa_get_raw_c170a3599fb684a6(struct attn_context_info *_swig_go_0) {
+intgo _wrap_attn_context_info_isa_get_raw_ebac4eed59fe8dc6(struct attn_context_info *_swig_go_0) {
   struct attn_context_info *arg1 = (struct attn_context_info *) 0 ;
   attn_isa result;
   intgo _swig_go_result;
@@ -3823,7 +3828,7 @@ intgo _wrap_attn_context_info_isa_get_raw_c170a3599fb684a6(struct attn_context_i
 }
 
 
-_gostring_ _wrap_attn_context_info_isa_name_get_raw_c170a3599fb684a6(struct attn_context_info *_swig_go_0) {
+_gostring_ _wrap_attn_context_info_isa_name_get_raw_ebac4eed59fe8dc6(struct attn_context_info *_swig_go_0) {
   struct attn_context_info *arg1 = (struct attn_context_info *) 0 ;
   char *result = 0 ;
   _gostring_ _swig_go_result;
@@ -3836,7 +3841,7 @@ _gostring_ _wrap_attn_context_info_isa_name_get_raw_c170a3599fb684a6(struct attn
 }
 
 
-void _wrap_attn_context_info_concurrency_set_raw_c170a3599fb684a6(struct attn_context_info *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_context_info_concurrency_set_raw_ebac4eed59fe8dc6(struct attn_context_info *_swig_go_0, intgo _swig_go_1) {
   struct attn_context_info *arg1 = (struct attn_context_info *) 0 ;
   int32_t arg2 ;
   
@@ -3848,7 +3853,7 @@ void _wrap_attn_context_info_concurrency_set_raw_c170a3599fb684a6(struct attn_co
 }
 
 
-intgo _wrap_attn_context_info_concurrency_get_raw_c170a3599fb684a6(struct attn_context_info *_swig_go_0) {
+intgo _wrap_attn_context_info_concurrency_get_raw_ebac4eed59fe8dc6(struct attn_context_info *_swig_go_0) {
   struct attn_context_info *arg1 = (struct attn_context_info *) 0 ;
   int32_t result;
   intgo _swig_go_result;
@@ -3861,7 +3866,7 @@ intgo _wrap_attn_context_info_concurrency_get_raw_c170a3599fb684a6(struct attn_c
 }
 
 
-void _wrap_attn_context_info_reserved_set_raw_c170a3599fb684a6(struct attn_context_info *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_context_info_reserved_set_raw_ebac4eed59fe8dc6(struct attn_context_info *_swig_go_0, intgo _swig_go_1) {
   struct attn_context_info *arg1 = (struct attn_context_info *) 0 ;
   int32_t arg2 ;
   
@@ -3873,7 +3878,7 @@ void _wrap_attn_context_info_reserved_set_raw_c170a3599fb684a6(struct attn_conte
 }
 
 
-intgo _wrap_attn_context_info_reserved_get_raw_c170a3599fb684a6(struct attn_context_info *_swig_go_0) {
+intgo _wrap_attn_context_info_reserved_get_raw_ebac4eed59fe8dc6(struct attn_context_info *_swig_go_0) {
   struct attn_context_info *arg1 = (struct attn_context_info *) 0 ;
   int32_t result;
   intgo _swig_go_result;
@@ -3886,7 +3891,7 @@ intgo _wrap_attn_context_info_reserved_get_raw_c170a3599fb684a6(struct attn_cont
 }
 
 
-void _wrap_attn_context_info_l1_cache_size_set_raw_c170a3599fb684a6(struct attn_context_info *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_context_info_l1_cache_size_set_raw_ebac4eed59fe8dc6(struct attn_context_info *_swig_go_0, long long _swig_go_1) {
   struct attn_context_info *arg1 = (struct attn_context_info *) 0 ;
   size_t arg2 ;
   
@@ -3898,7 +3903,7 @@ void _wrap_attn_context_info_l1_cache_size_set_raw_c170a3599fb684a6(struct attn_
 }
 
 
-long long _wrap_attn_context_info_l1_cache_size_get_raw_c170a3599fb684a6(struct attn_context_info *_swig_go_0) {
+long long _wrap_attn_context_info_l1_cache_size_get_raw_ebac4eed59fe8dc6(struct attn_context_info *_swig_go_0) {
   struct attn_context_info *arg1 = (struct attn_context_info *) 0 ;
   size_t result;
   long long _swig_go_result;
@@ -3911,7 +3916,7 @@ long long _wrap_attn_context_info_l1_cache_size_get_raw_c170a3599fb684a6(struct 
 }
 
 
-void _wrap_attn_context_info_l2_cache_size_set_raw_c170a3599fb684a6(struct attn_context_info *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_context_info_l2_cache_size_set_raw_ebac4eed59fe8dc6(struct attn_context_info *_swig_go_0, long long _swig_go_1) {
   struct attn_context_info *arg1 = (struct attn_context_info *) 0 ;
   size_t arg2 ;
   
@@ -3923,7 +3928,7 @@ void _wrap_attn_context_info_l2_cache_size_set_raw_c170a3599fb684a6(struct attn_
 }
 
 
-long long _wrap_attn_context_info_l2_cache_size_get_raw_c170a3599fb684a6(struct attn_context_info *_swig_go_0) {
+long long _wrap_attn_context_info_l2_cache_size_get_raw_ebac4eed59fe8dc6(struct attn_context_info *_swig_go_0) {
   struct attn_context_info *arg1 = (struct attn_context_info *) 0 ;
   size_t result;
   long long _swig_go_result;
@@ -3936,7 +3941,7 @@ long long _wrap_attn_context_info_l2_cache_size_get_raw_c170a3599fb684a6(struct 
 }
 
 
-void _wrap_attn_context_info_l3_cache_size_set_raw_c170a3599fb684a6(struct attn_context_info *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_context_info_l3_cache_size_set_raw_ebac4eed59fe8dc6(struct attn_context_info *_swig_go_0, long long _swig_go_1) {
   struct attn_context_info *arg1 = (struct attn_context_info *) 0 ;
   size_t arg2 ;
   
@@ -3948,7 +3953,7 @@ void _wrap_attn_context_info_l3_cache_size_set_raw_c170a3599fb684a6(struct attn_
 }
 
 
-long long _wrap_attn_context_info_l3_cache_size_get_raw_c170a3599fb684a6(struct attn_context_info *_swig_go_0) {
+long long _wrap_attn_context_info_l3_cache_size_get_raw_ebac4eed59fe8dc6(struct attn_context_info *_swig_go_0) {
   struct attn_context_info *arg1 = (struct attn_context_info *) 0 ;
   size_t result;
   long long _swig_go_result;
@@ -3961,7 +3966,7 @@ long long _wrap_attn_context_info_l3_cache_size_get_raw_c170a3599fb684a6(struct 
 }
 
 
-_gostring_ _wrap_attn_context_info_backend_dir_get_raw_c170a3599fb684a6(struct attn_context_info *_swig_go_0) {
+_gostring_ _wrap_attn_context_info_backend_dir_get_raw_ebac4eed59fe8dc6(struct attn_context_info *_swig_go_0) {
   struct attn_context_info *arg1 = (struct attn_context_info *) 0 ;
   char *result = 0 ;
   _gostring_ _swig_go_result;
@@ -3974,7 +3979,7 @@ _gostring_ _wrap_attn_context_info_backend_dir_get_raw_c170a3599fb684a6(struct a
 }
 
 
-struct attn_context_info *_wrap_new_attn_context_info_raw_c170a3599fb684a6() {
+struct attn_context_info *_wrap_new_attn_context_info_raw_ebac4eed59fe8dc6() {
   struct attn_context_info *result = 0 ;
   struct attn_context_info *_swig_go_result;
   
@@ -3985,7 +3990,7 @@ struct attn_context_info *_wrap_new_attn_context_info_raw_c170a3599fb684a6() {
 }
 
 
-void _wrap_delete_attn_context_info_raw_c170a3599fb684a6(struct attn_context_info *_swig_go_0) {
+void _wrap_delete_attn_context_info_raw_ebac4eed59fe8dc6(struct attn_context_info *_swig_go_0) {
   struct attn_context_info *arg1 = (struct attn_context_info *) 0 ;
   
   arg1 = *(struct attn_context_info **)&_swig_go_0; 
@@ -3995,7 +4000,7 @@ void _wrap_delete_attn_context_info_raw_c170a3599fb684a6(struct attn_context_inf
 }
 
 
-void _wrap_attn_context_info_init_raw_c170a3599fb684a6(struct attn_context_info *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_context_info_init_raw_ebac4eed59fe8dc6(struct attn_context_info *_swig_go_0, long long _swig_go_1) {
   attn_context_info *arg1 = (attn_context_info *) 0 ;
   size_t arg2 ;
   
@@ -4007,7 +4012,7 @@ void _wrap_attn_context_info_init_raw_c170a3599fb684a6(struct attn_context_info 
 }
 
 
-intgo _wrap_attn_context_get_info_raw_c170a3599fb684a6(attn_context *_swig_go_0, struct attn_context_info *_swig_go_1, struct attn_error *_swig_go_2) {
+intgo _wrap_attn_context_get_info_raw_ebac4eed59fe8dc6(attn_context *_swig_go_0, struct attn_context_info *_swig_go_1, struct attn_error *_swig_go_2) {
   attn_context *arg1 = (attn_context *) 0 ;
   attn_context_info *arg2 = (attn_context_info *) 0 ;
   attn_error *arg3 = (attn_error *) 0 ;
@@ -4024,7 +4029,7 @@ intgo _wrap_attn_context_get_info_raw_c170a3599fb684a6(attn_context *_swig_go_0,
 }
 
 
-void _wrap_attn_isa_info_struct_size_set_raw_c170a3599fb684a6(struct attn_isa_info *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_isa_info_struct_size_set_raw_ebac4eed59fe8dc6(struct attn_isa_info *_swig_go_0, intgo _swig_go_1) {
   struct attn_isa_info *arg1 = (struct attn_isa_info *) 0 ;
   uint32_t arg2 ;
   
@@ -4036,7 +4041,7 @@ void _wrap_attn_isa_info_struct_size_set_raw_c170a3599fb684a6(struct attn_isa_in
 }
 
 
-intgo _wrap_attn_isa_info_struct_size_get_raw_c170a3599fb684a6(struct attn_isa_info *_swig_go_0) {
+intgo _wrap_attn_isa_info_struct_size_get_raw_ebac4eed59fe8dc6(struct attn_isa_info *_swig_go_0) {
   struct attn_isa_info *arg1 = (struct attn_isa_info *) 0 ;
   uint32_t result;
   intgo _swig_go_result;
@@ -4049,7 +4054,7 @@ intgo _wrap_attn_isa_info_struct_size_get_raw_c170a3599fb684a6(struct attn_isa_i
 }
 
 
-void _wrap_attn_isa_info_isa_set_raw_c170a3599fb684a6(struct attn_isa_info *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_isa_info_isa_set_raw_ebac4eed59fe8dc6(struct attn_isa_info *_swig_go_0, intgo _swig_go_1) {
   struct attn_isa_info *arg1 = (struct attn_isa_info *) 0 ;
   attn_isa arg2 ;
   
@@ -4061,7 +4066,7 @@ void _wrap_attn_isa_info_isa_set_raw_c170a3599fb684a6(struct attn_isa_info *_swi
 }
 
 
-intgo _wrap_attn_isa_info_isa_get_raw_c170a3599fb684a6(struct attn_isa_info *_swig_go_0) {
+intgo _wrap_attn_isa_info_isa_get_raw_ebac4eed59fe8dc6(struct attn_isa_info *_swig_go_0) {
   struct attn_isa_info *arg1 = (struct attn_isa_info *) 0 ;
   attn_isa result;
   intgo _swig_go_result;
@@ -4074,7 +4079,7 @@ intgo _wrap_attn_isa_info_isa_get_raw_c170a3599fb684a6(struct attn_isa_info *_sw
 }
 
 
-_gostring_ _wrap_attn_isa_info_name_get_raw_c170a3599fb684a6(struct attn_isa_info *_swig_go_0) {
+_gostring_ _wrap_attn_isa_info_name_get_raw_ebac4eed59fe8dc6(struct attn_isa_info *_swig_go_0) {
   struct attn_isa_info *arg1 = (struct attn_isa_info *) 0 ;
   char *result = 0 ;
   _gostring_ _swig_go_result;
@@ -4087,7 +4092,7 @@ _gostring_ _wrap_attn_isa_info_name_get_raw_c170a3599fb684a6(struct attn_isa_inf
 }
 
 
-void _wrap_attn_isa_info_available_set_raw_c170a3599fb684a6(struct attn_isa_info *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_isa_info_available_set_raw_ebac4eed59fe8dc6(struct attn_isa_info *_swig_go_0, intgo _swig_go_1) {
   struct attn_isa_info *arg1 = (struct attn_isa_info *) 0 ;
   int32_t arg2 ;
   
@@ -4099,7 +4104,7 @@ void _wrap_attn_isa_info_available_set_raw_c170a3599fb684a6(struct attn_isa_info
 }
 
 
-intgo _wrap_attn_isa_info_available_get_raw_c170a3599fb684a6(struct attn_isa_info *_swig_go_0) {
+intgo _wrap_attn_isa_info_available_get_raw_ebac4eed59fe8dc6(struct attn_isa_info *_swig_go_0) {
   struct attn_isa_info *arg1 = (struct attn_isa_info *) 0 ;
   int32_t result;
   intgo _swig_go_result;
@@ -4112,7 +4117,7 @@ intgo _wrap_attn_isa_info_available_get_raw_c170a3599fb684a6(struct attn_isa_inf
 }
 
 
-void _wrap_attn_isa_info_reserved_set_raw_c170a3599fb684a6(struct attn_isa_info *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_isa_info_reserved_set_raw_ebac4eed59fe8dc6(struct attn_isa_info *_swig_go_0, intgo _swig_go_1) {
   struct attn_isa_info *arg1 = (struct attn_isa_info *) 0 ;
   int32_t arg2 ;
   
@@ -4124,7 +4129,7 @@ void _wrap_attn_isa_info_reserved_set_raw_c170a3599fb684a6(struct attn_isa_info 
 }
 
 
-intgo _wrap_attn_isa_info_reserved_get_raw_c170a3599fb684a6(struct attn_isa_info *_swig_go_0) {
+intgo _wrap_attn_isa_info_reserved_get_raw_ebac4eed59fe8dc6(struct attn_isa_info *_swig_go_0) {
   struct attn_isa_info *arg1 = (struct attn_isa_info *) 0 ;
   int32_t result;
   intgo _swig_go_result;
@@ -4137,7 +4142,7 @@ intgo _wrap_attn_isa_info_reserved_get_raw_c170a3599fb684a6(struct attn_isa_info
 }
 
 
-_gostring_ _wrap_attn_isa_info_reason_get_raw_c170a3599fb684a6(struct attn_isa_info *_swig_go_0) {
+_gostring_ _wrap_attn_isa_info_reason_get_raw_ebac4eed59fe8dc6(struct attn_isa_info *_swig_go_0) {
   struct attn_isa_info *arg1 = (struct attn_isa_info *) 0 ;
   char *result = 0 ;
   _gostring_ _swig_go_result;
@@ -4150,7 +4155,7 @@ _gostring_ _wrap_attn_isa_info_reason_get_raw_c170a3599fb684a6(struct attn_isa_i
 }
 
 
-struct attn_isa_info *_wrap_new_attn_isa_info_raw_c170a3599fb684a6() {
+struct attn_isa_info *_wrap_new_attn_isa_info_raw_ebac4eed59fe8dc6() {
   struct attn_isa_info *result = 0 ;
   struct attn_isa_info *_swig_go_result;
   
@@ -4161,7 +4166,7 @@ struct attn_isa_info *_wrap_new_attn_isa_info_raw_c170a3599fb684a6() {
 }
 
 
-void _wrap_delete_attn_isa_info_raw_c170a3599fb684a6(struct attn_isa_info *_swig_go_0) {
+void _wrap_delete_attn_isa_info_raw_ebac4eed59fe8dc6(struct attn_isa_info *_swig_go_0) {
   struct attn_isa_info *arg1 = (struct attn_isa_info *) 0 ;
   
   arg1 = *(struct attn_isa_info **)&_swig_go_0; 
@@ -4171,7 +4176,7 @@ void _wrap_delete_attn_isa_info_raw_c170a3599fb684a6(struct attn_isa_info *_swig
 }
 
 
-void _wrap_attn_isa_info_init_raw_c170a3599fb684a6(struct attn_isa_info *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_isa_info_init_raw_ebac4eed59fe8dc6(struct attn_isa_info *_swig_go_0, long long _swig_go_1) {
   attn_isa_info *arg1 = (attn_isa_info *) 0 ;
   size_t arg2 ;
   
@@ -4183,7 +4188,7 @@ void _wrap_attn_isa_info_init_raw_c170a3599fb684a6(struct attn_isa_info *_swig_g
 }
 
 
-intgo _wrap_attn_context_isa_count_raw_c170a3599fb684a6(attn_context *_swig_go_0) {
+intgo _wrap_attn_context_isa_count_raw_ebac4eed59fe8dc6(attn_context *_swig_go_0) {
   attn_context *arg1 = (attn_context *) 0 ;
   int32_t result;
   intgo _swig_go_result;
@@ -4196,7 +4201,7 @@ intgo _wrap_attn_context_isa_count_raw_c170a3599fb684a6(attn_context *_swig_go_0
 }
 
 
-intgo _wrap_attn_context_get_isa_raw_c170a3599fb684a6(attn_context *_swig_go_0, intgo _swig_go_1, struct attn_isa_info *_swig_go_2, struct attn_error *_swig_go_3) {
+intgo _wrap_attn_context_get_isa_raw_ebac4eed59fe8dc6(attn_context *_swig_go_0, intgo _swig_go_1, struct attn_isa_info *_swig_go_2, struct attn_error *_swig_go_3) {
   attn_context *arg1 = (attn_context *) 0 ;
   int32_t arg2 ;
   attn_isa_info *arg3 = (attn_isa_info *) 0 ;
@@ -4215,7 +4220,7 @@ intgo _wrap_attn_context_get_isa_raw_c170a3599fb684a6(attn_context *_swig_go_0, 
 }
 
 
-void _wrap_attn_backend_info_struct_size_set_raw_c170a3599fb684a6(struct attn_backend_info *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_backend_info_struct_size_set_raw_ebac4eed59fe8dc6(struct attn_backend_info *_swig_go_0, intgo _swig_go_1) {
   struct attn_backend_info *arg1 = (struct attn_backend_info *) 0 ;
   uint32_t arg2 ;
   
@@ -4227,7 +4232,7 @@ void _wrap_attn_backend_info_struct_size_set_raw_c170a3599fb684a6(struct attn_ba
 }
 
 
-intgo _wrap_attn_backend_info_struct_size_get_raw_c170a3599fb684a6(struct attn_backend_info *_swig_go_0) {
+intgo _wrap_attn_backend_info_struct_size_get_raw_ebac4eed59fe8dc6(struct attn_backend_info *_swig_go_0) {
   struct attn_backend_info *arg1 = (struct attn_backend_info *) 0 ;
   uint32_t result;
   intgo _swig_go_result;
@@ -4240,7 +4245,7 @@ intgo _wrap_attn_backend_info_struct_size_get_raw_c170a3599fb684a6(struct attn_b
 }
 
 
-void _wrap_attn_backend_info_available_set_raw_c170a3599fb684a6(struct attn_backend_info *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_backend_info_available_set_raw_ebac4eed59fe8dc6(struct attn_backend_info *_swig_go_0, intgo _swig_go_1) {
   struct attn_backend_info *arg1 = (struct attn_backend_info *) 0 ;
   int32_t arg2 ;
   
@@ -4252,7 +4257,7 @@ void _wrap_attn_backend_info_available_set_raw_c170a3599fb684a6(struct attn_back
 }
 
 
-intgo _wrap_attn_backend_info_available_get_raw_c170a3599fb684a6(struct attn_backend_info *_swig_go_0) {
+intgo _wrap_attn_backend_info_available_get_raw_ebac4eed59fe8dc6(struct attn_backend_info *_swig_go_0) {
   struct attn_backend_info *arg1 = (struct attn_backend_info *) 0 ;
   int32_t result;
   intgo _swig_go_result;
@@ -4265,7 +4270,7 @@ intgo _wrap_attn_backend_info_available_get_raw_c170a3599fb684a6(struct attn_bac
 }
 
 
-_gostring_ _wrap_attn_backend_info_name_get_raw_c170a3599fb684a6(struct attn_backend_info *_swig_go_0) {
+_gostring_ _wrap_attn_backend_info_name_get_raw_ebac4eed59fe8dc6(struct attn_backend_info *_swig_go_0) {
   struct attn_backend_info *arg1 = (struct attn_backend_info *) 0 ;
   char *result = 0 ;
   _gostring_ _swig_go_result;
@@ -4278,7 +4283,7 @@ _gostring_ _wrap_attn_backend_info_name_get_raw_c170a3599fb684a6(struct attn_bac
 }
 
 
-_gostring_ _wrap_attn_backend_info_description_get_raw_c170a3599fb684a6(struct attn_backend_info *_swig_go_0) {
+_gostring_ _wrap_attn_backend_info_description_get_raw_ebac4eed59fe8dc6(struct attn_backend_info *_swig_go_0) {
   struct attn_backend_info *arg1 = (struct attn_backend_info *) 0 ;
   char *result = 0 ;
   _gostring_ _swig_go_result;
@@ -4291,7 +4296,7 @@ _gostring_ _wrap_attn_backend_info_description_get_raw_c170a3599fb684a6(struct a
 }
 
 
-_gostring_ _wrap_attn_backend_info_reason_get_raw_c170a3599fb684a6(struct attn_backend_info *_swig_go_0) {
+_gostring_ _wrap_attn_backend_info_reason_get_raw_ebac4eed59fe8dc6(struct attn_backend_info *_swig_go_0) {
   struct attn_backend_info *arg1 = (struct attn_backend_info *) 0 ;
   char *result = 0 ;
   _gostring_ _swig_go_result;
@@ -4304,7 +4309,7 @@ _gostring_ _wrap_attn_backend_info_reason_get_raw_c170a3599fb684a6(struct attn_b
 }
 
 
-struct attn_backend_info *_wrap_new_attn_backend_info_raw_c170a3599fb684a6() {
+struct attn_backend_info *_wrap_new_attn_backend_info_raw_ebac4eed59fe8dc6() {
   struct attn_backend_info *result = 0 ;
   struct attn_backend_info *_swig_go_result;
   
@@ -4315,7 +4320,7 @@ struct attn_backend_info *_wrap_new_attn_backend_info_raw_c170a3599fb684a6() {
 }
 
 
-void _wrap_delete_attn_backend_info_raw_c170a3599fb684a6(struct attn_backend_info *_swig_go_0) {
+void _wrap_delete_attn_backend_info_raw_ebac4eed59fe8dc6(struct attn_backend_info *_swig_go_0) {
   struct attn_backend_info *arg1 = (struct attn_backend_info *) 0 ;
   
   arg1 = *(struct attn_backend_info **)&_swig_go_0; 
@@ -4325,7 +4330,7 @@ void _wrap_delete_attn_backend_info_raw_c170a3599fb684a6(struct attn_backend_inf
 }
 
 
-void _wrap_attn_backend_info_init_raw_c170a3599fb684a6(struct attn_backend_info *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_backend_info_init_raw_ebac4eed59fe8dc6(struct attn_backend_info *_swig_go_0, long long _swig_go_1) {
   attn_backend_info *arg1 = (attn_backend_info *) 0 ;
   size_t arg2 ;
   
@@ -4337,7 +4342,7 @@ void _wrap_attn_backend_info_init_raw_c170a3599fb684a6(struct attn_backend_info 
 }
 
 
-intgo _wrap_attn_context_backend_count_raw_c170a3599fb684a6(attn_context *_swig_go_0) {
+intgo _wrap_attn_context_backend_count_raw_ebac4eed59fe8dc6(attn_context *_swig_go_0) {
   attn_context *arg1 = (attn_context *) 0 ;
   int32_t result;
   intgo _swig_go_result;
@@ -4350,7 +4355,7 @@ intgo _wrap_attn_context_backend_count_raw_c170a3599fb684a6(attn_context *_swig_
 }
 
 
-intgo _wrap_attn_context_get_backend_raw_c170a3599fb684a6(attn_context *_swig_go_0, intgo _swig_go_1, struct attn_backend_info *_swig_go_2, struct attn_error *_swig_go_3) {
+intgo _wrap_attn_context_get_backend_raw_ebac4eed59fe8dc6(attn_context *_swig_go_0, intgo _swig_go_1, struct attn_backend_info *_swig_go_2, struct attn_error *_swig_go_3) {
   attn_context *arg1 = (attn_context *) 0 ;
   int32_t arg2 ;
   attn_backend_info *arg3 = (attn_backend_info *) 0 ;
@@ -4369,7 +4374,7 @@ intgo _wrap_attn_context_get_backend_raw_c170a3599fb684a6(attn_context *_swig_go
 }
 
 
-void _wrap_attn_plan_info_struct_size_set_raw_c170a3599fb684a6(struct attn_plan_info *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_plan_info_struct_size_set_raw_ebac4eed59fe8dc6(struct attn_plan_info *_swig_go_0, intgo _swig_go_1) {
   struct attn_plan_info *arg1 = (struct attn_plan_info *) 0 ;
   uint32_t arg2 ;
   
@@ -4381,7 +4386,7 @@ void _wrap_attn_plan_info_struct_size_set_raw_c170a3599fb684a6(struct attn_plan_
 }
 
 
-intgo _wrap_attn_plan_info_struct_size_get_raw_c170a3599fb684a6(struct attn_plan_info *_swig_go_0) {
+intgo _wrap_attn_plan_info_struct_size_get_raw_ebac4eed59fe8dc6(struct attn_plan_info *_swig_go_0) {
   struct attn_plan_info *arg1 = (struct attn_plan_info *) 0 ;
   uint32_t result;
   intgo _swig_go_result;
@@ -4394,7 +4399,7 @@ intgo _wrap_attn_plan_info_struct_size_get_raw_c170a3599fb684a6(struct attn_plan
 }
 
 
-void _wrap_attn_plan_info_isa_set_raw_c170a3599fb684a6(struct attn_plan_info *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_plan_info_isa_set_raw_ebac4eed59fe8dc6(struct attn_plan_info *_swig_go_0, intgo _swig_go_1) {
   struct attn_plan_info *arg1 = (struct attn_plan_info *) 0 ;
   attn_isa arg2 ;
   
@@ -4406,7 +4411,7 @@ void _wrap_attn_plan_info_isa_set_raw_c170a3599fb684a6(struct attn_plan_info *_s
 }
 
 
-intgo _wrap_attn_plan_info_isa_get_raw_c170a3599fb684a6(struct attn_plan_info *_swig_go_0) {
+intgo _wrap_attn_plan_info_isa_get_raw_ebac4eed59fe8dc6(struct attn_plan_info *_swig_go_0) {
   struct attn_plan_info *arg1 = (struct attn_plan_info *) 0 ;
   attn_isa result;
   intgo _swig_go_result;
@@ -4419,7 +4424,7 @@ intgo _wrap_attn_plan_info_isa_get_raw_c170a3599fb684a6(struct attn_plan_info *_
 }
 
 
-_gostring_ _wrap_attn_plan_info_backend_get_raw_c170a3599fb684a6(struct attn_plan_info *_swig_go_0) {
+_gostring_ _wrap_attn_plan_info_backend_get_raw_ebac4eed59fe8dc6(struct attn_plan_info *_swig_go_0) {
   struct attn_plan_info *arg1 = (struct attn_plan_info *) 0 ;
   char *result = 0 ;
   _gostring_ _swig_go_result;
@@ -4432,7 +4437,7 @@ _gostring_ _wrap_attn_plan_info_backend_get_raw_c170a3599fb684a6(struct attn_pla
 }
 
 
-_gostring_ _wrap_attn_plan_info_isa_name_get_raw_c170a3599fb684a6(struct attn_plan_info *_swig_go_0) {
+_gostring_ _wrap_attn_plan_info_isa_name_get_raw_ebac4eed59fe8dc6(struct attn_plan_info *_swig_go_0) {
   struct attn_plan_info *arg1 = (struct attn_plan_info *) 0 ;
   char *result = 0 ;
   _gostring_ _swig_go_result;
@@ -4445,7 +4450,7 @@ _gostring_ _wrap_attn_plan_info_isa_name_get_raw_c170a3599fb684a6(struct attn_pl
 }
 
 
-void _wrap_attn_plan_info_tile_q_set_raw_c170a3599fb684a6(struct attn_plan_info *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_plan_info_tile_q_set_raw_ebac4eed59fe8dc6(struct attn_plan_info *_swig_go_0, long long _swig_go_1) {
   struct attn_plan_info *arg1 = (struct attn_plan_info *) 0 ;
   int64_t arg2 ;
   
@@ -4457,7 +4462,7 @@ void _wrap_attn_plan_info_tile_q_set_raw_c170a3599fb684a6(struct attn_plan_info 
 }
 
 
-long long _wrap_attn_plan_info_tile_q_get_raw_c170a3599fb684a6(struct attn_plan_info *_swig_go_0) {
+long long _wrap_attn_plan_info_tile_q_get_raw_ebac4eed59fe8dc6(struct attn_plan_info *_swig_go_0) {
   struct attn_plan_info *arg1 = (struct attn_plan_info *) 0 ;
   int64_t result;
   long long _swig_go_result;
@@ -4470,7 +4475,7 @@ long long _wrap_attn_plan_info_tile_q_get_raw_c170a3599fb684a6(struct attn_plan_
 }
 
 
-void _wrap_attn_plan_info_tile_k_set_raw_c170a3599fb684a6(struct attn_plan_info *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_plan_info_tile_k_set_raw_ebac4eed59fe8dc6(struct attn_plan_info *_swig_go_0, long long _swig_go_1) {
   struct attn_plan_info *arg1 = (struct attn_plan_info *) 0 ;
   int64_t arg2 ;
   
@@ -4482,7 +4487,7 @@ void _wrap_attn_plan_info_tile_k_set_raw_c170a3599fb684a6(struct attn_plan_info 
 }
 
 
-long long _wrap_attn_plan_info_tile_k_get_raw_c170a3599fb684a6(struct attn_plan_info *_swig_go_0) {
+long long _wrap_attn_plan_info_tile_k_get_raw_ebac4eed59fe8dc6(struct attn_plan_info *_swig_go_0) {
   struct attn_plan_info *arg1 = (struct attn_plan_info *) 0 ;
   int64_t result;
   long long _swig_go_result;
@@ -4495,7 +4500,7 @@ long long _wrap_attn_plan_info_tile_k_get_raw_c170a3599fb684a6(struct attn_plan_
 }
 
 
-void _wrap_attn_plan_info_kv_chunk_set_raw_c170a3599fb684a6(struct attn_plan_info *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_plan_info_kv_chunk_set_raw_ebac4eed59fe8dc6(struct attn_plan_info *_swig_go_0, long long _swig_go_1) {
   struct attn_plan_info *arg1 = (struct attn_plan_info *) 0 ;
   int64_t arg2 ;
   
@@ -4507,7 +4512,7 @@ void _wrap_attn_plan_info_kv_chunk_set_raw_c170a3599fb684a6(struct attn_plan_inf
 }
 
 
-long long _wrap_attn_plan_info_kv_chunk_get_raw_c170a3599fb684a6(struct attn_plan_info *_swig_go_0) {
+long long _wrap_attn_plan_info_kv_chunk_get_raw_ebac4eed59fe8dc6(struct attn_plan_info *_swig_go_0) {
   struct attn_plan_info *arg1 = (struct attn_plan_info *) 0 ;
   int64_t result;
   long long _swig_go_result;
@@ -4520,7 +4525,7 @@ long long _wrap_attn_plan_info_kv_chunk_get_raw_c170a3599fb684a6(struct attn_pla
 }
 
 
-void _wrap_attn_plan_info_workspace_size_set_raw_c170a3599fb684a6(struct attn_plan_info *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_plan_info_workspace_size_set_raw_ebac4eed59fe8dc6(struct attn_plan_info *_swig_go_0, long long _swig_go_1) {
   struct attn_plan_info *arg1 = (struct attn_plan_info *) 0 ;
   size_t arg2 ;
   
@@ -4532,7 +4537,7 @@ void _wrap_attn_plan_info_workspace_size_set_raw_c170a3599fb684a6(struct attn_pl
 }
 
 
-long long _wrap_attn_plan_info_workspace_size_get_raw_c170a3599fb684a6(struct attn_plan_info *_swig_go_0) {
+long long _wrap_attn_plan_info_workspace_size_get_raw_ebac4eed59fe8dc6(struct attn_plan_info *_swig_go_0) {
   struct attn_plan_info *arg1 = (struct attn_plan_info *) 0 ;
   size_t result;
   long long _swig_go_result;
@@ -4545,7 +4550,7 @@ long long _wrap_attn_plan_info_workspace_size_get_raw_c170a3599fb684a6(struct at
 }
 
 
-void _wrap_attn_plan_info_standard_workspace_size_set_raw_c170a3599fb684a6(struct attn_plan_info *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_plan_info_standard_workspace_size_set_raw_ebac4eed59fe8dc6(struct attn_plan_info *_swig_go_0, long long _swig_go_1) {
   struct attn_plan_info *arg1 = (struct attn_plan_info *) 0 ;
   size_t arg2 ;
   
@@ -4557,7 +4562,7 @@ void _wrap_attn_plan_info_standard_workspace_size_set_raw_c170a3599fb684a6(struc
 }
 
 
-long long _wrap_attn_plan_info_standard_workspace_size_get_raw_c170a3599fb684a6(struct attn_plan_info *_swig_go_0) {
+long long _wrap_attn_plan_info_standard_workspace_size_get_raw_ebac4eed59fe8dc6(struct attn_plan_info *_swig_go_0) {
   struct attn_plan_info *arg1 = (struct attn_plan_info *) 0 ;
   size_t result;
   long long _swig_go_result;
@@ -4570,7 +4575,7 @@ long long _wrap_attn_plan_info_standard_workspace_size_get_raw_c170a3599fb684a6(
 }
 
 
-struct attn_plan_info *_wrap_new_attn_plan_info_raw_c170a3599fb684a6() {
+struct attn_plan_info *_wrap_new_attn_plan_info_raw_ebac4eed59fe8dc6() {
   struct attn_plan_info *result = 0 ;
   struct attn_plan_info *_swig_go_result;
   
@@ -4581,7 +4586,7 @@ struct attn_plan_info *_wrap_new_attn_plan_info_raw_c170a3599fb684a6() {
 }
 
 
-void _wrap_delete_attn_plan_info_raw_c170a3599fb684a6(struct attn_plan_info *_swig_go_0) {
+void _wrap_delete_attn_plan_info_raw_ebac4eed59fe8dc6(struct attn_plan_info *_swig_go_0) {
   struct attn_plan_info *arg1 = (struct attn_plan_info *) 0 ;
   
   arg1 = *(struct attn_plan_info **)&_swig_go_0; 
@@ -4591,7 +4596,7 @@ void _wrap_delete_attn_plan_info_raw_c170a3599fb684a6(struct attn_plan_info *_sw
 }
 
 
-void _wrap_attn_plan_info_init_raw_c170a3599fb684a6(struct attn_plan_info *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_plan_info_init_raw_ebac4eed59fe8dc6(struct attn_plan_info *_swig_go_0, long long _swig_go_1) {
   attn_plan_info *arg1 = (attn_plan_info *) 0 ;
   size_t arg2 ;
   
@@ -4603,7 +4608,7 @@ void _wrap_attn_plan_info_init_raw_c170a3599fb684a6(struct attn_plan_info *_swig
 }
 
 
-intgo _wrap_attn_plan_get_info_raw_c170a3599fb684a6(attn_plan *_swig_go_0, struct attn_plan_info *_swig_go_1, struct attn_error *_swig_go_2) {
+intgo _wrap_attn_plan_get_info_raw_ebac4eed59fe8dc6(attn_plan *_swig_go_0, struct attn_plan_info *_swig_go_1, struct attn_error *_swig_go_2) {
   attn_plan *arg1 = (attn_plan *) 0 ;
   attn_plan_info *arg2 = (attn_plan_info *) 0 ;
   attn_error *arg3 = (attn_error *) 0 ;
@@ -4620,7 +4625,7 @@ intgo _wrap_attn_plan_get_info_raw_c170a3599fb684a6(attn_plan *_swig_go_0, struc
 }
 
 
-_gostring_ _wrap_attn_plan_refusal_raw_c170a3599fb684a6(attn_plan *_swig_go_0, intgo _swig_go_1) {
+_gostring_ _wrap_attn_plan_refusal_raw_ebac4eed59fe8dc6(attn_plan *_swig_go_0, intgo _swig_go_1) {
   attn_plan *arg1 = (attn_plan *) 0 ;
   int32_t arg2 ;
   char *result = 0 ;
@@ -4635,7 +4640,7 @@ _gostring_ _wrap_attn_plan_refusal_raw_c170a3599fb684a6(attn_plan *_swig_go_0, i
 }
 
 
-long long _wrap_attn_plan_describe_raw_c170a3599fb684a6(attn_plan *_swig_go_0, _goslice_ _swig_go_1) {
+long long _wrap_attn_plan_describe_raw_ebac4eed59fe8dc6(attn_plan *_swig_go_0, _goslice_ _swig_go_1) {
   attn_plan *arg1 = (attn_plan *) 0 ;
   char *arg2 = (char *) 0 ;
   size_t arg3 ;
@@ -4651,7 +4656,211 @@ long long _wrap_attn_plan_describe_raw_c170a3599fb684a6(attn_plan *_swig_go_0, _
 }
 
 
-void _wrap_attn_go_set_log_raw_c170a3599fb684a6(struct attn_context_config *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_autotune_info_struct_size_set_raw_ebac4eed59fe8dc6(struct attn_autotune_info *_swig_go_0, intgo _swig_go_1) {
+  struct attn_autotune_info *arg1 = (struct attn_autotune_info *) 0 ;
+  uint32_t arg2 ;
+  
+  arg1 = *(struct attn_autotune_info **)&_swig_go_0; 
+  arg2 = (uint32_t)_swig_go_1; 
+  
+  if (arg1) (arg1)->struct_size = arg2;
+  
+}
+
+
+intgo _wrap_attn_autotune_info_struct_size_get_raw_ebac4eed59fe8dc6(struct attn_autotune_info *_swig_go_0) {
+  struct attn_autotune_info *arg1 = (struct attn_autotune_info *) 0 ;
+  uint32_t result;
+  intgo _swig_go_result;
+  
+  arg1 = *(struct attn_autotune_info **)&_swig_go_0; 
+  
+  result = (uint32_t) ((arg1)->struct_size);
+  _swig_go_result = result; 
+  return _swig_go_result;
+}
+
+
+void _wrap_attn_autotune_info_measured_set_raw_ebac4eed59fe8dc6(struct attn_autotune_info *_swig_go_0, intgo _swig_go_1) {
+  struct attn_autotune_info *arg1 = (struct attn_autotune_info *) 0 ;
+  int32_t arg2 ;
+  
+  arg1 = *(struct attn_autotune_info **)&_swig_go_0; 
+  arg2 = (int32_t)_swig_go_1; 
+  
+  if (arg1) (arg1)->measured = arg2;
+  
+}
+
+
+intgo _wrap_attn_autotune_info_measured_get_raw_ebac4eed59fe8dc6(struct attn_autotune_info *_swig_go_0) {
+  struct attn_autotune_info *arg1 = (struct attn_autotune_info *) 0 ;
+  int32_t result;
+  intgo _swig_go_result;
+  
+  arg1 = *(struct attn_autotune_info **)&_swig_go_0; 
+  
+  result = (int32_t) ((arg1)->measured);
+  _swig_go_result = result; 
+  return _swig_go_result;
+}
+
+
+void _wrap_attn_autotune_info_tile_k_set_raw_ebac4eed59fe8dc6(struct attn_autotune_info *_swig_go_0, long long _swig_go_1) {
+  struct attn_autotune_info *arg1 = (struct attn_autotune_info *) 0 ;
+  int64_t arg2 ;
+  
+  arg1 = *(struct attn_autotune_info **)&_swig_go_0; 
+  arg2 = (int64_t)_swig_go_1; 
+  
+  if (arg1) (arg1)->tile_k = arg2;
+  
+}
+
+
+long long _wrap_attn_autotune_info_tile_k_get_raw_ebac4eed59fe8dc6(struct attn_autotune_info *_swig_go_0) {
+  struct attn_autotune_info *arg1 = (struct attn_autotune_info *) 0 ;
+  int64_t result;
+  long long _swig_go_result;
+  
+  arg1 = *(struct attn_autotune_info **)&_swig_go_0; 
+  
+  result = (int64_t) ((arg1)->tile_k);
+  _swig_go_result = result; 
+  return _swig_go_result;
+}
+
+
+void _wrap_attn_autotune_info_kv_chunk_set_raw_ebac4eed59fe8dc6(struct attn_autotune_info *_swig_go_0, long long _swig_go_1) {
+  struct attn_autotune_info *arg1 = (struct attn_autotune_info *) 0 ;
+  int64_t arg2 ;
+  
+  arg1 = *(struct attn_autotune_info **)&_swig_go_0; 
+  arg2 = (int64_t)_swig_go_1; 
+  
+  if (arg1) (arg1)->kv_chunk = arg2;
+  
+}
+
+
+long long _wrap_attn_autotune_info_kv_chunk_get_raw_ebac4eed59fe8dc6(struct attn_autotune_info *_swig_go_0) {
+  struct attn_autotune_info *arg1 = (struct attn_autotune_info *) 0 ;
+  int64_t result;
+  long long _swig_go_result;
+  
+  arg1 = *(struct attn_autotune_info **)&_swig_go_0; 
+  
+  result = (int64_t) ((arg1)->kv_chunk);
+  _swig_go_result = result; 
+  return _swig_go_result;
+}
+
+
+void _wrap_attn_autotune_info_default_ns_set_raw_ebac4eed59fe8dc6(struct attn_autotune_info *_swig_go_0, long long _swig_go_1) {
+  struct attn_autotune_info *arg1 = (struct attn_autotune_info *) 0 ;
+  int64_t arg2 ;
+  
+  arg1 = *(struct attn_autotune_info **)&_swig_go_0; 
+  arg2 = (int64_t)_swig_go_1; 
+  
+  if (arg1) (arg1)->default_ns = arg2;
+  
+}
+
+
+long long _wrap_attn_autotune_info_default_ns_get_raw_ebac4eed59fe8dc6(struct attn_autotune_info *_swig_go_0) {
+  struct attn_autotune_info *arg1 = (struct attn_autotune_info *) 0 ;
+  int64_t result;
+  long long _swig_go_result;
+  
+  arg1 = *(struct attn_autotune_info **)&_swig_go_0; 
+  
+  result = (int64_t) ((arg1)->default_ns);
+  _swig_go_result = result; 
+  return _swig_go_result;
+}
+
+
+void _wrap_attn_autotune_info_tuned_ns_set_raw_ebac4eed59fe8dc6(struct attn_autotune_info *_swig_go_0, long long _swig_go_1) {
+  struct attn_autotune_info *arg1 = (struct attn_autotune_info *) 0 ;
+  int64_t arg2 ;
+  
+  arg1 = *(struct attn_autotune_info **)&_swig_go_0; 
+  arg2 = (int64_t)_swig_go_1; 
+  
+  if (arg1) (arg1)->tuned_ns = arg2;
+  
+}
+
+
+long long _wrap_attn_autotune_info_tuned_ns_get_raw_ebac4eed59fe8dc6(struct attn_autotune_info *_swig_go_0) {
+  struct attn_autotune_info *arg1 = (struct attn_autotune_info *) 0 ;
+  int64_t result;
+  long long _swig_go_result;
+  
+  arg1 = *(struct attn_autotune_info **)&_swig_go_0; 
+  
+  result = (int64_t) ((arg1)->tuned_ns);
+  _swig_go_result = result; 
+  return _swig_go_result;
+}
+
+
+struct attn_autotune_info *_wrap_new_attn_autotune_info_raw_ebac4eed59fe8dc6() {
+  struct attn_autotune_info *result = 0 ;
+  struct attn_autotune_info *_swig_go_result;
+  
+  
+  result = (struct attn_autotune_info *)new_attn_autotune_info();
+  *(struct attn_autotune_info **)&_swig_go_result = (struct attn_autotune_info *)result; 
+  return _swig_go_result;
+}
+
+
+void _wrap_delete_attn_autotune_info_raw_ebac4eed59fe8dc6(struct attn_autotune_info *_swig_go_0) {
+  struct attn_autotune_info *arg1 = (struct attn_autotune_info *) 0 ;
+  
+  arg1 = *(struct attn_autotune_info **)&_swig_go_0; 
+  
+  free((char *) arg1);
+  
+}
+
+
+void _wrap_attn_autotune_info_init_raw_ebac4eed59fe8dc6(struct attn_autotune_info *_swig_go_0, long long _swig_go_1) {
+  attn_autotune_info *arg1 = (attn_autotune_info *) 0 ;
+  size_t arg2 ;
+  
+  arg1 = *(attn_autotune_info **)&_swig_go_0; 
+  arg2 = (size_t)_swig_go_1; 
+  
+  attn_autotune_info_init(arg1,arg2);
+  
+}
+
+
+intgo _wrap_attn_plan_autotune_raw_ebac4eed59fe8dc6(attn_plan *_swig_go_0, struct attn_run_args *_swig_go_1, long long _swig_go_2, struct attn_autotune_info *_swig_go_3, struct attn_error *_swig_go_4) {
+  attn_plan *arg1 = (attn_plan *) 0 ;
+  attn_run_args *arg2 = (attn_run_args *) 0 ;
+  int64_t arg3 ;
+  attn_autotune_info *arg4 = (attn_autotune_info *) 0 ;
+  attn_error *arg5 = (attn_error *) 0 ;
+  attn_status result;
+  intgo _swig_go_result;
+  
+  arg1 = *(attn_plan **)&_swig_go_0; 
+  arg2 = *(attn_run_args **)&_swig_go_1; 
+  arg3 = (int64_t)_swig_go_2; 
+  arg4 = *(attn_autotune_info **)&_swig_go_3; 
+  arg5 = *(attn_error **)&_swig_go_4; 
+  
+  result = (attn_status)attn_plan_autotune((struct attn_plan const *)arg1,(struct attn_run_args const *)arg2,arg3,arg4,arg5);
+  _swig_go_result = result; 
+  return _swig_go_result;
+}
+
+
+void _wrap_attn_go_set_log_raw_ebac4eed59fe8dc6(struct attn_context_config *_swig_go_0, long long _swig_go_1) {
   attn_context_config *arg1 = (attn_context_config *) 0 ;
   uintptr_t arg2 ;
   
@@ -4663,7 +4872,7 @@ void _wrap_attn_go_set_log_raw_c170a3599fb684a6(struct attn_context_config *_swi
 }
 
 
-void _wrap_attn_go_set_parallel_for_raw_c170a3599fb684a6(struct attn_executor *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_go_set_parallel_for_raw_ebac4eed59fe8dc6(struct attn_executor *_swig_go_0, long long _swig_go_1) {
   attn_executor *arg1 = (attn_executor *) 0 ;
   uintptr_t arg2 ;
   
