@@ -613,9 +613,11 @@ typedef struct attn_plan_info {
   size_t standard_workspace_size; /* what the standard backend would need for the same bounds */
   int64_t request_status_count;   /* attn_request_status words at the workspace's beginning; 0 on
                                      CPUs, which refuse what is bad before they write anything */
+  const char* kernel; /* on devices: which of the backend's kernels, and why none before it, in
+                         words; "" where the backend does not say */
 } attn_plan_info;
 #define ATTN_PLAN_INFO_INIT \
-  { sizeof(attn_plan_info), 0, 0, 0, 0, 0, 0, 0, 0, 0 }
+  { sizeof(attn_plan_info), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
 ATTN_API void attn_plan_info_init(attn_plan_info* info, size_t size);
 ATTN_API ATTN_MUST_CHECK attn_status attn_plan_get_info(const attn_plan* plan, attn_plan_info* info,
                                                         attn_error* error);
