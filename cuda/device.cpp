@@ -185,8 +185,7 @@ bool fits_device(const KernelInfo& kernel, const Device& device, char* why, size
     return false;
   }
   if (kernel.shared_bytes > device.shared_bytes) {
-    std::snprintf(why, why_size,
-                  "needs %d bytes of shared memory in a block; this device has %d",
+    std::snprintf(why, why_size, "needs %d bytes of shared memory in a block; this device has %d",
                   kernel.shared_bytes, device.shared_bytes);
     return false;
   }

@@ -18,9 +18,9 @@ struct Device {
   CUcontext context;  // the primary one, retained
   int32_t sm;         // compute capability, 10 * major + minor
   int32_t multiprocessors;
-  int32_t shared_bytes;    // that a block may opt into
-  bool reads_pageable;     // memory of malloc can be reached from the device
-  int32_t users;           // 0: closed
+  int32_t shared_bytes;  // that a block may opt into
+  bool reads_pageable;   // memory of malloc can be reached from the device
+  int32_t users;         // 0: closed
   struct {
     const char* name;
     CUmodule module;

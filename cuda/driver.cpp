@@ -38,11 +38,12 @@ int32_t minimum_version() { return kToolkitVersion / 1000 * 1000; }
 const char* minimum_driver() { return kToolkitVersion >= 13000 ? "580" : "525"; }
 
 attn_status too_old(int32_t version, attn_error* error) {
-  return fail(error, ATTN_ERROR_UNAVAILABLE,
-              "the NVIDIA driver is too old: it serves CUDA %d.%d; this plugin's kernels, made with "
-              "CUDA %d.%d, need CUDA %d.0, which driver %s brings",
-              version / 1000, version % 1000 / 10, kToolkitVersion / 1000,
-              kToolkitVersion % 1000 / 10, minimum_version() / 1000, minimum_driver());
+  return fail(
+      error, ATTN_ERROR_UNAVAILABLE,
+      "the NVIDIA driver is too old: it serves CUDA %d.%d; this plugin's kernels, made with "
+      "CUDA %d.%d, need CUDA %d.0, which driver %s brings",
+      version / 1000, version % 1000 / 10, kToolkitVersion / 1000, kToolkitVersion % 1000 / 10,
+      minimum_version() / 1000, minimum_driver());
 }
 
 attn_status search(Driver* driver, attn_error* error) {

@@ -99,13 +99,13 @@ attn_status driver_failure(const Driver& driver, CUresult result, const char* ca
 
 }  // namespace attn::cuda
 
-// Returns from the calling function if a call of the driver fails: ATTN_CUDA_TRY(driver, cuInit, 0).
-#define ATTN_CUDA_TRY(driver, error, name, ...)                                      \
-  do {                                                                               \
-    if (const CUresult cuda_result = (driver).name(__VA_ARGS__);                     \
-        cuda_result != CUDA_SUCCESS) {                                               \
-      return driver_failure(driver, cuda_result, #name, error);                      \
-    }                                                                                \
+// Returns from the calling function if a call of the driver fails: ATTN_CUDA_TRY(driver, cuInit,
+// 0).
+#define ATTN_CUDA_TRY(driver, error, name, ...)                                                 \
+  do {                                                                                          \
+    if (const CUresult cuda_result = (driver).name(__VA_ARGS__); cuda_result != CUDA_SUCCESS) { \
+      return driver_failure(driver, cuda_result, #name, error);                                 \
+    }                                                                                           \
   } while (0)
 
 #endif  // ATTN_CUDA_DRIVER_H_

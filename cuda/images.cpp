@@ -1,5 +1,5 @@
-// images.cpp: the compiled kernels as bytes in the plugin. images.inc, which CMake writes, has one
-// line ATTN_CUDA_IMAGE(number, module, target, path) for each.
+// images.cpp: the compiled kernels as bytes in the plugin. ATTN_CUDA_IMAGES, which CMake writes,
+// has one line ATTN_CUDA_IMAGE(number, module, target, path) for each.
 #include "images.h"
 
 #include <cstdlib>
@@ -9,7 +9,7 @@
   asm(".pushsection .rodata, \"a\"\n.balign 64\nattn_cuda_image_" #number ":\n.incbin \"" path \
       "\"\n.byte 0\n.popsection\n");                                                           \
   extern "C" const unsigned char attn_cuda_image_##number[] __attribute__((visibility("hidden")));
-#include "images.inc"
+#include ATTN_CUDA_IMAGES
 #undef ATTN_CUDA_IMAGE
 
 namespace attn::cuda {
@@ -17,7 +17,7 @@ namespace {
 
 constexpr Image kImages[] = {
 #define ATTN_CUDA_IMAGE(number, module, target, path) {module, target, attn_cuda_image_##number},
-#include "images.inc"
+#include ATTN_CUDA_IMAGES
 #undef ATTN_CUDA_IMAGE
 };
 
@@ -25,7 +25,8 @@ constexpr Image kImages[] = {
 int32_t fit(const char* target, int32_t sm) {
   const bool is_ptx = std::strncmp(target, "compute_", 8) == 0;
   char* end;
-  const int32_t made_for = static_cast<int32_t>(std::strtol(std::strchr(target, '_') + 1, &end, 10));
+  const int32_t made_for =
+      static_cast<int32_t>(std::strtol(std::strchr(target, '_') + 1, &end, 10));
   if (*end == 'a') return made_for == sm ? 3000 : 0;  // of that very architecture
   if (made_for > sm) return 0;
   if (is_ptx) return made_for;

@@ -159,16 +159,16 @@ attn_status choose(const attn_plan_config& p, PlanState* state, attn_error* erro
   const bool is_wgmma = row != nullptr;
   if (!row) row = find_row(kMmaKernels, p, device, 0, &mma);
   if (!row) {
-    return fail(error, ATTN_ERROR_UNSUPPORTED, "wgmma family: %s; mma.sync family: %s",
-                wgmma.words, mma.words);
+    return fail(error, ATTN_ERROR_UNSUPPORTED, "wgmma family: %s; mma.sync family: %s", wgmma.words,
+                mma.words);
   }
   state->attend.info = row;
   if (!(row->serves & kServesUnaligned)) {
     state->unaligned.info = find_row(kMmaKernels, p, device, kServesUnaligned, &mma);
   }
   const Image* image = find_image(row->module, device.sm);
-  const int length = std::snprintf(state->words, sizeof(state->words), "%s (%s)", row->symbol,
-                                   image->target);
+  const int length =
+      std::snprintf(state->words, sizeof(state->words), "%s (%s)", row->symbol, image->target);
   char* const end = state->words + length;
   const size_t left = sizeof(state->words) - static_cast<size_t>(length);
   if (!is_wgmma) {
@@ -185,8 +185,10 @@ attn_status choose(const attn_plan_config& p, PlanState* state, attn_error* erro
     state->combine.info = &candidate;
     return ATTN_OK;
   }
-  return fail(error, ATTN_ERROR_UNSUPPORTED, "kv_chunk is %lld; this build has no kernel that "
-              "combines the parts", static_cast<long long>(p.kv_chunk));
+  return fail(error, ATTN_ERROR_UNSUPPORTED,
+              "kv_chunk is %lld; this build has no kernel that "
+              "combines the parts",
+              static_cast<long long>(p.kv_chunk));
 }
 
 attn_status load(PlanState* state, attn_error* error) {
@@ -213,8 +215,8 @@ attn_status carve_workspace(const attn_plan_config& p, PlanState* state, size_t*
       p.kv_layout != ATTN_LAYOUT_PADDED) {
     state->status_count = p.max_batch;
   }
-  state->has_counter = state->attend.info->dynamic ||
-                       (state->unaligned.info && state->unaligned.info->dynamic);
+  state->has_counter =
+      state->attend.info->dynamic || (state->unaligned.info && state->unaligned.info->dynamic);
   state->clear_words = state->status_count + (state->has_counter ? 1 : 0);
   *size = align_up(static_cast<size_t>(state->clear_words) * sizeof(uint32_t));
   if (!state->combine.info) return ATTN_OK;
@@ -233,13 +235,12 @@ attn_status carve_workspace(const attn_plan_config& p, PlanState* state, size_t*
   state->partial_lse_offset = *size;
   state->partial_o_offset =
       align_up(state->partial_lse_offset + static_cast<size_t>(rows) * sizeof(float));
-  *size = align_up(state->partial_o_offset +
-                   static_cast<size_t>(rows * p.head_dim_v) * sizeof(float));
+  *size =
+      align_up(state->partial_o_offset + static_cast<size_t>(rows * p.head_dim_v) * sizeof(float));
   return ATTN_OK;
 }
 
-attn_status fill_plan(const attn_plan_config& problem, attn_backend_plan* plan,
-                      attn_error* error) {
+attn_status fill_plan(const attn_plan_config& problem, attn_backend_plan* plan, attn_error* error) {
   PlanState* state = static_cast<PlanState*>(plan->state);
   ATTN_TRY(check_problem(problem, error));
   ATTN_TRY(acquire_device(problem.device_id, &state->device, error));

@@ -21,7 +21,8 @@ bool is_empty(const attn_tensor& t) {
   return std::any_of(t.shape, t.shape + t.rank, [](int64_t extent) { return extent == 0; });
 }
 
-// ---- what the driver knows about pointers and streams --------------------------------------------
+// ---- what the driver knows about pointers and streams
+// --------------------------------------------
 
 attn_status check_address(const Device& device, const char* name, const void* pointer,
                           attn_error* error) {
@@ -70,7 +71,8 @@ attn_status check_stream(const Device& device, void* stream, attn_error* error) 
   ATTN_CUDA_TRY(*device.driver, error, cuStreamGetCtx, static_cast<CUstream>(stream), &context);
   if (context == device.context) return ATTN_OK;
   return fail(error, ATTN_ERROR_INVALID_ARGUMENT,
-              "stream belongs to another context than the primary one of CUDA device %d", device.id);
+              "stream belongs to another context than the primary one of CUDA device %d",
+              device.id);
 }
 
 attn_status check_pointers(const Device& device, const attn_run_args& a, size_t workspace_size,
@@ -106,7 +108,8 @@ attn_status check_pointers(const Device& device, const attn_run_args& a, size_t 
   return check_stream(device, a.stream, error);
 }
 
-// ---- parameters ----------------------------------------------------------------------------------
+// ---- parameters
+// ----------------------------------------------------------------------------------
 
 // q, k, v, o and lse: packed tensors have no batch dimension to step over.
 TensorView view_of(const attn_tensor* tensor, bool packed) {
@@ -230,7 +233,8 @@ void add_work(const PlanState& state, const KernelInfo& kernel, const attn_plan_
   }
 }
 
-// ---- tensor maps ---------------------------------------------------------------------------------
+// ---- tensor maps
+// ---------------------------------------------------------------------------------
 
 // Whether TMA takes this tensor: it has elements, rows are contiguous, its address and the strides
 // of what has more than one are positive multiples of 16 bytes.
@@ -264,8 +268,9 @@ attn_status encode_map(const Driver& driver, const char* name, const attn_tensor
                           static_cast<uint32_t>(box_heads), 1};
   const uint32_t steps[] = {1, 1, 1, 1};
   const CUresult result = driver.cuTensorMapEncodeTiled(
-      map, t.dtype == ATTN_DTYPE_F16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16
-                                     : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+      map,
+      t.dtype == ATTN_DTYPE_F16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16
+                                : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
       4, tensor_data(t), dims, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
       CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
       CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
@@ -292,7 +297,8 @@ attn_status add_maps(const Driver& driver, const KernelInfo& kernel, const attn_
   return encode_map(driver, "o", *a.o, kernel.box_rows_o / heads, heads, &to->o_map, error);
 }
 
-// ---- launches ------------------------------------------------------------------------------------
+// ---- launches
+// ------------------------------------------------------------------------------------
 
 attn_status launch(const Device& device, const Kernel& kernel, int64_t blocks, void* params,
                    void* stream, attn_error* error) {
@@ -369,11 +375,12 @@ attn_status run(const attn_plan_config* problem, const attn_backend_plan* plan,
   if (params.attend.num_chunks == 1) return ATTN_OK;
   const int64_t rows = params.attend.partial_chunk_rows;
   const int64_t rows_per_block = state.combine.info->tile_q;
-  return launch(device, state.combine, (rows + rows_per_block - 1) / rows_per_block,
-                &params.attend, args->stream, error);
+  return launch(device, state.combine, (rows + rows_per_block - 1) / rows_per_block, &params.attend,
+                args->stream, error);
 }
 
-// ---- merging -------------------------------------------------------------------------------------
+// ---- merging
+// -------------------------------------------------------------------------------------
 
 namespace {
 
@@ -421,8 +428,8 @@ attn_status merge(const attn_merge_args* args, attn_error* error) {
   ATTN_TRY(check_process(*device, error));
   if (!device->merge_row) {
     return fail(error, ATTN_ERROR_UNSUPPORTED,
-                "this build has no kernel that merges on compute capability %d.%d",
-                device->sm / 10, device->sm % 10);
+                "this build has no kernel that merges on compute capability %d.%d", device->sm / 10,
+                device->sm % 10);
   }
   const CurrentContext current(*device, error);
   ATTN_TRY(current.status());

@@ -11,7 +11,8 @@ void print(const KernelInfo (&rows)[n], const char* family) {
   for (const KernelInfo& k : rows) {
     if (!k.symbol) continue;
     std::printf(
-        "{\"symbol\": \"%s\", \"module\": \"%s\", \"family\": \"%s\", \"kind\": %d, \"min_sm\": %d, "
+        "{\"symbol\": \"%s\", \"module\": \"%s\", \"family\": \"%s\", \"kind\": %d, \"min_sm\": "
+        "%d, "
         "\"threads\": %d, \"shared_bytes\": %d, \"max_registers\": %d, \"instructions\": {",
         k.symbol, k.module, family, static_cast<int>(k.kind), k.min_sm, k.threads, k.shared_bytes,
         k.max_registers);
