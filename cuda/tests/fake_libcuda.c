@@ -62,6 +62,31 @@ EXPORT void* fake_cuda_stream(int32_t device, int32_t is_primary) {
   return stream;
 }
 
+EXPORT void fake_cuda_add_memory(const void* begin, size_t size, int32_t device) {
+  const fake_range range = {begin, size, 2, device, 0};
+  if (fake.range_count == FAKE_RANGES) fake.range_count = 0;
+  fake.ranges[fake.range_count++] = range;
+  fake.param_bytes = sizeof(void*);
+}
+
+EXPORT const fake_launch* fake_cuda_last_launch(void) {
+  return fake.launch_count ? &fake.launches[(fake.launch_count - 1) % FAKE_LAUNCHES] : NULL;
+}
+
+EXPORT const char* fake_cuda_last_symbol(void) {
+  return fake.launch_count ? fake_cuda_last_launch()->symbol : "";
+}
+
+EXPORT void* fake_cuda_last_stream(void) {
+  return fake.launch_count ? fake_cuda_last_launch()->stream : NULL;
+}
+
+EXPORT const void* fake_cuda_last_q(void) {
+  const void* q = NULL;
+  if (fake.launch_count) memcpy(&q, fake_cuda_last_launch()->params, sizeof q);
+  return q;
+}
+
 static void violate(const char* what, const char* detail) {
   if (fake.violation[0]) return;
   snprintf(fake.violation, sizeof fake.violation, "%s: %s", what, detail);
