@@ -84,9 +84,10 @@ class Kernel:
 @cache
 def kernels(cubin: Path) -> dict[str, Kernel]:
     usage = run(tool("cuobjdump"), "--dump-resource-usage", cubin)
+    per_kernel = r"Function (\w+):\s*REG:(\d+)\s+STACK:(\d+)\s+SHARED:\d+\s+LOCAL:(\d+)"
     resources = {
-        name: tuple(int(re.search(rf"\b{key}:(\d+)", rest)[1]) for key in ("REG", "STACK", "LOCAL"))
-        for name, rest in re.findall(r"Function (\w+):\s*\n?\s*(.*)", usage)
+        name: (int(registers), int(stack), int(local))
+        for name, registers, stack, local in re.findall(per_kernel, usage)
     }
     sass = run(tool("cuobjdump"), "--dump-sass", cubin)
     found = {}
