@@ -258,7 +258,8 @@ attn_status attn_plan_get_info(const attn_plan* plan, attn_plan_info* info, attn
                               b.tile_k,
                               b.kv_chunk,
                               b.workspace_size,
-                              plan->standard_workspace_size};
+                              plan->standard_workspace_size,
+                              b.request_status_count};
     return attn::write_info(full, "attn_plan_info", info, e);
   });
 }

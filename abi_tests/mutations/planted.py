@@ -423,6 +423,20 @@ MISTAKES = [
         "determinism",
     ),
     Mistake(
+        "flash: the last tile of a unit is computed twice, the first one never",
+        FLASH,
+        "const int64_t tile = num_tiles_of(run, stream->unit) - left;",
+        "const int64_t tile = std::min(num_tiles_of(run, stream->unit) - left + 1, "
+        "num_tiles_of(run, stream->unit) - 1);",
+    ),
+    Mistake(
+        "flash: all workers pack into the same memory",
+        FLASH,
+        "worker * run.workspace.unit_size",
+        "0 * run.workspace.unit_size",
+        "determinism",
+    ),
+    Mistake(
         "tasks keep their thread's floating-point modes",
         "src/context.cpp",
         "const FixedFpMode fixed;",

@@ -56,6 +56,7 @@ typedef struct attn_backend_plan {
   int64_t tile_q;
   int64_t tile_k;
   int64_t kv_chunk;
+  int64_t request_status_count; /* attn_request_status words at the workspace's beginning */
 } attn_backend_plan;
 
 /* The sizes of one run, read off its checked tensors. */

@@ -1,17 +1,21 @@
 // The flash backend's host side: what it serves, how work is cut into tasks, where things lie in
 // the workspace. The arithmetic is in kernel.h.
 //
-// A unit is one (sequence, kv head). As many units as fit in the packing buffer make a batch of
-// units: its K and V are packed in one parallel loop, then all query tiles that read them are
-// computed in a second one.
+// A unit is one (sequence, kv head): its K and V are packed, then every query tile that reads them
+// is computed. While there are units for all workers each takes whole ones, so that what it packs
+// stays in its own caches, and nobody waits for anybody (stream_task). The units left over, fewer
+// than workers, and units too large for that are shared: as many as fit in the packing buffer make
+// a batch, packed in one parallel loop and computed in a second one (pack_task, attend_task).
 //
-// Workspace: [workers] scratch | [kMaxUnits] Unit | packed K and V
+// Workspace: [workers] scratch | [workers] Stream | [kMaxUnits] Unit | packed K and V
 #include "flash.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <new>
 
 #include "../error.h"
 #include "../merge.h"
@@ -35,8 +39,7 @@ constexpr int64_t kTileKMultiple = 64;                  // a multiple of every p
 constexpr int64_t kMaxSeqlen = int64_t{1} << 40;        // keeps all sizes far from overflow
 constexpr int64_t kUnbounded = int64_t{1} << 61;        // more than any difference of positions
 constexpr int64_t kPackedCapacity = int64_t{16} << 20;  // bytes; more where one unit needs more
-constexpr int64_t kHotSize = int64_t{512} << 10;        // bytes that L2 keeps from packing to use
-constexpr int64_t kMaxUnits = 256;                      // in a batch of units
+constexpr int64_t kMaxUnits = 256;                      // in a batch
 constexpr int64_t kKeysPerPackTask = 1024;
 constexpr int64_t kTileQ = 96;
 constexpr int64_t kMinTileQ = 24;
@@ -99,7 +102,6 @@ int64_t nonfinite_size(int64_t seqlen_k, int64_t tile_k) {
   return round_up(ceil_div(seqlen_k, tile_k), 64);
 }
 
-// One (sequence, kv head) of the batch of units at hand.
 struct Unit {
   Sequence sequence;
   int64_t head_kv;
@@ -108,12 +110,22 @@ struct Unit {
   float* packed_k;
   float* packed_v;
   uint8_t* nonfinite;
-  int64_t pack_tasks_end;  // tasks of this unit and the ones before it
+  flash::Span next_k;  // in the caller's memory, what is likely to be packed after this
+  flash::Span next_v;
+  int64_t pack_tasks_end;  // in a batch: tasks of this unit and the ones before it
   int64_t attend_tasks_end;
 };
 
+// The unit that a worker has packed, and how many of its tiles nobody has taken yet.
+struct alignas(64) Stream {
+  Unit unit;
+  std::atomic<int64_t> tiles_left;
+};
+
 struct Workspace {
+  int64_t unit_size;    // of packed K and V, at most
   size_t scratch_size;  // of one worker
+  size_t streams_offset;
   size_t units_offset;
   size_t packed_offset;
   size_t packed_size;
@@ -126,17 +138,21 @@ Workspace lay_out(const FlashKernels& kernels, const attn_host& host,
   const int64_t unit_size = packed_k_size(kernels, problem.max_seqlen_k, problem.head_dim) +
                             packed_v_size(kernels, problem.max_seqlen_k, problem.head_dim_v) +
                             nonfinite_size(problem.max_seqlen_k, tile_k);
+  const int64_t workers = host.concurrency;
   int64_t units;
   if (__builtin_mul_overflow(problem.max_batch, problem.heads_kv, &units)) units = kMaxUnits;
-  units = std::clamp<int64_t>(units, 1, kMaxUnits);
+  units = std::clamp<int64_t>(units, 1, std::max(workers, kMaxUnits));
 
   Workspace w{};
+  w.unit_size = unit_size;
   w.scratch_size = kernels.scratch_size(&tile);
-  w.units_offset = w.scratch_size * static_cast<size_t>(host.concurrency);
-  w.packed_offset = w.units_offset +
-                    static_cast<size_t>(round_up(units * static_cast<int64_t>(sizeof(Unit)), 64));
-  w.packed_size =
-      static_cast<size_t>(std::min(units * unit_size, std::max(kPackedCapacity, unit_size)));
+  w.streams_offset = w.scratch_size * static_cast<size_t>(workers);
+  w.units_offset = w.streams_offset + static_cast<size_t>(workers) * sizeof(Stream);
+  w.packed_offset =
+      w.units_offset + static_cast<size_t>(round_up(
+                           std::min(units, kMaxUnits) * static_cast<int64_t>(sizeof(Unit)), 64));
+  w.packed_size = static_cast<size_t>(
+      std::min(std::min(units, workers) * unit_size, std::max(kPackedCapacity, unit_size)));
   w.size = w.packed_offset + w.packed_size;
   return w;
 }
@@ -152,10 +168,16 @@ struct Run {
   int64_t tile_q;
   int64_t tile_k;
   Workspace workspace;
-  Unit* units;  // the batch of units at hand
+  int64_t total_units;
+
+  // Units that are streamed: [0, end_streamed).
+  Stream* streams;
+  int64_t end_streamed;
+  std::atomic<int64_t> next_streamed;
+
+  // The batch at hand.
+  Unit* units;
   int64_t num_units;
-  flash::Span next_k;  // what is packed after it
-  flash::Span next_v;
 };
 
 char* workspace_at(const Run& run, size_t offset) {
@@ -187,23 +209,12 @@ KeyRange needed_blocks(const Run& run, const Sequence& sequence) {
   return {begin / run.tile_k * run.tile_k, std::min(round_up(end, run.tile_k), sequence.seqlen_k)};
 }
 
-// The unit that a task belongs to; *task becomes its number within the unit.
-const Unit& unit_of(const Run& run, int64_t Unit::*tasks_end, int64_t* task) {
-  const Unit* unit =
-      std::upper_bound(run.units, run.units + run.num_units, *task,
-                       [tasks_end](int64_t t, const Unit& u) { return t < u.*tasks_end; });
-  if (unit != run.units) *task -= unit[-1].*tasks_end;
-  return *unit;
-}
-
-int64_t keys_per_pack_task(const Run& run) { return round_up(kKeysPerPackTask, run.tile_k); }
-
-void pack_task(void* arg, int64_t task, int32_t) {
-  const Run& run = *static_cast<const Run*>(arg);
-  const Unit& unit = unit_of(run, &Unit::pack_tasks_end, &task);
+// Packs keys [key_begin, key_end) of the unit.
+void pack(const Run& run, const Unit& unit, int64_t key_begin, int64_t key_end) {
+  if (key_begin == key_end) return;
   PackArgs pack{};
-  pack.key_begin = unit.first_key + task * keys_per_pack_task(run);
-  pack.key_end = std::min(pack.key_begin + keys_per_pack_task(run), unit.end_key);
+  pack.key_begin = key_begin;
+  pack.key_end = key_end;
   pack.tile_k = run.tile_k;
 
   const bool paged = run.problem.kv_layout == ATTN_LAYOUT_PAGED;
@@ -289,22 +300,25 @@ flash::Span span_of(const attn_tensor& t, int64_t dim, const char* row, int64_t 
   return {row, rows * dim * static_cast<int64_t>(dtype_size(t.dtype))};
 }
 
-void attend_task(void* arg, int64_t task, int32_t worker) {
-  const Run& run = *static_cast<const Run*>(arg);
+int64_t num_tiles_of(const Run& run, const Unit& unit) {
+  return ceil_div(rows_of(run, unit.sequence), run.tile_q) * heads_per_kv(run);
+}
+
+// Computes one of the unit's tiles; `next_tile` is likely to be the worker's next one.
+void attend(const Run& run, const Unit& unit, int64_t tile, int64_t next_tile, int32_t worker) {
   const attn_plan_config& problem = run.problem;
-  const Unit& unit = unit_of(run, &Unit::attend_tasks_end, &task);
   const Sequence& sequence = unit.sequence;
   const int64_t rows = rows_of(run, sequence);
-  const int64_t num_tiles = ceil_div(rows, run.tile_q);
+  const int64_t row_tiles = ceil_div(rows, run.tile_q);
   const auto head_of = [&](int64_t t) {
     return unit.head_kv * heads_per_kv(run) + t % heads_per_kv(run);
   };
-  // The last queries have the most keys if the mask is causal: longest tasks first.
+  // The last queries have the most keys if the mask is causal: longest tiles first.
   const auto begin_of = [&](int64_t t) {
-    return (num_tiles - 1 - t / heads_per_kv(run)) * run.tile_q;
+    return (row_tiles - 1 - t / heads_per_kv(run)) * run.tile_q;
   };
-  const int64_t head = head_of(task);
-  const int64_t begin = begin_of(task);
+  const int64_t head = head_of(tile);
+  const int64_t begin = begin_of(tile);
   const int64_t end = std::min(begin + run.tile_q, rows);
   const int64_t attended_end = std::clamp(sequence.seqlen_q, begin, end);
 
@@ -345,58 +359,137 @@ void attend_task(void* arg, int64_t task, int32_t worker) {
   }
   attend.next[0] =
       span_of(*run.args.o, problem.head_dim_v, static_cast<char*>(attend.o), attend.rows);
-  const int64_t next_task = task + run.host.concurrency;
-  if (next_task < num_tiles * heads_per_kv(run)) {
+  if (next_tile < num_tiles_of(run, unit)) {
     attend.next[1] =
         span_of(*run.args.q, problem.head_dim,
-                query_row(problem, *run.args.q, sequence, head_of(next_task), begin_of(next_task)),
-                std::min(run.tile_q, rows - begin_of(next_task)));
+                query_row(problem, *run.args.q, sequence, head_of(next_tile), begin_of(next_tile)),
+                std::min(run.tile_q, rows - begin_of(next_tile)));
   } else {
-    attend.next[1] = run.next_k;
-    attend.next[2] = run.next_v;
+    attend.next[1] = unit.next_k;
+    attend.next[2] = unit.next_v;
   }
   attend.scratch = workspace_at(run, run.workspace.scratch_size * static_cast<size_t>(worker));
   run.kernels.attend(&attend);
 }
 
+// Unit `index`, to be packed at `packed`.
+Unit unit_at(const Run& run, int64_t index, char* packed) {
+  const FlashKernels& kernels = run.kernels;
+  const attn_plan_config& problem = run.problem;
+  Unit unit{};
+  unit.sequence = sequence_at(problem, run.args, run.shape, index / problem.heads_kv);
+  unit.head_kv = index % problem.heads_kv;
+  const KeyRange keys = needed_blocks(run, unit.sequence);
+  unit.first_key = keys.begin;
+  unit.end_key = keys.end;
+  const int64_t seqlen_k = unit.sequence.seqlen_k;
+  const int64_t k_size = packed_k_size(kernels, seqlen_k, problem.head_dim);
+  const int64_t v_size = packed_v_size(kernels, seqlen_k, problem.head_dim_v);
+  unit.packed_k = reinterpret_cast<float*>(packed);
+  unit.packed_v = reinterpret_cast<float*>(packed + k_size);
+  unit.nonfinite = reinterpret_cast<uint8_t*>(packed + k_size + v_size);
+  return unit;
+}
+
+int64_t size_of(const Run& run, const Unit& unit) {
+  return reinterpret_cast<char*>(unit.nonfinite) - reinterpret_cast<char*>(unit.packed_k) +
+         nonfinite_size(unit.sequence.seqlen_k, run.tile_k);
+}
+
+// Says that unit `next` is likely to be packed after this one.
+void set_next(const Run& run, Unit* unit, int64_t next) {
+  const attn_plan_config& problem = run.problem;
+  if (next >= run.total_units || problem.kv_layout == ATTN_LAYOUT_PAGED) return;
+  const Sequence sequence = sequence_at(problem, run.args, run.shape, next / problem.heads_kv);
+  const int64_t head_kv = next % problem.heads_kv;
+  const auto span = [&](const attn_tensor& t, int64_t dim) {
+    return span_of(t, dim, key_row(problem, run.args, t, sequence, head_kv, 0), sequence.seqlen_k);
+  };
+  unit->next_k = span(*run.args.k, problem.head_dim);
+  unit->next_v = span(*run.args.v, problem.head_dim_v);
+}
+
+// ---- units that one worker packs
+
+// Computes tiles of the stream's unit, longest first, until they are all taken.
+void drain(const Run& run, Stream* stream, int32_t worker) {
+  for (;;) {
+    const int64_t left = stream->tiles_left.fetch_sub(1, std::memory_order_acquire);
+    if (left <= 0) return;
+    const int64_t tile = num_tiles_of(run, stream->unit) - left;
+    attend(run, stream->unit, tile, tile + 1, worker);
+  }
+}
+
+// Packs and computes units while there are any, then helps the other workers with their last ones.
+// A worker's last unit is safe to help with: nothing is packed over it once all units are taken. It
+// is open to others from the moment it is packed to that when its tiles are all taken.
+void stream_task(void* arg, int64_t, int32_t worker) {
+  Run& run = *static_cast<Run*>(arg);
+  Stream& own = run.streams[worker];
+  for (;;) {
+    const int64_t index = run.next_streamed.fetch_add(1, std::memory_order_acq_rel);
+    if (index >= run.end_streamed) break;
+    own.unit =
+        unit_at(run, index,
+                workspace_at(run, run.workspace.packed_offset) + worker * run.workspace.unit_size);
+    set_next(run, &own.unit, run.next_streamed.load(std::memory_order_relaxed));
+    pack(run, own.unit, own.unit.first_key, own.unit.end_key);
+    own.tiles_left.store(num_tiles_of(run, own.unit), std::memory_order_release);
+    drain(run, &own, worker);
+  }
+  for (int32_t i = 1; i < run.host.concurrency; ++i) {
+    drain(run, &run.streams[(worker + i) % run.host.concurrency], worker);
+  }
+}
+
+// ---- units that all workers share
+
+// The unit that a task belongs to; *task becomes its number within the unit.
+const Unit& unit_of(const Run& run, int64_t Unit::*tasks_end, int64_t* task) {
+  const Unit* unit =
+      std::upper_bound(run.units, run.units + run.num_units, *task,
+                       [tasks_end](int64_t t, const Unit& u) { return t < u.*tasks_end; });
+  if (unit != run.units) *task -= unit[-1].*tasks_end;
+  return *unit;
+}
+
+int64_t keys_per_pack_task(const Run& run) { return round_up(kKeysPerPackTask, run.tile_k); }
+
+void pack_task(void* arg, int64_t task, int32_t) {
+  const Run& run = *static_cast<const Run*>(arg);
+  const Unit& unit = unit_of(run, &Unit::pack_tasks_end, &task);
+  const int64_t begin = unit.first_key + task * keys_per_pack_task(run);
+  pack(run, unit, begin, std::min(begin + keys_per_pack_task(run), unit.end_key));
+}
+
+void attend_task(void* arg, int64_t task, int32_t worker) {
+  const Run& run = *static_cast<const Run*>(arg);
+  const Unit& unit = unit_of(run, &Unit::attend_tasks_end, &task);
+  attend(run, unit, task, task + run.host.concurrency, worker);
+}
+
 // Puts units from `first` on into run->units, as many as fit, but no more than it takes to keep all
 // workers busy; returns the number of the next one.
-int64_t gather_units(Run* run, int64_t first, int64_t total) {
-  const FlashKernels& kernels = run->kernels;
+int64_t gather_units(Run* run, int64_t first) {
   char* packed = workspace_at(*run, run->workspace.packed_offset);
-  int64_t room = static_cast<int64_t>(run->workspace.packed_size);
+  const char* const end = packed + run->workspace.packed_size;
   int64_t pack_tasks = 0;
   int64_t attend_tasks = 0;
   run->num_units = 0;
-  const int64_t workers = run->host.concurrency;
-  const int64_t enough_tasks = workers > 1 ? workers * kTasksPerBatch : 0;
-  const char* const begin = packed;
   int64_t next = first;
-  for (; next < total && run->num_units < kMaxUnits; ++next) {
-    if (packed - begin >= kHotSize && attend_tasks >= enough_tasks) break;
-    Unit unit{};
-    unit.sequence = sequence_at(run->problem, run->args, run->shape, next / run->problem.heads_kv);
-    unit.head_kv = next % run->problem.heads_kv;
-    const int64_t seqlen_k = unit.sequence.seqlen_k;
-    const int64_t k_size = packed_k_size(kernels, seqlen_k, run->problem.head_dim);
-    const int64_t v_size = packed_v_size(kernels, seqlen_k, run->problem.head_dim_v);
-    const int64_t size = k_size + v_size + nonfinite_size(seqlen_k, run->tile_k);
-    if (size > room) break;
-    room -= size;
-    unit.packed_k = reinterpret_cast<float*>(packed);
-    unit.packed_v = reinterpret_cast<float*>(packed + k_size);
-    unit.nonfinite = reinterpret_cast<uint8_t*>(packed + k_size + v_size);
-    packed += size;
-
-    const KeyRange keys = needed_blocks(*run, unit.sequence);
-    unit.first_key = keys.begin;
-    unit.end_key = keys.end;
-    pack_tasks += ceil_div(keys.end - keys.begin, keys_per_pack_task(*run));
-    attend_tasks += ceil_div(rows_of(*run, unit.sequence), run->tile_q) * heads_per_kv(*run);
+  for (; next < run->total_units && run->num_units < kMaxUnits; ++next) {
+    if (attend_tasks >= run->host.concurrency * kTasksPerBatch) break;
+    Unit unit = unit_at(*run, next, packed);
+    if (size_of(*run, unit) > end - packed) break;
+    packed += size_of(*run, unit);
+    pack_tasks += ceil_div(unit.end_key - unit.first_key, keys_per_pack_task(*run));
+    attend_tasks += num_tiles_of(*run, unit);
     unit.pack_tasks_end = pack_tasks;
     unit.attend_tasks_end = attend_tasks;
     run->units[run->num_units++] = unit;
   }
+  for (int64_t i = 0; i < run->num_units; ++i) set_next(*run, &run->units[i], next);
   return next;
 }
 
@@ -404,27 +497,32 @@ attn_status run_plan(const attn_host* host, const attn_plan_config* problem,
                      const attn_backend_plan* plan, const attn_run_args* args,
                      const attn_run_shape* shape, attn_error* error) {
   const FlashKernels& kernels = *kernels_for(plan->isa);
-  Run run{*host,        *problem,
-          *args,        *shape,
-          kernels,      plan->tile_q,
-          plan->tile_k, lay_out(kernels, *host, *problem, plan->tile_q, plan->tile_k),
-          nullptr,      0,
-          {},           {}};
-  run.units = reinterpret_cast<Unit*>(workspace_at(run, run.workspace.units_offset));
+  const Workspace workspace = lay_out(kernels, *host, *problem, plan->tile_q, plan->tile_k);
   const int64_t total = shape->batch * problem->heads_kv;
-  for (int64_t unit = 0; unit < total;) {
-    unit = gather_units(&run, unit, total);
-    run.next_k = run.next_v = {};
-    if (unit < total && problem->kv_layout != ATTN_LAYOUT_PAGED) {
-      const Sequence sequence = sequence_at(*problem, *args, *shape, unit / problem->heads_kv);
-      const int64_t head_kv = unit % problem->heads_kv;
-      const auto span = [&](const attn_tensor& t, int64_t dim) {
-        return span_of(t, dim, key_row(*problem, *args, t, sequence, head_kv, 0),
-                       sequence.seqlen_k);
-      };
-      run.next_k = span(*args->k, problem->head_dim);
-      run.next_v = span(*args->v, problem->head_dim_v);
-    }
+  const int64_t workers = host->concurrency;
+  const bool room = workers * workspace.unit_size <= static_cast<int64_t>(workspace.packed_size);
+  Run run{*host,
+          *problem,
+          *args,
+          *shape,
+          kernels,
+          plan->tile_q,
+          plan->tile_k,
+          workspace,
+          total,
+          nullptr,
+          room ? total - total % workers : 0,
+          0,
+          nullptr,
+          0};
+  if (run.end_streamed > 0) {
+    run.streams = reinterpret_cast<Stream*>(workspace_at(run, workspace.streams_offset));
+    for (int64_t i = 0; i < workers; ++i) new (&run.streams[i]) Stream{};
+    ATTN_TRY(host->parallel_for(host, workers, stream_task, &run, error));
+  }
+  run.units = reinterpret_cast<Unit*>(workspace_at(run, workspace.units_offset));
+  for (int64_t unit = run.end_streamed; unit < total;) {
+    unit = gather_units(&run, unit);
     const Unit& last = run.units[run.num_units - 1];
     if (last.pack_tasks_end > 0) {
       ATTN_TRY(host->parallel_for(host, last.pack_tasks_end, pack_task, &run, error));
