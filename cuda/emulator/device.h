@@ -3,6 +3,7 @@
 #ifndef ATTN_CUDA_EMULATOR_DEVICE_H_
 #define ATTN_CUDA_EMULATOR_DEVICE_H_
 
+#include <bit>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
