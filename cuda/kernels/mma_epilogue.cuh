@@ -121,8 +121,11 @@ __device__ __forceinline__ void store_tile(const AttendParams& params, const Til
   warp_sync();  // a row's repair comes after its four lanes' stores
 #pragma unroll 1
   for (int i = 0; i < Traits::kRowBlocks * 2; ++i) {
-    const uint32_t which = Traits::kRowBlocks == 1 || i < 2 ? spoiled[0][i % 2]
-                                                            : spoiled[Traits::kRowBlocks - 1][i % 2];
+    // Picked by hand: an array with a computed index would lie in local memory.
+    uint32_t which = spoiled[0][0];
+    if (i == 1) which = spoiled[0][1];
+    if (Traits::kRowBlocks == 2 && i == 2) which = spoiled[Traits::kRowBlocks - 1][0];
+    if (Traits::kRowBlocks == 2 && i == 3) which = spoiled[Traits::kRowBlocks - 1][1];
     repair_rows<Traits>(params, tile, rows, which, warp_row + i * 8, scale);
   }
 }

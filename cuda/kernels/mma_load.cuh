@@ -47,7 +47,7 @@ __device__ __forceinline__ void load_q(const AttendParams& params, const Tile& t
   const int thread = static_cast<int>(threadIdx.x);
   const int chunk = thread % Traits::kChunks;
   const bool aligned = is_aligned<Element>(params.q);
-#pragma unroll 4
+#pragma unroll 1  // registers are dear here, and nothing waits for a copy
   for (int row = thread / Traits::kChunks; row < Traits::kTileQ; row += kRowsAtOnce) {
     const Element* from = nullptr;
     if (row < tile.rows) {
@@ -96,7 +96,7 @@ __device__ __forceinline__ void load_keys(const AttendParams& params, const Tile
   const int thread = static_cast<int>(threadIdx.x);
   const int chunk = thread % Traits::kChunks;
   const bool aligned = is_aligned<Element>(tensor);
-#pragma unroll 4
+#pragma unroll 1  // registers are dear here, and nothing waits for a copy
   for (int row = thread / Traits::kChunks; row < Traits::kTileK; row += kRowsAtOnce) {
     const SharedAddress at = chunk_address<Traits>(to, row, chunk);
     const int32_t key = first + row;

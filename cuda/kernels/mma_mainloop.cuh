@@ -31,22 +31,23 @@ __device__ __forceinline__ void multiply_qk(SharedAddress q, SharedAddress k, Sc
       for (int i = 0; i < 4; ++i) s[block][n][i] = 0.0f;
     }
   }
+  // Rows 0-7 and 8-15 of the first half of a step's dims, then of the second half.
+  const SharedAddress q_lane = chunk_address<Traits>(q, warp_row + lane % 16, lane / 16);
+  // Keys 0-7: first and second half of the dims, then keys 8-15.
+  const SharedAddress k_lane =
+      chunk_address<Traits>(k, lane / 16 * 8 + lane % 8, lane / 8 % 2);
 #pragma unroll
   for (int step = 0; step < Traits::kDim / Traits::kStepDims; ++step) {
     FragmentA<T> a[Traits::kRowBlocks];
     uint32_t raw[4];
 #pragma unroll
     for (int block = 0; block < Traits::kRowBlocks; ++block) {
-      // Rows 0-7 and 8-15 of the first half of the step's dims, then of the second half.
-      const int row = warp_row + block * 16 + lane % 16;
-      load_matrices(raw, chunk_address<Traits>(q, row, step * 2 + lane / 16));
+      load_matrices(raw, move_address<Traits>(q_lane, block * 16, step * 2));
       a[block].set(raw);
     }
 #pragma unroll
     for (int n = 0; n < Traits::kKeyBlocks; n += 2) {
-      // Keys 0-7: first and second half of the dims, then keys 8-15.
-      const int key = n * 8 + lane / 16 * 8 + lane % 8;
-      load_matrices(raw, chunk_address<Traits>(k, key, step * 2 + lane / 8 % 2));
+      load_matrices(raw, move_address<Traits>(k_lane, n * 8, step * 2));
       FragmentB<T> b[2];
       b[0].set(raw[0], raw[1]);
       b[1].set(raw[2], raw[3]);
@@ -65,6 +66,8 @@ __device__ __forceinline__ void multiply_pv(const Scores<Traits>& p, SharedAddre
                                             Accumulator<Traits>& acc) {
   using T = typename Traits::T;
   const int lane = lane_index();
+  // 16-bit: keys 0-7 and 8-15 of dims 0-7, then of dims 8-15.
+  const SharedAddress v_lane = chunk_address<Traits>(v, lane % 16, lane / 16);
 #pragma unroll
   for (int step = 0; step < Traits::kTileK / Traits::kStepKeys; ++step) {
     FragmentA<T> a[Traits::kRowBlocks];
@@ -97,10 +100,8 @@ __device__ __forceinline__ void multiply_pv(const Scores<Traits>& p, SharedAddre
                    load_shared<uint32_t>(chunk_address<Traits>(v, key + 1, dim / 4) + in_chunk));
         }
       } else {
-        // Keys 0-7 and 8-15 of dims 0-7, then of dims 8-15.
         uint32_t raw[4];
-        load_matrices_transposed(
-            raw, chunk_address<Traits>(v, step * 16 + lane % 16, n + lane / 16));
+        load_matrices_transposed(raw, move_address<Traits>(v_lane, step * 16, n));
         b[0].set(raw[0], raw[1]);
         b[1].set(raw[2], raw[3]);
       }

@@ -57,7 +57,7 @@ struct MmaTraits {
   static constexpr int kOffsetTile = kOffsetRows + kTileQ * static_cast<int>(sizeof(RowInfo));
   static constexpr int kSharedBytes = kOffsetTile + kTileBytes;
 
-  static_assert(kRowBytes % 128 == 0 && kThreads % kChunks == 0 && kTileK % 16 == 0);
+  static_assert(kRowBytes % 128 == 0 && 1024 % kRowBytes == 0 && kThreads % kChunks == 0 && kTileK % 16 == 0);
   static_assert(kSharedBytes <= 163 * 1024, "compute capability 8.0 has no more");
 };
 
@@ -65,6 +65,13 @@ struct MmaTraits {
 template <class Traits>
 __device__ __forceinline__ SharedAddress chunk_address(SharedAddress tile, int row, int chunk) {
   return tile + row * Traits::kRowBytes + ((chunk ^ (row & 7)) << 4);
+}
+
+// The same `rows` rows (a multiple of 8) and `chunks` chunks further on, where `chunks` has only bits
+// that the lane's own chunk lacks: one operation on one register, whatever the swizzle.
+template <class Traits>
+__device__ __forceinline__ SharedAddress move_address(SharedAddress lane, int rows, int chunks) {
+  return (lane ^ static_cast<SharedAddress>(chunks << 4)) + rows * Traits::kRowBytes;
 }
 
 // ---- products of fragments: D [16, 8] += A [16, kStepDims] B [kStepDims, 8]
