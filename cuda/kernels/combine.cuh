@@ -66,7 +66,7 @@ __device__ __forceinline__ void combine(const AttendParams& params) {
     };
     const Parts parts = parts_of(count, lse_of);
     FinishedRow end{1.0f, -kInfinity};
-    if (s.bad) {
+    if (!past_end && s.bad) {
       end = {quiet_nan(), quiet_nan()};
     } else if (!past_end) {
       end = finish_row(params, parts.lse(), head, left_out(params, s, head, query));

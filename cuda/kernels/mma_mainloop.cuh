@@ -204,25 +204,23 @@ __device__ __forceinline__ void attend_tile(const AttendParams& params, const Ti
   store_tile<Traits>(params, tile, q, rows, acc, scaling.scores);
 }
 
-// All tiles of a CTA.
+// A CTA's tile, the blockIdx.x-th. (A loop over several would have nvcc keep what they share on the
+// stack.)
 template <class Traits>
 __device__ __forceinline__ void attend(const AttendParams& params) {
   const SharedAddress at = shared_base() + Traits::kOffsetTile;
-  for (int64_t number = blockIdx.x; number < params.num_tiles; number += gridDim.x) {
-    if (threadIdx.x == 0) {
-      const Tile tile = tile_at<Traits::kTileQ>(params, number);
-      report(params, tile.sequence.index, tile.sequence.bad);
-      store_shared(at, tile);
-    }
-    cta_sync();
-    const Tile& tile = shared_object<Tile>(at);
-    const bool split = params.num_chunks > 1;
-    const bool none = tile.sequence.bad || tile.rows <= 0 ||
-                      (split && tile.chunk >= chunks_of(params, tile.sequence));
-    if (!split) fill_rows<Traits>(params, tile);
-    if (!none) attend_tile<Traits>(params, tile);
-    cta_sync();  // shared memory is free for the next tile
+  if (threadIdx.x == 0) {
+    const Tile tile = tile_at<Traits::kTileQ>(params, blockIdx.x);
+    report(params, tile.sequence.index, tile.sequence.bad);
+    store_shared(at, tile);
   }
+  cta_sync();
+  const Tile& tile = shared_object<Tile>(at);
+  const bool split = params.num_chunks > 1;
+  if (!split) fill_rows<Traits>(params, tile);
+  if (tile.sequence.bad || tile.rows <= 0) return;
+  if (split && tile.chunk >= chunks_of(params, tile.sequence)) return;
+  attend_tile<Traits>(params, tile);
 }
 
 }  // namespace attn::cuda

@@ -78,8 +78,9 @@ __device__ __forceinline__ void fill_rows(const AttendParams& params, const Tile
       min_of(extent * tile.pack - tile.first_row, int64_t{Traits::kTileQ}));
   const int warp = static_cast<int>(threadIdx.x) / kWarpSize;
   for (int row = (bad ? 0 : max_of(tile.rows, 0)) + warp; row < end; row += Traits::kWarps) {
-    fill_row(params, tile, row, bad ? quiet_nan() : 0.0f, bad ? quiet_nan() : -kInfinity, lane,
-             kWarpSize);
+    const bool exists = row < tile.rows;
+    fill_row(params, tile, row, exists ? quiet_nan() : 0.0f, exists ? quiet_nan() : -kInfinity,
+             lane, kWarpSize);
   }
 }
 

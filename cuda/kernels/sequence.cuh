@@ -159,20 +159,16 @@ struct FinishedRow {
 
 __device__ __forceinline__ FinishedRow finish_row(const AttendParams& params, float lse, int32_t h,
                                                   double missing) {
-  float weight = 1.0f;
-  if (params.features & ATTN_SINK) {
-    const float sink =
-        static_cast<float>(static_cast<double>(params.sink[h * params.sink_stride]) - missing);
-    const float larger = lse > sink ? lse : sink;
-    if (larger != -kInfinity) {
-      const float mine = expf(lse - larger);
-      const float sum = mine + expf(sink - larger);
-      weight = mine / sum;
-      // NaN + anything: an LSE of NaN stays one.
-      lse = larger + logf(sum) + (lse != lse ? lse : 0.0f);
-    }
+  const double keys = lse;
+  if (!(params.features & ATTN_SINK) || lse != lse) {
+    return {1.0f, static_cast<float>(keys + missing)};
   }
-  return {weight, static_cast<float>(static_cast<double>(lse) + missing)};
+  const double sink = static_cast<double>(params.sink[h * params.sink_stride]) - missing;
+  const double larger = max_of(keys, sink);
+  if (larger == -kInfinity) return {1.0f, -kInfinity};
+  const float mine = expf(static_cast<float>(keys - larger));
+  const float sum = mine + expf(static_cast<float>(sink - larger));
+  return {mine / sum, static_cast<float>(larger + static_cast<double>(logf(sum)) + missing)};
 }
 
 }  // namespace attn::cuda
