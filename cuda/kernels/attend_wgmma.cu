@@ -1,24 +1,30 @@
 // attend_wgmma.cu: the entry points of the wgmma family, one for each type, head size and variant.
 #include "wgmma_kernel.cuh"
 
-#define ATTN_ENTRY(name, ...)                                                             \
-  extern "C" __global__ void __launch_bounds__(attn::cuda::Tile<__VA_ARGS__>::Threads, 1)  \
-      attn_wgmma_##name(const __grid_constant__ attn::cuda::WgmmaParams params) {              \
-    attn::cuda::attend_wgmma<attn::cuda::Tile<__VA_ARGS__>>(params);                          \
+// X(symbol, type, head size, of V, keys of a tile, consumer warpgroups, features)
+#define ATTN_WGMMA_TYPE_KERNELS(X, t, T)                          \
+  X(attn_wgmma_##t##_d64_plain, T, 64, 64, 128, 3, false)         \
+  X(attn_wgmma_##t##_d64_features, T, 64, 64, 112, 3, true)       \
+  X(attn_wgmma_##t##_d96_plain, T, 96, 96, 96, 3, false)          \
+  X(attn_wgmma_##t##_d96_features, T, 96, 96, 80, 3, true)        \
+  X(attn_wgmma_##t##_d128_plain, T, 128, 128, 128, 2, false)      \
+  X(attn_wgmma_##t##_d128_features, T, 128, 128, 128, 2, true)    \
+  X(attn_wgmma_##t##_d128_full, T, 128, 128, 176, 2, false)       \
+  X(attn_wgmma_##t##_d192_v128_plain, T, 192, 128, 128, 2, false) \
+  X(attn_wgmma_##t##_d192_v128_features, T, 192, 128, 128, 2, true) \
+  X(attn_wgmma_##t##_d192_plain, T, 192, 192, 112, 2, false)      \
+  X(attn_wgmma_##t##_d192_features, T, 192, 192, 96, 2, true)     \
+  X(attn_wgmma_##t##_d256_plain, T, 256, 256, 80, 2, false)       \
+  X(attn_wgmma_##t##_d256_features, T, 256, 256, 64, 2, true)
+#define ATTN_WGMMA_KERNELS(X)           \
+  ATTN_WGMMA_TYPE_KERNELS(X, f16, F16)  \
+  ATTN_WGMMA_TYPE_KERNELS(X, bf16, BF16)
+
+#define ATTN_ENTRY(name, T, d, dv, tile_k, consumers, features)                               \
+  extern "C" __global__ void __launch_bounds__((consumers + 1) * 128, 1)                      \
+      name(const __grid_constant__ attn::cuda::WgmmaParams params) {                          \
+    attn::cuda::attend_wgmma<                                                                 \
+        attn::cuda::Tile<attn::cuda::T, d, dv, tile_k, consumers, features>>(params);         \
   }
-#define ATTN_ENTRIES(size, ...)                                              \
-  ATTN_ENTRY(f16_##size##_plain, attn::cuda::F16, __VA_ARGS__, false)        \
-  ATTN_ENTRY(f16_##size##_features, attn::cuda::F16, __VA_ARGS__, true)      \
-  ATTN_ENTRY(bf16_##size##_plain, attn::cuda::BF16, __VA_ARGS__, false)   \
-  ATTN_ENTRY(bf16_##size##_features, attn::cuda::BF16, __VA_ARGS__, true)
-
-ATTN_ENTRIES(d64, 64, 64, 128, 3)
-ATTN_ENTRIES(d96, 96, 96, 112, 3)
-ATTN_ENTRIES(d128, 128, 128, 128, 2)
-ATTN_ENTRIES(d192, 192, 192, 112, 2)
-ATTN_ENTRIES(d192_v128, 192, 128, 128, 2)
-ATTN_ENTRIES(d256, 256, 256, 80, 2)
-
-// Without a causal mask longer tiles of keys pay.
-ATTN_ENTRY(f16_d128_full, attn::cuda::F16, 128, 128, 176, 2, false)
-ATTN_ENTRY(bf16_d128_full, attn::cuda::BF16, 128, 128, 176, 2, false)
+ATTN_WGMMA_KERNELS(ATTN_ENTRY)
+#undef ATTN_ENTRY
