@@ -83,7 +83,7 @@ struct Epilogue {
   }
 
   // Element (row, column) of O in shared memory, row of the warpgroup's 64.
-  __device__ __forceinline__ SharedAddress shared(int row, int column) const {
+  __device__ __forceinline__ SharedAddress shared(uint32_t row, uint32_t column) const {
     return Tile::q(consumer) + column / kBoxColumns * Tile::QBoxBytes + row * kBoxRowBytes +
            ((column % kBoxColumns / 8 ^ row % 8) * 16) + column % 8 * 2;
   }
@@ -160,6 +160,7 @@ struct Epilogue {
                                                        const uint32_t (&odd)[2],
                                                        const float (&lse)[2],
                                                        const float (&weight)[2]) const {
+    const int column = forget(lane_index()) % 4 * 2;
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const Row row = row_of(attend, work, consumer, i);
@@ -167,8 +168,8 @@ struct Epilogue {
       if (row.idle || row.query >= q_extent() || is_odd) continue;
 #pragma unroll
       for (int c = 0; c < Count / 4; ++c) {
-        store_element(row.query, row.head, 8 * c + lane_index() % 4 * 2, o[4 * c + 2 * i]);
-        store_element(row.query, row.head, 8 * c + lane_index() % 4 * 2 + 1, o[4 * c + 2 * i + 1]);
+        store_element(row.query, row.head, 8 * c + column, o[4 * c + 2 * i]);
+        store_element(row.query, row.head, 8 * c + column + 1, o[4 * c + 2 * i + 1]);
       }
     }
     if (odd[0] | odd[1]) {

@@ -18,13 +18,14 @@ __device__ __forceinline__ void exact_row(const AttendParams& attend, const Work
   using Element = typename T::Element;
   constexpr int PerLane = (Tile::HeadDim + 31) / 32, PerLaneV = (Tile::HeadDimV + 31) / 32;
   const Sequence& sequence = work.sequence;
+  const int lane = forget(lane_index());
   const int kv_head = head / (attend.heads_q / attend.heads_kv);
   const Element* q_row =
       element_at<const Element>(attend.q, sequence.index, head, sequence.q_row + query);
   float q[PerLane], o[PerLaneV];
 #pragma unroll
   for (int i = 0; i < PerLane; ++i) {
-    const int column = lane_index() + 32 * i;
+    const int column = lane + 32 * i;
     q[i] = column < attend.head_dim ? T::to_float(q_row[column]) : 0.0f;
   }
 #pragma unroll
@@ -56,7 +57,7 @@ __device__ __forceinline__ void exact_row(const AttendParams& attend, const Work
     float s = 0;
 #pragma unroll
     for (int i = 0; i < PerLane; ++i) {
-      const int column = lane_index() + 32 * i;
+      const int column = lane + 32 * i;
       if (column < attend.head_dim) s = fmaf(q[i], T::to_float(k_row[column]), s);
     }
     s = warp_sum(s);
@@ -65,13 +66,13 @@ __device__ __forceinline__ void exact_row(const AttendParams& attend, const Work
     const float p = exp2_fast(s - lse * static_cast<float>(kLog2E));
 #pragma unroll
     for (int i = 0; i < PerLaneV; ++i) {
-      const int column = lane_index() + 32 * i;
+      const int column = lane + 32 * i;
       if (column < attend.head_dim_v) o[i] = fmaf(p, T::to_float(v_row[column]), o[i]);
     }
   }
 #pragma unroll
   for (int i = 0; i < PerLaneV; ++i) {
-    if (lane_index() + 32 * i < attend.head_dim_v) write(lane_index() + 32 * i, o[i]);
+    if (lane + 32 * i < attend.head_dim_v) write(lane + 32 * i, o[i]);
   }
 }
 

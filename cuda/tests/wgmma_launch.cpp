@@ -5,7 +5,8 @@
 #include <cstring>
 #include <numeric>
 
-#include "../kernels/attend_wgmma.cu"
+#include "../kernels/attend_wgmma_bf16.cu"
+#include "../kernels/attend_wgmma_f16.cu"
 
 namespace attn_test {
 namespace {
@@ -22,7 +23,8 @@ using attn::emulator::TensorDescription;
    consumers, tile_k,                                                                  \
    attn::cuda::Tile<attn::cuda::type, d, dv, tile_k, consumers, features>::SharedBytes, \
    features,  name},
-const WgmmaKernel kKernels[] = {ATTN_WGMMA_KERNELS(ATTN_KERNEL)};
+const WgmmaKernel kKernels[] = {ATTN_WGMMA_KERNELS(ATTN_KERNEL, f16, F16)
+                                 ATTN_WGMMA_KERNELS(ATTN_KERNEL, bf16, BF16)};
 #undef ATTN_KERNEL
 
 TensorMap map_of(const TensorView& view, int dim, int64_t rows, int64_t heads, int64_t outer,
