@@ -18,12 +18,12 @@ enum class Kind : int32_t {
 enum class Family : int32_t { kMma, kWgmma };
 
 // What a kAttend kernel can do beside the plain padded problem. The bits of attn_features, and:
-constexpr uint32_t kServesPacked = 1u << 24;    // packed Q, or packed K and V
-constexpr uint32_t kServesPaged = 1u << 25;     // paged K and V
+constexpr uint32_t kServesPacked = 1u << 24;  // packed Q, or packed K and V
+constexpr uint32_t kServesPaged = 1u << 25;   // paged K and V
 constexpr uint32_t kServesSoftcap = 1u << 26;
-constexpr uint32_t kServesSplit = 1u << 27;     // num_chunks > 1
-constexpr uint32_t kServesUnaligned = 1u << 28; // any strides, any alignment (else what TMA takes)
-constexpr uint32_t kServesOtherO = 1u << 29;    // an o_dtype that is not the kernel's dtype
+constexpr uint32_t kServesSplit = 1u << 27;      // num_chunks > 1
+constexpr uint32_t kServesUnaligned = 1u << 28;  // any strides, any alignment (else what TMA takes)
+constexpr uint32_t kServesOtherO = 1u << 29;     // an o_dtype that is not the kernel's dtype
 
 // One kind of instruction in a kernel's machine code. count < 0: at least -count.
 struct InstructionCount {
@@ -54,16 +54,21 @@ struct KernelInfo {
   int32_t box_rows_k;
   int32_t box_rows_v;
   int32_t box_rows_o;
-  // Which devices: compute capability, 10 * major + minor. Code of an sm_90a image runs on 9.0 only.
+  // Which devices: compute capability, 10 * major + minor. Code of an sm_90a image runs on 9.0
+  // only.
   int32_t min_sm;
   // Gates, binding for the pinned nvcc.
-  int32_t max_registers;            // of the sm_90a image, as --dump-resource-usage reports
-  InstructionCount instructions[4]; // of the sm_90a image; unused ones have a NULL opcode
+  int32_t max_registers;             // of the sm_90a image, as --dump-resource-usage reports
+  InstructionCount instructions[4];  // of the sm_90a image; unused ones have a NULL opcode
 };
 
 }  // namespace attn::cuda
 
+#ifdef ATTN_CUDA_TABLE  // the tests of the host side bring a table of their own
+#include ATTN_CUDA_TABLE
+#else
 #include "mma_table.h"    // kMmaKernels
 #include "wgmma_table.h"  // kWgmmaKernels
+#endif
 
 #endif  // ATTN_CUDA_KERNELS_TABLE_H_
