@@ -51,7 +51,8 @@ struct Epilogue {
     if (attend.o_dtype == ATTN_DTYPE_F32) {
       element_at<float>(attend.o, work.sequence.index, head, row)[column] = x;
     } else {
-      element_at<Element>(attend.o, work.sequence.index, head, row)[column] = T::from_float(x);
+      element_at<uint16_t>(attend.o, work.sequence.index, head, row)[column] =
+          attend.o_dtype == ATTN_DTYPE_F16 ? F16::from_float(x) : BF16::from_float(x);
     }
   }
 

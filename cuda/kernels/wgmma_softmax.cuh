@@ -89,7 +89,13 @@ template <class Tile>
 __device__ __forceinline__ void apply_features(float (&s)[Tile::TileK / 2],
                                                const AttendParams& attend,
                                                const Limits<Tile>& limits, int key) {
-  if (!Tile::Features) return;
+  if (!Tile::Features) {
+    if (attend.scale < 0) {  // the softmax wants the largest score times a positive scale
+#pragma unroll
+      for (int i = 0; i < Tile::TileK / 2; ++i) s[i] = -s[i];
+    }
+    return;
+  }
   const ScoreFeatures features(attend);
   const int column = key + lane_index() % 4 * 2;
 #pragma unroll
@@ -133,7 +139,7 @@ struct Softmax {
   __device__ __forceinline__ explicit Softmax(const AttendParams& attend)
       : maximum{-kInfinity, -kInfinity},
         sum{0, 0},
-        scale(Tile::Features ? 1.0f : attend.scale * static_cast<float>(kLog2E)) {}
+        scale(Tile::Features ? 1.0f : fabsf(attend.scale) * static_cast<float>(kLog2E)) {}
 
   // s becomes p; factor[i] is what row i of O and its sum are to be multiplied with.
   __device__ __forceinline__ void update(float (&s)[Count], float (&factor)[2]) {

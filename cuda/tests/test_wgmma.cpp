@@ -154,8 +154,7 @@ class Run {
   }
 
   std::string launch(uint64_t seed) {
-    const bool features = c_.features || c_.left >= 0 || c_.softcap != 0 || c_.alibi || c_.sink ||
-                          c_.scale < 0;
+    const bool features = c_.features || c_.left >= 0 || c_.softcap != 0 || c_.alibi || c_.sink;
     const WgmmaKernel& kernel = wgmma_kernel(c_.dtype, c_.head_dim, dv_, features, c_.full);
     const std::string error =
         run_wgmma(kernel, params_, {c_.ctas, c_.dynamic, c_.use_o_map, seed});
