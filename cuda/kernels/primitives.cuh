@@ -68,6 +68,12 @@ __device__ __forceinline__ void store_shared(SharedAddress address, const T& val
   *static_cast<T*>(__cvta_shared_to_generic(address)) = value;
 }
 
+// What store_shared left there, read where it is used and not kept in registers.
+template <class T>
+__device__ __forceinline__ const T& shared_object(SharedAddress address) {
+  return *static_cast<const T*>(__cvta_shared_to_generic(address));
+}
+
 // Copies 16 bytes from global memory, `bytes` of them and zeros after; with 0 nothing is read. Both
 // addresses are multiples of 16.
 __device__ __forceinline__ void copy_async(SharedAddress to, const void* from, int bytes) {
@@ -216,6 +222,11 @@ void store_shared(SharedAddress address, const T& value) {
   std::memcpy(emulator::shared_at(address, sizeof(T), alignof(T)), &value, sizeof(T));
   emulator::Thread& self = emulator::current();
   if (self.cta->on_shared_write) self.cta->on_shared_write(address, sizeof(T), self);
+}
+
+template <class T>
+const T& shared_object(SharedAddress address) {
+  return *reinterpret_cast<const T*>(emulator::shared_at(address, sizeof(T), alignof(T)));
 }
 
 inline void copy_async(SharedAddress to, const void* from, int bytes) {
