@@ -14,6 +14,7 @@ int use_everything(void) {
   attn_isa_info isa_info = ATTN_ISA_INFO_INIT;
   attn_backend_info backend_info = ATTN_BACKEND_INFO_INIT;
   attn_plan_info plan_info = ATTN_PLAN_INFO_INIT;
+  attn_autotune_info autotune_info = ATTN_AUTOTUNE_INFO_INIT;
   context_config.allocator = &allocator;
   context_config.executor = &executor;
   plan_config.q_dtype = ATTN_DTYPE_F32;
@@ -21,7 +22,8 @@ int use_everything(void) {
   run_args.workspace_size = ATTN_WORKSPACE_ALIGNMENT;
   return context_config.struct_size + plan_config.struct_size + run_args.struct_size +
                          merge_args.struct_size + context_info.struct_size + isa_info.struct_size +
-                         backend_info.struct_size + plan_info.struct_size >
+                         backend_info.struct_size + plan_info.struct_size +
+                         autotune_info.struct_size >
                      0 &&
                  attn_version() == ATTN_VERSION
              ? ATTN_OK

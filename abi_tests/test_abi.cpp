@@ -124,6 +124,7 @@ void init_macros() {
   const attn_isa_info isa_info = ATTN_ISA_INFO_INIT;
   const attn_backend_info backend_info = ATTN_BACKEND_INFO_INIT;
   const attn_plan_info plan_info = ATTN_PLAN_INFO_INIT;
+  const attn_autotune_info autotune_info = ATTN_AUTOTUNE_INFO_INIT;
   check_init("attn_allocator", allocator, attn_allocator_init);
   check_init("attn_executor", executor, attn_executor_init);
   check_init("attn_context_config", context_config, attn_context_config_init);
@@ -134,6 +135,7 @@ void init_macros() {
   check_init("attn_isa_info", isa_info, attn_isa_info_init);
   check_init("attn_backend_info", backend_info, attn_backend_info_init);
   check_init("attn_plan_info", plan_info, attn_plan_info_init);
+  check_init("attn_autotune_info", autotune_info, attn_autotune_info_init);
 }
 
 // Calls with copies of `good` under other struct_sizes, in memory that ends where they end.

@@ -220,6 +220,15 @@ void description_of_a_plan() {
   CHECK(std::strlen(text.data()) == length && text[length + 1] == '#');
   CHECK(std::strstr(text.data(), "standard") && std::strstr(text.data(), "flash"), "%s",
         text.data());
+  attn_plan_info info = ATTN_PLAN_INFO_INIT;
+  CHECK_OK(attn_plan_get_info(plan, &info, nullptr));
+  const std::string words(text.data());
+  for (const std::string& word : {std::to_string(info.workspace_size) + " bytes",
+                                  std::to_string(info.standard_workspace_size) + " bytes",
+                                  "tile_k             " + std::to_string(info.tile_k) + ", default",
+                                  std::string(info.isa_name), std::string("not standard")}) {
+    CHECK(words.find(word) != std::string::npos, "\"%s\" is not in %s", word.c_str(), text.data());
+  }
   for (const size_t size : {size_t{1}, size_t{2}, length / 2, length}) {
     std::vector<char> cut(length + 10, '#');
     CHECK(attn_plan_describe(plan, cut.data(), size) == length);

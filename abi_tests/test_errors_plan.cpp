@@ -348,6 +348,7 @@ void auto_takes_flash() {
       {"f16", SPOIL(c.q_dtype = ATTN_DTYPE_F16)},
       {"bf16", SPOIL(c.q_dtype = ATTN_DTYPE_BF16)},
       {"mixed", SPOIL(c.k_dtype = ATTN_DTYPE_BF16; c.v_dtype = ATTN_DTYPE_F16)},
+      {"i8 and f8e4m3", SPOIL(c.k_dtype = ATTN_DTYPE_I8; c.v_dtype = ATTN_DTYPE_F8E4M3)},
       {"head_dim 1024", SPOIL(c.head_dim = c.head_dim_v = 1024)},
   };
   for (const Extra& extra : extras) {
@@ -371,8 +372,6 @@ void fallback_and_reasons() {
     std::initializer_list<const char*> words;
   };
   const Extra extras[] = {
-      {"i8 keys", SPOIL(c.k_dtype = ATTN_DTYPE_I8), {"k_dtype"}},
-      {"f8e4m3 values", SPOIL(c.v_dtype = ATTN_DTYPE_F8E4M3), {"v_dtype"}},
       {"head_dim 1025", SPOIL(c.head_dim = 1025), {"head_dim"}},
       {"head_dim_v 1025", SPOIL(c.head_dim_v = 1025), {"head_dim_v"}},
       {"tile_k 32", SPOIL(c.tile_k = 32), {"tile_k"}},

@@ -1,27 +1,34 @@
 // attn_bench.cpp: the library's own rows and the machine's limits, as Google Benchmark rows.
 //
-//   attn_bench [--threads=N] [Google Benchmark's own options]
+//   attn_bench [--threads=N] [--limit=NAME] [Google Benchmark's own options]
 //
 // Rows: limit_fma_f32_{isa}_{N}t         f32 multiply-adds in registers
 //       limit_fma_bf16_avx512_{N}t       the same of pairs of bf16, where the machine has them
 //       limit_read_{N}t                  reading 1 GiB
-//       prefill_{type}_d{D}_s{S}_{full|causal}[_{feature}]_{N}t[_avx2]/{standard|flash}
-//       decode_{type}_h{HQ}_{HKV}_d{D}_s{S}[_{feature}]_{N}t/{standard|flash}
-// each with one thread and with N (--threads, by default the CPUs that the process may use), rows
-// with a feature and decode rows with one thread. A suffix says that the instruction set is forced.
-// Features: softcap, bias, mask, alibi, page16, window511 (left 511, right 0), i8 (K and V, with a
-// scale for each token and head). A row that the library cannot serve is an error row with the
-// library's words. The context of the JSON output names the library's version and the instruction
-// set.
+//       prefill_{type}[_h{H}]_d{D}_s{S}_{full|causal}[_{feature}]_{N}t[_avx2]/{who}
+//       block_{type}_h{HQ}_{HKV}_d{D}_q{Q}_s{S}_causal[_tree]_{N}t/{who}
+//       decode_{type}_h{HQ}_{HKV}_d{D}_s{S}[_{feature}]_{N}t/{who}
+// each with one thread and with N (--threads, by default the CPUs that the process may use), all
+// but the plain prefill rows with one thread. A suffix says that the instruction set is forced.
+// Who: standard, flash, or tuned: flash with what attn_plan_autotune found.
+// Features: softcap, bias (f32), biasbf16, mask, alibi, page16, window511 (left 511, right 0),
+// packed64 (64 sequences, see packed_length), i8 (K and V, with a scale for each token and head);
+// tree: the last Q keys are the queries' own, and a mask over them says which each attends to. A
+// row that the library cannot serve is an error row with the library's words. With --limit, rows
+// measure that limit between their runs and tell its mean in the counter `limit`. The context of
+// the JSON output names the library's version and the instruction set.
 #include <attn/attn.h>
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <initializer_list>
+#include <map>
 #include <memory>
 #include <new>
 #include <numeric>
@@ -38,6 +45,11 @@ constexpr int64_t kHeadDims[] = {64, 128};
 constexpr int64_t kSeqlens[] = {512, 1024, 2048, 4096};
 constexpr attn_dtype kTypes[] = {ATTN_DTYPE_F32, ATTN_DTYPE_BF16, ATTN_DTYPE_F16};
 constexpr const char* kBackends[] = {"standard", "flash"};
+constexpr int64_t kTuningNs = 300'000'000;
+
+// Of the packed rows: 50 to 743, 396.5 in the mean.
+constexpr int64_t kPackedSequences = 64;
+constexpr int64_t packed_length(int64_t sequence) { return 50 + sequence * 29 % 64 * 11; }
 
 struct ContextDeleter {
   void operator()(attn_context* context) const { attn_context_destroy(context); }
@@ -82,16 +94,42 @@ struct Row {
   std::string feature;  // "": none
   int threads;
   attn_isa isa;  // AUTO, or the forced one
-  const char* backend;
+  const char* who;
 
   bool is_decode() const { return seqlen_q == 1; }
   bool is_paged() const { return feature == "page16"; }
+  bool is_packed() const { return feature == "packed64"; }
+  bool is_tuned() const { return std::strcmp(who, "tuned") == 0; }
+  const char* backend() const { return is_tuned() ? "flash" : who; }
   attn_dtype kv_dtype() const { return feature == "i8" ? ATTN_DTYPE_I8 : dtype; }
+  // The type of a bias or a mask; INVALID: there is none.
+  attn_dtype score_map() const {
+    if (feature == "bias") return ATTN_DTYPE_F32;
+    if (feature == "biasbf16") return ATTN_DTYPE_BF16;
+    return feature == "mask" || feature == "tree" ? ATTN_DTYPE_U8 : ATTN_DTYPE_INVALID;
+  }
 
-  // Pairs of a query and a key. Causal rows count half of all.
+  // Rows of all sequences: packed ones have lengths of their own.
+  int64_t total() const {
+    if (!is_packed()) return seqlen_q;
+    int64_t sum = 0;
+    for (int64_t i = 0; i < kPackedSequences; ++i) sum += packed_length(i);
+    return sum;
+  }
+
+  // Pairs of a query and a key. Causal rows count half of all, blocks what each query attends to.
   double pairs() const {
-    if (feature == "window511") return 512.0 * seqlen_q - 512.0 * 511 / 2;
-    return static_cast<double>(seqlen_q) * seqlen_k / (causal ? 2 : 1);
+    const double q = static_cast<double>(seqlen_q), k = static_cast<double>(seqlen_k);
+    if (feature == "window511") return 512 * q - 512.0 * 511 / 2;
+    if (is_packed()) {
+      double sum = 0;
+      for (int64_t i = 0; i < kPackedSequences; ++i) {
+        sum += static_cast<double>(packed_length(i) * packed_length(i));
+      }
+      return sum;
+    }
+    if (seqlen_q < seqlen_k && causal) return q * k - q * (q - 1) / 2;
+    return q * k / (causal ? 2 : 1);
   }
   // Two products of 2 * head_dim operations for each pair and head.
   double flops() const { return 4.0 * heads_q * head_dim * pairs(); }
@@ -167,24 +205,44 @@ class Tensor {
 class Attention {
  public:
   explicit Attention(const Row& row) : row_(row), context_(make_context(row.threads, row.isa)) {
-    make_plan();
-    q_.make(row.dtype, {1, row.heads_q, row.seqlen_q, row.head_dim});
-    o_.make(row.dtype, {1, row.heads_q, row.seqlen_q, row.head_dim});
+    make_plan(0, 0);
+    q_.make(row.dtype, {1, row.heads_q, row.total(), row.head_dim});
+    o_.make(row.dtype, {1, row.heads_q, row.total(), row.head_dim});
     // Decode steps take turns over so much memory that no cache serves them.
     constexpr double kRotated = 512.0 * (1 << 20);
     kv_.resize(row.is_decode() ? static_cast<size_t>(std::ceil(kRotated / row.kv_bytes())) : 1);
     for (KeysAndValues& kv : kv_) make_kv(&kv);
     if (row.is_paged()) make_block_table();
-    if (row.feature == "bias") score_map_.make(ATTN_DTYPE_F32, {1, 1, row.seqlen_q, row.seqlen_k});
-    if (row.feature == "mask") score_map_.make(ATTN_DTYPE_U8, {1, 1, row.seqlen_q, row.seqlen_k});
+    if (row.is_packed()) make_cu_seqlens();
+    if (row.score_map() != ATTN_DTYPE_INVALID) {
+      const int64_t columns = row.feature == "tree" ? row.seqlen_q : row.seqlen_k;
+      score_map_.make(row.score_map(), {1, 1, row.seqlen_q, columns});
+    }
+    if (row.feature == "tree") make_tree();
     if (row.feature == "alibi") {
       slopes_.make(ATTN_DTYPE_F32, {row.heads_q});
       std::fill_n(slopes_.data<float>(), row.heads_q, 0.01f);
     }
+    if (row.is_tuned()) tune();
     run();  // starts the threads, and touches every page
   }
 
   void run() {
+    const attn_run_args args = next_args();
+    attn_error error{};
+    check(attn_run(plan_.get(), &args, &error), error);
+  }
+
+  size_t workspace_size() const { return workspace_size_; }
+
+ private:
+  static constexpr int32_t kPageSize = 16;
+
+  struct KeysAndValues {
+    Tensor k, v, k_scale, v_scale;
+  };
+
+  attn_run_args next_args() {
     const KeysAndValues& kv = kv_[turn_++ % kv_.size()];
     attn_run_args args = ATTN_RUN_ARGS_INIT;
     args.q = q_.view();
@@ -199,31 +257,44 @@ class Attention {
       args.block_table = block_table_.view();
       args.seqlens_k = seqlens_k_.view();
     }
-    if (row_.feature == "bias") args.bias = score_map_.view();
-    if (row_.feature == "mask") args.mask = score_map_.view();
+    if (row_.is_packed()) args.cu_seqlens_q = args.cu_seqlens_k = cu_seqlens_.view();
+    if (row_.score_map() == ATTN_DTYPE_U8) {
+      args.mask = score_map_.view();
+    } else if (row_.score_map() != ATTN_DTYPE_INVALID) {
+      args.bias = score_map_.view();
+    }
+    if (row_.feature == "tree") args.mask_k0 = mask_k0_.view();
     if (row_.feature == "alibi") args.alibi_slopes = slopes_.view();
     args.workspace = workspace_.get();
     args.workspace_size = workspace_size_;
-    attn_error error{};
-    check(attn_run(plan_.get(), &args, &error), error);
+    return args;
   }
 
-  size_t workspace_size() const { return workspace_size_; }
+  void tune() {
+    const attn_run_args args = next_args();
+    attn_autotune_info info = ATTN_AUTOTUNE_INFO_INIT;
+    attn_error error{};
+    check(attn_plan_autotune(plan_.get(), &args, kTuningNs, &info, &error), error);
+    make_plan(info.tile_k, info.kv_chunk);
+  }
 
- private:
-  static constexpr int32_t kPageSize = 16;
-
-  struct KeysAndValues {
-    Tensor k, v, k_scale, v_scale;
-  };
-
-  void make_plan() {
+  void make_plan(int64_t tile_k, int64_t kv_chunk) {
     attn_error error{};
     attn_plan_config config = ATTN_PLAN_CONFIG_INIT;
     if (row_.causal) config.features |= ATTN_CAUSAL;
     if (row_.feature == "softcap") config.softcap = 30;
-    if (row_.feature == "bias") config.features |= ATTN_BIAS;
-    if (row_.feature == "mask") config.features |= ATTN_MASK;
+    if (row_.score_map() == ATTN_DTYPE_U8) {
+      config.features |= ATTN_MASK;
+    } else if (row_.score_map() != ATTN_DTYPE_INVALID) {
+      config.features |= ATTN_BIAS;
+      config.bias_dtype = row_.score_map();
+    }
+    if (row_.feature == "tree") config.features |= ATTN_MASK_RANGE;
+    if (row_.is_packed()) {
+      config.q_layout = config.kv_layout = ATTN_LAYOUT_PACKED;
+      config.max_batch = kPackedSequences;
+      config.max_total_q = config.max_total_k = row_.total();
+    }
     if (row_.feature == "alibi") config.features |= ATTN_ALIBI;
     if (row_.feature == "window511") {
       config.features |= ATTN_WINDOW_LEFT | ATTN_WINDOW_RIGHT;
@@ -238,9 +309,11 @@ class Attention {
     config.heads_q = row_.heads_q;
     config.heads_kv = row_.heads_kv;
     config.head_dim = row_.head_dim;
-    config.max_seqlen_q = row_.seqlen_q;
+    config.max_seqlen_q = row_.seqlen_q;  // packed ones are all shorter
     config.max_seqlen_k = row_.seqlen_k;
-    config.backend = row_.backend;
+    config.backend = row_.backend();
+    config.tile_k = tile_k;
+    config.kv_chunk = kv_chunk;
     attn_plan* plan = nullptr;
     check(attn_plan_create(context_.get(), &config, &plan, &error), error);
     plan_.reset(plan);
@@ -250,7 +323,9 @@ class Attention {
 
   void make_kv(KeysAndValues* kv) {
     const int64_t outer = row_.is_paged() ? row_.seqlen_k / kPageSize : 1;
-    const int64_t rows = row_.is_paged() ? kPageSize : row_.seqlen_k;
+    const int64_t rows = row_.is_paged()    ? kPageSize
+                         : row_.is_packed() ? row_.total()
+                                            : row_.seqlen_k;
     for (Tensor* tensor : {&kv->k, &kv->v}) {
       tensor->make(row_.kv_dtype(), {outer, row_.heads_kv, rows, row_.head_dim}, row_.is_decode());
     }
@@ -271,6 +346,29 @@ class Attention {
     *seqlens_k_.data<int32_t>() = static_cast<int32_t>(row_.seqlen_k);
   }
 
+  void make_cu_seqlens() {
+    cu_seqlens_.make(ATTN_DTYPE_I32, {kPackedSequences + 1});
+    int32_t* offsets = cu_seqlens_.data<int32_t>();
+    offsets[0] = 0;
+    for (int64_t i = 0; i < kPackedSequences; ++i) {
+      offsets[i + 1] = offsets[i] + static_cast<int32_t>(packed_length(i));
+    }
+  }
+
+  // Query i is a child of query (i - 1) / 2, and attends to itself and its ancestors.
+  void make_tree() {
+    uint8_t* mask = score_map_.data<uint8_t>();
+    std::fill_n(mask, row_.seqlen_q * row_.seqlen_q, uint8_t{0});
+    for (int64_t i = 0; i < row_.seqlen_q; ++i) {
+      for (int64_t node = i;; node = (node - 1) / 2) {
+        mask[i * row_.seqlen_q + node] = 1;
+        if (node == 0) break;
+      }
+    }
+    mask_k0_.make(ATTN_DTYPE_I64, {1});
+    *mask_k0_.data<int64_t>() = row_.seqlen_k - row_.seqlen_q;
+  }
+
   Row row_;
   Context context_;
   Plan plan_;
@@ -278,8 +376,44 @@ class Attention {
   bench::Memory workspace_;
   Tensor q_, o_;
   std::vector<KeysAndValues> kv_;
-  Tensor block_table_, seqlens_k_, score_map_, slopes_;
+  Tensor block_table_, seqlens_k_, cu_seqlens_, score_map_, mask_k0_, slopes_;
   size_t turn_ = 0;
+};
+
+using Clock = std::chrono::steady_clock;
+
+// The limits by name: functions that measure once and return FLOP/s or bytes/s.
+std::map<std::string, std::function<double()>>& limits() {
+  static std::map<std::string, std::function<double()>> map;
+  return map;
+}
+
+// The limit that rows measure between their runs, "" for none: the clock of a busy core is another
+// one than that of a core that just woke up.
+std::string interleaved_limit;
+
+class Interleaved {
+ public:
+  Interleaved() {
+    if (!interleaved_limit.empty()) measure_ = limits().at(interleaved_limit);
+  }
+
+  // To be called after each run. Measures for up to a third of the time that runs take.
+  void ran(double seconds) {
+    run_seconds_ += seconds;
+    if (!measure_ || run_seconds_ < 3 * limit_seconds_) return;
+    const Clock::time_point start = Clock::now();
+    rates_ += measure_();
+    ++count_;
+    limit_seconds_ += std::chrono::duration<double>(Clock::now() - start).count();
+  }
+
+  double mean() const { return count_ ? rates_ / count_ : 0; }
+
+ private:
+  std::function<double()> measure_;
+  double run_seconds_ = 0, limit_seconds_ = 0, rates_ = 0;
+  int count_ = 0;
 };
 
 void register_row(const std::string& name, const Row& row) {
@@ -287,38 +421,46 @@ void register_row(const std::string& name, const Row& row) {
   // iterations. What the row needs is made in the first call, and freed when the next row's is.
   static std::string ready_name;
   static std::unique_ptr<Attention> ready;
-  benchmark::RegisterBenchmark(name.c_str(),
-                               [name, row](benchmark::State& state) {
-                                 try {
-                                   if (ready_name != name) {
-                                     ready.reset();
-                                     ready_name.clear();
-                                     ready = std::make_unique<Attention>(row);
-                                     ready_name = name;
-                                   }
-                                   for (auto _ : state) ready->run();
-                                 } catch (const std::exception& error) {
-                                   state.SkipWithError(error.what());
-                                   return;
-                                 }
-                                 state.counters["heads"] = static_cast<double>(row.heads_q);
-                                 state.counters["flops"] = row.flops();
-                                 state.counters["kv_bytes"] = row.kv_bytes();
-                                 state.counters["workspace"] =
-                                     static_cast<double>(ready->workspace_size());
-                                 state.counters["flops_per_second"] = benchmark::Counter(
-                                     row.flops(), benchmark::Counter::kIsIterationInvariantRate);
-                               })
-      ->UseRealTime()
+  benchmark::RegisterBenchmark(
+      name.c_str(),
+      [name, row](benchmark::State& state) {
+        Interleaved limit;
+        try {
+          if (ready_name != name) {
+            ready.reset();
+            ready_name.clear();
+            ready = std::make_unique<Attention>(row);
+            ready_name = name;
+          }
+          for (auto _ : state) {
+            const Clock::time_point start = Clock::now();
+            ready->run();
+            const std::chrono::duration<double> took = Clock::now() - start;
+            state.SetIterationTime(took.count());
+            limit.ran(took.count());
+          }
+        } catch (const std::exception& error) {
+          state.SkipWithError(error.what());
+          return;
+        }
+        state.counters["limit"] = limit.mean();
+        state.counters["heads"] = static_cast<double>(row.heads_q);
+        state.counters["flops"] = row.flops();
+        state.counters["kv_bytes"] = row.kv_bytes();
+        state.counters["workspace"] = static_cast<double>(ready->workspace_size());
+        state.counters["flops_per_second"] =
+            benchmark::Counter(row.flops(), benchmark::Counter::kIsIterationInvariantRate);
+      })
+      ->UseManualTime()
       ->Unit(benchmark::kMillisecond);
 }
 
 // Batch 1. Heads are chosen so that rows take about as long as one another, and so that every
 // thread has the same share of them.
 Row prefill_row(attn_dtype dtype, int64_t head_dim, int64_t seqlen, bool causal,
-                const std::string& feature, int threads, attn_isa isa, const char* backend) {
+                const std::string& feature, int threads, attn_isa isa, const char* who) {
   const int64_t heads = threads * std::max<int64_t>(1, 4096 / seqlen);
-  return {dtype, heads, heads, head_dim, seqlen, seqlen, causal, feature, threads, isa, backend};
+  return {dtype, heads, heads, head_dim, seqlen, seqlen, causal, feature, threads, isa, who};
 }
 
 std::string prefill_name(attn_dtype dtype, int64_t head_dim, int64_t seqlen, bool causal,
@@ -328,61 +470,45 @@ std::string prefill_name(attn_dtype dtype, int64_t head_dim, int64_t seqlen, boo
          (feature.empty() ? "" : "_" + feature) + "_" + std::to_string(threads) + "t";
 }
 
-void register_fma_limit(attn_isa isa, const std::string& isa_name, int threads) {
-  const std::string name = "limit_fma_f32_" + isa_name + "_" + std::to_string(threads) + "t";
-  benchmark::RegisterBenchmark(
-      name.c_str(),
-      [isa, threads](benchmark::State& state) {
-        constexpr int64_t kSteps =
-            1 << 21;  // some milliseconds, beside which a thread's start is none
-        for (auto _ : state) {
-          state.SetIterationTime(
-              bench::seconds_on_threads(threads, [isa](int) { bench::run_fma(isa, kSteps); }));
-        }
-        state.counters["flops_per_second"] =
-            benchmark::Counter(bench::fma_flops_per_step(isa) * kSteps * threads,
-                               benchmark::Counter::kIsIterationInvariantRate);
-      })
-      ->UseManualTime()
-      ->Unit(benchmark::kMillisecond)
-      ->MinTime(0.02);
-}
-
-void register_bf16_limit(int threads) {
-  const std::string name = "limit_fma_bf16_avx512_" + std::to_string(threads) + "t";
+// A limit as a row of its own: `work` in all in each call of `measure`, which returns seconds.
+void register_limit(const std::string& name, const char* unit, double work, double min_time,
+                    const std::function<double()>& measure) {
+  limits()[name] = [work, measure] { return work / measure(); };
   benchmark::RegisterBenchmark(name.c_str(),
-                               [threads](benchmark::State& state) {
-                                 constexpr int64_t kSteps = 1 << 20;
-                                 for (auto _ : state) {
-                                   state.SetIterationTime(bench::seconds_on_threads(
-                                       threads, [](int) { bench::run_bf16(kSteps); }));
-                                 }
-                                 state.counters["flops_per_second"] = benchmark::Counter(
-                                     bench::bf16_flops_per_step() * kSteps * threads,
-                                     benchmark::Counter::kIsIterationInvariantRate);
+                               [unit, work, measure](benchmark::State& state) {
+                                 for (auto _ : state) state.SetIterationTime(measure());
+                                 state.counters[unit] = benchmark::Counter(
+                                     work, benchmark::Counter::kIsIterationInvariantRate);
                                })
       ->UseManualTime()
       ->Unit(benchmark::kMillisecond)
-      ->MinTime(0.02);
+      ->MinTime(min_time);
 }
 
-void register_read_limit(int threads) {
-  const std::string name = "limit_read_" + std::to_string(threads) + "t";
-  benchmark::RegisterBenchmark(
-      name.c_str(),
-      [threads](benchmark::State& state) {
-        static const bench::ReadBuffer buffer(size_t{1} << 30);
-        for (auto _ : state) {
-          state.SetIterationTime(bench::seconds_on_threads(threads, [threads](int thread) {
-            benchmark::DoNotOptimize(buffer.read(thread, threads));
-          }));
-        }
-        state.counters["bytes_per_second"] = benchmark::Counter(
-            static_cast<double>(buffer.size()), benchmark::Counter::kIsIterationInvariantRate);
-      })
-      ->UseManualTime()
-      ->Unit(benchmark::kMillisecond)
-      ->MinTime(0.2);
+void register_limits(const std::vector<attn_isa_info>& isas, int threads) {
+  const std::string suffix = "_" + std::to_string(threads) + "t";
+  constexpr int64_t kSteps = 1 << 20;  // some milliseconds, beside which a thread's start is none
+  for (const attn_isa_info& info : isas) {
+    const attn_isa isa = info.isa;
+    const double work = bench::fma_flops_per_step(isa) * kSteps * threads;
+    if (work == 0) continue;
+    register_limit("limit_fma_f32_" + std::string(info.name) + suffix, "flops_per_second", work,
+                   0.02, [isa, threads] {
+                     return bench::seconds_on_threads(threads,
+                                                      [isa](int) { bench::run_fma(isa, kSteps); });
+                   });
+  }
+  if (const double work = bench::bf16_flops_per_step() * kSteps * threads; work > 0) {
+    register_limit("limit_fma_bf16_avx512" + suffix, "flops_per_second", work, 0.02, [threads] {
+      return bench::seconds_on_threads(threads, [](int) { bench::run_bf16(kSteps); });
+    });
+  }
+  constexpr size_t kBytes = size_t{1} << 30;
+  register_limit("limit_read" + suffix, "bytes_per_second", kBytes, 0.2, [threads] {
+    static const bench::ReadBuffer buffer(kBytes);
+    return bench::seconds_on_threads(
+        threads, [threads](int thread) { benchmark::DoNotOptimize(buffer.read(thread, threads)); });
+  });
 }
 
 // The machine's instruction sets as the library sees them, by name.
@@ -398,20 +524,56 @@ std::vector<attn_isa_info> available_isas(const attn_context* context) {
 }
 
 // What a feature costs: each beside the plain row of the same length, but for the window's.
-void register_features() {
+void register_features(bool force_avx2) {
+  constexpr const char* kFeatures[] = {"softcap", "bias",     "biasbf16", "mask",     "alibi",
+                                       "page16",  "packed64", "i8",       "window511"};
   for (attn_dtype dtype : {ATTN_DTYPE_F32, ATTN_DTYPE_BF16}) {
     for (int64_t head_dim : kHeadDims) {
-      for (const char* feature :
-           {"softcap", "bias", "mask", "alibi", "page16", "window511", "i8"}) {
-        const bool window = std::strcmp(feature, "window511") == 0;
-        const int64_t seqlen = window ? 16384 : 4096;
-        for (const char* backend : kBackends) {
+      for (const std::string feature : kFeatures) {
+        if (feature == "biasbf16" && dtype != ATTN_DTYPE_BF16) continue;
+        const bool window = feature == "window511";
+        for (int64_t seqlen : {1024, 4096, 16384}) {
+          if (window != (seqlen == 16384)) continue;
+          if (feature == "packed64" && seqlen != 4096) continue;
+          const std::string name = prefill_name(dtype, head_dim, seqlen, false, feature, 1);
+          const auto add = [&](const std::string& suffix, attn_isa isa, const char* who) {
+            register_row(name + suffix + "/" + who,
+                         prefill_row(dtype, head_dim, seqlen, false, feature, 1, isa, who));
+          };
           // Scores of 1 GiB a head are nothing to compare with.
-          if (window && std::strcmp(backend, "standard") == 0) continue;
-          register_row(
-              prefill_name(dtype, head_dim, seqlen, false, feature, 1) + "/" + backend,
-              prefill_row(dtype, head_dim, seqlen, false, feature, 1, ATTN_ISA_AUTO, backend));
+          if (!window) add("", ATTN_ISA_AUTO, "standard");
+          add("", ATTN_ISA_AUTO, "flash");
+          if (force_avx2) add("_avx2", ATTN_ISA_AVX2, "flash");
         }
+      }
+    }
+  }
+}
+
+// 32 queries over long K and V: what speculative decoding checks at a time.
+void register_blocks() {
+  for (attn_dtype dtype : {ATTN_DTYPE_F32, ATTN_DTYPE_BF16}) {
+    for (const std::string feature : {"", "tree"}) {
+      const std::string name = std::string("block_") + attn_dtype_name(dtype) +
+                               "_h32_8_d128_q32_s4096_causal" +
+                               (feature.empty() ? "" : "_" + feature) + "_1t";
+      for (const char* backend : kBackends) {
+        register_row(name + "/" + backend,
+                     {dtype, 32, 8, 128, 32, 4096, true, feature, 1, ATTN_ISA_AUTO, backend});
+      }
+    }
+  }
+}
+
+// Short sequences in the 12 heads of a small encoder.
+void register_small() {
+  for (int64_t head_dim : {32, 64}) {
+    for (int64_t seqlen : {128, 256}) {
+      for (const char* backend : kBackends) {
+        register_row("prefill_f32_h12_d" + std::to_string(head_dim) + "_s" +
+                         std::to_string(seqlen) + "_full_1t/" + backend,
+                     {ATTN_DTYPE_F32, 12, 12, head_dim, seqlen, seqlen, false, "", 1, ATTN_ISA_AUTO,
+                      backend});
       }
     }
   }
@@ -435,9 +597,9 @@ void register_decode() {
                                std::to_string(decode.heads_kv) + "_d128_s" +
                                std::to_string(seqlen) + (feature.empty() ? "" : "_" + feature) +
                                "_1t";
-      for (const char* backend : kBackends) {
-        register_row(name + "/" + backend, {decode.dtype, 32, decode.heads_kv, 128, 1, seqlen,
-                                            false, feature, 1, ATTN_ISA_AUTO, backend});
+      for (const char* who : {"standard", "flash", "tuned"}) {
+        register_row(name + "/" + who, {decode.dtype, 32, decode.heads_kv, 128, 1, seqlen, false,
+                                        feature, 1, ATTN_ISA_AUTO, who});
       }
     }
   }
@@ -454,14 +616,7 @@ void register_rows(int threads) {
   std::vector<int> thread_counts = {1};
   if (threads > 1) thread_counts.push_back(threads);
   const std::vector<attn_isa_info> isas = available_isas(context.get());
-  for (const attn_isa_info& isa : isas) {
-    if (bench::fma_flops_per_step(isa.isa) == 0) continue;
-    for (int n : thread_counts) register_fma_limit(isa.isa, isa.name, n);
-  }
-  for (int n : thread_counts) {
-    if (bench::bf16_flops_per_step() > 0) register_bf16_limit(n);
-  }
-  for (int n : thread_counts) register_read_limit(n);
+  for (int n : thread_counts) register_limits(isas, n);
 
   const bool force_avx2 = machine.isa != ATTN_ISA_AVX2 &&
                           std::any_of(isas.begin(), isas.end(),
@@ -472,46 +627,51 @@ void register_rows(int threads) {
         for (bool causal : {false, true}) {
           for (int n : thread_counts) {
             const std::string name = prefill_name(dtype, head_dim, seqlen, causal, "", n);
-            const auto add = [&](const std::string& suffix, attn_isa isa, const char* backend) {
-              register_row(name + suffix + "/" + backend,
-                           prefill_row(dtype, head_dim, seqlen, causal, "", n, isa, backend));
+            const auto add = [&](const std::string& suffix, attn_isa isa, const char* who) {
+              register_row(name + suffix + "/" + who,
+                           prefill_row(dtype, head_dim, seqlen, causal, "", n, isa, who));
             };
             for (const char* backend : kBackends) add("", ATTN_ISA_AUTO, backend);
+            if (n == 1) add("", ATTN_ISA_AUTO, "tuned");
             if (force_avx2) add("_avx2", ATTN_ISA_AVX2, "flash");
           }
         }
       }
     }
   }
-  register_features();
+  register_small();
+  register_features(force_avx2);
+  register_blocks();
   register_decode();
 }
 
-// Takes --threads=N out of the arguments. 0: not given; -1: not a number of threads.
-int take_threads(int* argc, char** argv) {
-  constexpr char kFlag[] = "--threads=";
-  int threads = 0, kept = 1;
+// Takes --NAME=VALUE out of the arguments; "" if it is not there.
+std::string take_option(const char* name, int* argc, char** argv) {
+  const std::string flag = std::string("--") + name + "=";
+  std::string value;
+  int kept = 1;
   for (int i = 1; i < *argc; ++i) {
-    if (std::strncmp(argv[i], kFlag, sizeof(kFlag) - 1) == 0) {
-      const int n = std::atoi(argv[i] + sizeof(kFlag) - 1);
-      threads = n >= 1 && n <= 1024 ? n : -1;
+    if (std::strncmp(argv[i], flag.c_str(), flag.size()) == 0) {
+      value = argv[i] + flag.size();
     } else {
       argv[kept++] = argv[i];
     }
   }
   *argc = kept;
   argv[kept] = nullptr;
-  return threads;
+  return value;
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  int threads = take_threads(&argc, argv);
-  if (threads < 0) {
+  const std::string threads_text = take_option("threads", &argc, argv);
+  int threads = std::atoi(threads_text.c_str());
+  if (!threads_text.empty() && (threads < 1 || threads > 1024)) {
     std::fprintf(stderr, "attn_bench: --threads is 1 to 1024\n");
     return 2;
   }
+  interleaved_limit = take_option("limit", &argc, argv);
   benchmark::Initialize(&argc, argv);
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
   try {
@@ -523,6 +683,9 @@ int main(int argc, char** argv) {
       threads = info.concurrency;
     }
     register_rows(threads);
+    if (!interleaved_limit.empty() && !limits().count(interleaved_limit)) {
+      throw std::runtime_error("--limit: there is no " + interleaved_limit);
+    }
   } catch (const std::exception& error) {
     std::fprintf(stderr, "attn_bench: %s\n", error.what());
     return 1;

@@ -35,7 +35,7 @@ def parse_arguments():
     )
     parser.add_argument("--json", metavar="FILE", help="write limits and rows there")
     parser.add_argument(
-        "--plot", metavar="FILE.png", help="draw fractions of the peak over S there"
+        "--plot", metavar="FILE.png", help="draw FILE-full.png, -causal, -decode and -features"
     )
     parser.add_argument(
         "--threads", type=int, default=0, help="what 'all threads' means; default: all CPUs"
@@ -82,7 +82,7 @@ def plan_rows(own, peers, only, seqlens):
 
     def shape(item):
         plain = item[0].plain
-        return bool(plain.decode), plain.head_dim, plain.seqlen, plain.dtype, plain.decode
+        return plain.kind, plain.head_dim, plain.seqlen, plain.dtype, plain.own_heads
 
     plan.sort(key=shape)
     return [list(group) for _, group in itertools.groupby(plan, key=shape)]
@@ -197,8 +197,8 @@ def main():
     if arguments.plot:
         import plot
 
-        if not plot.draw(results, arguments.plot, machine):
-            print("nothing to plot: no row with one thread was measured", file=sys.stderr)
+        for path in plot.draw(results, pathlib.Path(arguments.plot), machine):
+            print(f"drawn: {path}", file=sys.stderr)
 
 
 if __name__ == "__main__":

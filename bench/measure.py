@@ -10,7 +10,7 @@ import sys
 
 from cases import Case
 
-OWN = ("standard", "flash")
+OWN = ("standard", "flash", "tuned")
 
 
 class NotServed(Exception):
@@ -20,7 +20,7 @@ class NotServed(Exception):
 @dataclasses.dataclass
 class OwnSample:
     seconds: float
-    peak: float  # of the row's limit (FLOP/s or bytes/s), measured just before
+    peak: float  # of the row's limit (FLOP/s or bytes/s), measured between the runs
     workspace: int  # bytes
 
 
@@ -43,12 +43,13 @@ class AttnBench:
             raise RuntimeError(f"{self.command[0]} failed: {result.stderr.strip()[-500:]}")
         return result.stdout
 
-    def _measure(self, filter_regex, seconds):
+    def _measure(self, filter_regex, seconds, *arguments):
         return json.loads(
             self._run(
                 f"--benchmark_filter={filter_regex}",
                 f"--benchmark_min_time={seconds}",
                 "--benchmark_format=json",
+                *arguments,
             )
         )
 
@@ -62,7 +63,7 @@ class AttnBench:
     def peak_name(self, case):
         """The limit that the case is held against: reading for decode; else multiply-adds of its
         type where the instruction set has them, in f32 where it has not."""
-        if case.decode:
+        if case.kind == "decode":
             return f"limit_read_{case.threads}t"
         isa = case.isa or self.isa
         own = f"limit_fma_{case.dtype}_{isa}_{case.threads}t"
@@ -73,8 +74,10 @@ class AttnBench:
         return _rate(self._measure(f"^{self.peak_name(case)}/", 0.001)["benchmarks"][0])
 
     def measure(self, case, who, seconds):
-        output = self._measure(f"^({self.peak_name(case)}/|{re.escape(f'{case}/{who}')}/)", seconds)
-        peak, row = output["benchmarks"]
+        output = self._measure(
+            f"^{re.escape(f'{case}/{who}')}/", seconds, f"--limit={self.peak_name(case)}"
+        )
+        (row,) = output["benchmarks"]
         if row.get("error_occurred"):
             raise NotServed(row["error_message"])
         if (row["heads"], row["flops"], row["kv_bytes"]) != (
@@ -83,7 +86,9 @@ class AttnBench:
             case.kv_bytes,
         ):
             raise RuntimeError(f"{case}: attn_bench and cases.py differ in heads, flops or bytes")
-        return OwnSample(row["flops"] / row["flops_per_second"], _rate(peak), int(row["workspace"]))
+        return OwnSample(
+            row["flops"] / row["flops_per_second"], row["limit"], int(row["workspace"])
+        )
 
 
 def _rate(limit):

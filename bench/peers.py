@@ -5,7 +5,8 @@
 The first line of stdout is {"version"}, or {"reason"} if the peer is not there. Each line of stdin
 is {"case", "seconds"}: run that case for at least so many seconds. The answer is {"seconds"}, the
 mean of a run, or {"reason"}, why the peer does not serve the case. Every case's result is compared
-with NumPy's before it is timed.
+with NumPy's before it is timed. From short cases the time of a model is subtracted that does
+nothing: what it costs the peer to run any model at all.
 """
 
 import itertools
@@ -18,6 +19,8 @@ import time
 import numpy as np
 
 from cases import Case
+
+SHORT = 256  # the longest sequence from which a peer's cost of running any model is subtracted
 
 
 class NotServed(Exception):
@@ -35,9 +38,8 @@ def aligned_empty(shape):
 def make_inputs(case):
     """q, k, v [1, heads, seqlen, head_dim], of decode rows one query and heads_kv."""
     random = np.random.default_rng(1)
-    heads_kv = case.decode[1] if case.decode else case.heads
-    q = aligned_empty((1, case.heads, 1 if case.decode else case.seqlen, case.head_dim))
-    k, v = (aligned_empty((1, heads_kv, case.seqlen, case.head_dim)) for _ in range(2))
+    q = aligned_empty((1, case.heads, case.seqlen_q or case.seqlen, case.head_dim))
+    k, v = (aligned_empty((1, case.heads_kv, case.seqlen, case.head_dim)) for _ in range(2))
     for tensor in (q, k, v):
         random.standard_normal(dtype=np.float32, out=tensor)
     return q, k, v
@@ -91,8 +93,9 @@ class Ort:
         from onnx import TensorProto, helper
 
         refuse_unless(case.dtype == "f32" and not case.feature, "f32 without features")
-        if case.decode:
+        if case.kind == "decode":
             return self.prepare_decode(case, q, k, v)
+        refuse_unless(case.kind == "prefill", "prefill and decode")
         # The operator's own layout: [batch, seqlen, heads * head_dim].
         shape = (1, case.seqlen, case.heads * case.head_dim)
         node = helper.make_node(
@@ -120,10 +123,23 @@ class Ort:
         # The binding holds addresses only: the closure keeps the tensors.
         return lambda: (session.run_with_iobinding(binding), tensors), o
 
+    def prepare_identity(self, case):
+        from onnx import TensorProto, helper
+
+        values = [helper.make_tensor_value_info(n, TensorProto.FLOAT, (1,)) for n in "qkvo"]
+        node = helper.make_node("Identity", ["q"], ["o"])
+        session = self.session(case, helper.make_graph([node], "identity", values[:3], values[3:]))
+        binding = session.io_binding()
+        tensors = {name: aligned_empty((1,)) for name in "qkvo"}
+        for name, tensor in tensors.items():
+            bind = binding.bind_output if name == "o" else binding.bind_input
+            bind(name, "cpu", 0, np.float32, (1,), tensor.ctypes.data)
+        return lambda: (session.run_with_iobinding(binding), tensors)
+
     def prepare_decode(self, case, q, k, v):
         from onnx import TensorProto, helper
 
-        heads_q, heads_kv = case.decode
+        heads_q, heads_kv = case.heads, case.heads_kv
         cache = (1, heads_kv, case.seqlen, case.head_dim)
         row_q, row_kv = (1, 1, heads_q * case.head_dim), (1, 1, heads_kv * case.head_dim)
         floats = {"q": row_q, "k": row_kv, "v": row_kv, "past_k": cache, "past_v": cache}
@@ -199,10 +215,22 @@ class OpenVino:
         capabilities = self.module.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         served = {"f32"} | ({"bf16"} if "BF16" in capabilities else set())
         refuse_unless(case.dtype in served, " and ".join(sorted(served)))
-        refuse_unless(not (case.feature or case.decode), "prefill without features")
+        refuse_unless(case.kind == "prefill" and not case.feature, "prefill without features")
         shape = list(q.shape)
         parameters = [opset13.parameter(shape, self.module.Type.f32) for _ in range(3)]
         node = opset13.scaled_dot_product_attention(*parameters, causal=case.causal)
+        o = aligned_empty(shape)
+        return self.compile(case, node, parameters, [q, k, v, o]), o
+
+    def prepare_identity(self, case):
+        from openvino import opset13
+
+        parameters = [opset13.parameter([1], self.module.Type.f32) for _ in range(3)]
+        node = opset13.relu(parameters[0])  # what returns its input as it is may be left out
+        return self.compile(case, node, parameters, [aligned_empty((1,)) for _ in range(4)])
+
+    def compile(self, case, node, parameters, tensors):
+        """A run of the model with these inputs and this output, the last tensor."""
         model = self.module.Model([node.output(0)], parameters)
         compiled = self.module.Core().compile_model(
             model,
@@ -215,13 +243,12 @@ class OpenVino:
             },
         )
         request = compiled.create_infer_request()
-        o = aligned_empty(shape)
-        tensors = [self.module.Tensor(t, shared_memory=True) for t in (q, k, v, o)]
+        tensors = [self.module.Tensor(t, shared_memory=True) for t in tensors]
         for i, tensor in enumerate(tensors[:3]):
             request.set_input_tensor(i, tensor)
         request.set_output_tensor(0, tensors[3])
         # The request holds addresses only: the closure keeps the tensors and the model.
-        return lambda: (request.infer(), tensors, compiled), o
+        return lambda: (request.infer(), tensors, compiled)
 
 
 class Torch:
@@ -234,7 +261,7 @@ class Torch:
         self.version = torch.__version__
 
     def prepare(self, case, q, k, v):
-        refuse_unless(not (case.feature or case.decode), "prefill without features")
+        refuse_unless(case.kind == "prefill" and not case.feature, "prefill without features")
         torch = self.module
         dtype = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}[case.dtype]
         tensors = [torch.from_numpy(tensor).to(dtype) for tensor in (q, k, v)]
@@ -250,6 +277,9 @@ class Torch:
         result.copy_(run())
         return run, o
 
+    def prepare_identity(self, case):
+        return lambda: None  # no model is run, a function is called
+
 
 PEERS = {"ort": Ort, "openvino": OpenVino, "torch": Torch}
 
@@ -260,10 +290,11 @@ class Measurer:
     def __init__(self, peer):
         self.peer = peer
         self.prepared = {}
+        self.identities = {}
 
     def prepare(self, case):
         def shape(c):
-            return c.dtype, c.head_dim, c.seqlen, c.decode
+            return c.kind, c.dtype, c.head_dim, c.seqlen, c.own_heads
 
         if any(shape(c) != shape(case) for c in self.prepared):
             self.prepared.clear()
@@ -275,14 +306,26 @@ class Measurer:
             self.prepared[case] = run
         return self.prepared[case]
 
+    def prepare_identity(self, case):
+        if case.threads not in self.identities:
+            self.identities[case.threads] = self.peer.prepare_identity(case)
+        return self.identities[case.threads]
+
     def measure(self, case, seconds):
-        """The mean of enough runs to fill `seconds`, after one run apart (as Google Benchmark)."""
-        run = self.prepare(case)
-        runs, elapsed = 1, time_runs(run, 1)
-        if elapsed < seconds:
-            runs = math.ceil(seconds / elapsed)
-            elapsed = time_runs(run, runs)
-        return elapsed / runs
+        """Seconds of a run."""
+        elapsed = mean_time(self.prepare(case), seconds)
+        if case.kind == "prefill" and case.seqlen <= SHORT:
+            elapsed -= mean_time(self.prepare_identity(case), seconds)
+        return elapsed
+
+
+def mean_time(run, seconds):
+    """The mean of enough runs to fill `seconds`, after one run apart (as Google Benchmark)."""
+    runs, elapsed = 1, time_runs(run, 1)
+    if elapsed < seconds:
+        runs = math.ceil(seconds / elapsed)
+        elapsed = time_runs(run, runs)
+    return elapsed / runs
 
 
 def time_runs(run, n):

@@ -1,4 +1,4 @@
-"""The benchmark's picture: fraction of the FMA peak over the sequence length."""
+"""The benchmark's pictures: fractions of the limit over the length, and what features cost."""
 
 import matplotlib
 
@@ -13,25 +13,70 @@ _LOOKS = {
     "openvino": ("OpenVINO", "#009E73", "v", 1.4),
     "torch": ("PyTorch", "#CC79A7", "D", 1.4),
 }
+_TYPES = {"f32": "#D55E00", "bf16": "#0072B2", "f16": "#009E73"}
 
 
 def draw(results, path, machine):
-    """Writes a PNG with one panel for each head size and mask; bars are the quartiles."""
+    """Writes PATH with -full, -causal, -decode and -features before its suffix, each a PNG, if rows
+    with one thread were measured for it; returns the paths."""
     rows = [
-        r
-        for r in results.rows.values()
-        if r.seconds
-        and (r.case.dtype, r.case.threads, r.case.isa) == ("f32", 1, "")
-        and not (r.case.feature or r.case.decode)
+        row
+        for row in results.rows.values()
+        if row.seconds and row.case.threads == 1 and not row.case.isa
     ]
-    head_dims = sorted({row.case.head_dim for row in rows})
-    masks = sorted({row.case.causal for row in rows})
+    plain = [row for row in rows if not row.case.feature]
+    prefill = [row for row in plain if row.case.kind == "prefill" and not row.case.own_heads]
+    decode = [row for row in plain if row.case.kind == "decode" and row.case.heads_kv == 8]
+    figures = {
+        "full": _over_seqlen(
+            [row for row in prefill if not row.case.causal],
+            f"Prefill, one thread, batch 1\n{machine}",
+            "fraction of the FMA peak",
+        ),
+        "causal": _over_seqlen(
+            [row for row in prefill if row.case.causal],
+            f"Causal prefill, half the work counted, one thread, batch 1\n{machine}",
+            "fraction of the FMA peak",
+        ),
+        "decode": _over_seqlen(
+            decode,
+            f"Decode of one query, 32 heads on 8, one thread, batch 1\n{machine}",
+            "fraction of the read bandwidth",
+        ),
+        "features": _features(
+            results,
+            [row for row in rows if row.who == "flash" and row.case.feature],
+            f"What features leave of the plain row's speed, one thread\n{machine}",
+        ),
+    }
+    written = []
+    for name, figure in figures.items():
+        if figure is None:
+            continue
+        written.append(path.with_stem(f"{path.stem}-{name}"))
+        figure.savefig(written[-1], dpi=130)
+        pyplot.close(figure)
+    return written
+
+
+def _bars(spreads):
+    """What matplotlib draws as the quartiles."""
+    return [
+        [spread.median - spread.low for spread in spreads],
+        [spread.high - spread.median for spread in spreads],
+    ]
+
+
+def _over_seqlen(rows, title, ylabel):
+    """A panel for each head size and type, a line for each who; bars are the quartiles."""
     if not rows:
-        return False
+        return None
+    head_dims = sorted({row.case.head_dim for row in rows})
+    dtypes = [dtype for dtype in _TYPES if any(row.case.dtype == dtype for row in rows)]
     figure, axes = pyplot.subplots(
         len(head_dims),
-        len(masks),
-        figsize=(1.5 + 4.5 * len(masks), 1.5 + 3.2 * len(head_dims)),
+        len(dtypes),
+        figsize=(2.5 + 4 * len(dtypes), 1.5 + 3.2 * len(head_dims)),
         sharex=True,
         sharey=True,
         squeeze=False,
@@ -39,41 +84,64 @@ def draw(results, path, machine):
     )
     handles = {}
     for i, head_dim in enumerate(head_dims):
-        for j, causal in enumerate(masks):
+        for j, dtype in enumerate(dtypes):
             panel = axes[i][j]
             for who, (label, colour, marker, width) in _LOOKS.items():
                 line = sorted(
                     (row.case.seqlen, row.of_limit)
                     for row in rows
-                    if (row.who, row.case.head_dim, row.case.causal) == (who, head_dim, causal)
+                    if (row.who, row.case.head_dim, row.case.dtype) == (who, head_dim, dtype)
                 )
                 if not line:
                     continue
-                seqlens = [seqlen for seqlen, _ in line]
-                medians = [spread.median for _, spread in line]
-                bars = [
-                    [spread.median - spread.low for _, spread in line],
-                    [spread.high - spread.median for _, spread in line],
-                ]
+                seqlens, spreads = zip(*line, strict=True)
                 handles[label] = panel.errorbar(
-                    seqlens, medians, bars, label=label, color=colour, marker=marker,
-                    linewidth=width, markersize=5, capsize=2, elinewidth=1,
+                    seqlens, [spread.median for spread in spreads], _bars(spreads), label=label,
+                    color=colour, marker=marker, linewidth=width, markersize=5, capsize=2,
+                    elinewidth=1,
                 )  # fmt: skip
-            mask = "causal (half the work counted)" if causal else "full"
-            panel.set_title(f"head_dim {head_dim}, {mask}", fontsize=10)
+            panel.set_title(f"{dtype}, head_dim {head_dim}", fontsize=10)
             panel.set_xscale("log", base=2)
             ticks = sorted({row.case.seqlen for row in rows})
             panel.set_xticks(ticks, [str(tick) for tick in ticks])
-            panel.set_ylim(0, 1)
+            panel.set_ylim(0, max(1, *(row.of_limit.high for row in rows)))
             panel.grid(alpha=0.3)
             if i == len(head_dims) - 1:
                 panel.set_xlabel("sequence length")
             if j == 0:
-                panel.set_ylabel("fraction of the f32 FMA peak")
-    figure.suptitle(f"Attention f32, one thread, batch 1\n{machine}", fontsize=11)
+                panel.set_ylabel(ylabel)
+    figure.suptitle(title, fontsize=11)
     figure.legend(
         handles.values(), handles.keys(), loc="outside lower center", ncols=5, frameon=False
     )
-    figure.savefig(path, dpi=130)
-    pyplot.close(figure)
-    return True
+    return figure
+
+
+def _features(results, rows, title):
+    """A bar for each feature, type and shape."""
+    bars = []
+    for row in rows:
+        spread = results.against_plain(row.case, row.who)
+        if spread:
+            where = f"{row.case.kind} d{row.case.head_dim} s{row.case.seqlen}"
+            bars.append((row.case.feature, row.case.dtype, where, spread))
+    if not bars:
+        return None
+    bars.sort(key=lambda bar: bar[:3], reverse=True)
+    figure, panel = pyplot.subplots(figsize=(8, 1.5 + 0.24 * len(bars)), layout="constrained")
+    spreads = [spread for *_, spread in bars]
+    panel.barh(
+        [f"{feature}  {dtype} {where}" for feature, dtype, where, _ in bars],
+        [spread.median for spread in spreads],
+        xerr=_bars(spreads),
+        color=[_TYPES[dtype] for _, dtype, *_ in bars],
+        ecolor="black",
+        capsize=2,
+    )
+    panel.axvline(1, color="black", linewidth=1)
+    panel.set_xlim(0, max(1.05, *(spread.high for spread in spreads)))
+    panel.set_xlabel("fraction of the limit, over that of the row without the feature")
+    panel.tick_params(axis="y", labelsize=8)
+    panel.grid(axis="x", alpha=0.3)
+    figure.suptitle(title, fontsize=11)
+    return figure

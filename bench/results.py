@@ -92,7 +92,7 @@ class Results:
                 entry["of_limit_quartiles"] = [spread.low, spread.high]
                 entry["rounds"] = len(row.seconds)
                 entry["heads"] = row.case.heads
-                if row.case.decode:
+                if row.case.kind == "decode":
                     entry["gbytes"] = row.case.kv_bytes / row.median_seconds / 1e9
                 if plain := self.against_plain(row.case, row.who):
                     entry["of_plain"] = plain.median

@@ -70,27 +70,27 @@ struct AttendParams {
   attn_dtype o_dtype;     // f32, f16 or bf16
   attn_dtype bias_dtype;  // f32 or q's; 0 without bias
   float scale;
-  float softcap;  // 0: none
+  float softcap;         // 0: none
   int64_t window_left;   // read only with ATTN_WINDOW_LEFT; at most 2^61
   int64_t window_right;  // read only with ATTN_WINDOW_RIGHT
 
   int32_t batch;
   int32_t heads_q;
   int32_t heads_kv;
-  int32_t head_dim;    // real ones; the kernel's class may be larger
+  int32_t head_dim;  // real ones; the kernel's class may be larger
   int32_t head_dim_v;
-  int32_t seqlen_q;    // padded: the extent; packed: the plan's max_seqlen_q
-  int32_t seqlen_k;    // padded: the extent; packed and paged: the plan's max_seqlen_k
-  int32_t page_size;   // 0 if not paged
-  int64_t total_q;     // packed: rows of q, o and lse; else 0
-  int64_t total_k;     // packed: rows of k and v; else 0
-  int64_t num_pages;   // paged; else 0
+  int32_t seqlen_q;   // padded: the extent; packed: the plan's max_seqlen_q
+  int32_t seqlen_k;   // padded: the extent; packed and paged: the plan's max_seqlen_k
+  int32_t page_size;  // 0 if not paged
+  int64_t total_q;    // packed: rows of q, o and lse; else 0
+  int64_t total_k;    // packed: rows of k and v; else 0
+  int64_t num_pages;  // paged; else 0
 
   Int32Vector seqlens_q;
   Int32Vector seqlens_k;
   Int32Vector cu_seqlens_q;  // batch + 1
   Int32Vector cu_seqlens_k;
-  const int32_t* block_table;        // [batch, block_table_columns]
+  const int32_t* block_table;  // [batch, block_table_columns]
   int64_t block_table_strides[2];
   int64_t block_table_columns;
   Int64Vector q_start;
@@ -98,11 +98,11 @@ struct AttendParams {
 
   ScoreMap bias;
   ScoreMap mask;
-  const float* alibi_slopes;        // [hq] (strides[0] is 0) or [b, hq]
+  const float* alibi_slopes;  // [hq] (strides[0] is 0) or [b, hq]
   int64_t alibi_strides[2];
-  const float* sink;                // [hq]
+  const float* sink;  // [hq]
   int64_t sink_stride;
-  const uint8_t* block_mask;        // [b, hq, blocks of queries, blocks of keys]
+  const uint8_t* block_mask;  // [b, hq, blocks of queries, blocks of keys]
   int64_t block_mask_strides[4];
   int32_t block_q;
   int32_t block_k;
@@ -139,10 +139,10 @@ struct MergePart {
 };
 
 struct MergeParams {
-  int64_t shape[4];  // b, h, s, dv
-  TensorView o;      // o_dtype; may be the very view of a part
-  TensorView lse;    // f32; data may be NULL; may be the very view of a part's
-  const float* sink; // [h], NULL: none
+  int64_t shape[4];   // b, h, s, dv
+  TensorView o;       // o_dtype; may be the very view of a part
+  TensorView lse;     // f32; data may be NULL; may be the very view of a part's
+  const float* sink;  // [h], NULL: none
   int64_t sink_stride;
   attn_dtype o_dtype;
   int32_t count;
@@ -156,14 +156,14 @@ struct alignas(64) TensorMap {
 
 // Parameters of the wgmma family: one __grid_constant__ struct. Maps of rank 4, element strides of
 // 1, interleave none, swizzle 128 B, L2 promotion 256 B, out of bounds filled with 0:
-//   dims {head_dim, rows, heads, outer}, of the tensor itself, so that boxes clip at head_dim and at
-//   the last row; box {128 bytes of columns, KernelInfo::box_rows_*, 1, 1}. rows = seqlen extent,
-//   total rows or page_size; outer = batch, 1 or pages. Paged: boxes of k and v have
-//   min(box_rows_*, page_size) rows, and page_size is a multiple of 8 that divides box_rows_k and _v
-//   or is a multiple of both (others go to the mma family). With gqa_pack > 1 and KernelInfo::box_heads_q
-//   > 1, q and o take boxes of {.., box_rows_q / box_heads_q, box_heads_q, 1}.
-// o's map is of o's own type and is valid only if use_o_map is not 0: a padded o of q's dtype, not
-// split, whose address and strides TMA takes.
+//   dims {head_dim, rows, heads, outer}, of the tensor itself, so that boxes clip at head_dim and
+//   at the last row; box {128 bytes of columns, KernelInfo::box_rows_*, 1, 1}. rows = seqlen
+//   extent, total rows or page_size; outer = batch, 1 or pages. Paged: boxes of k and v have
+//   gcd(box_rows_*, page_size) rows, and page_size is a multiple of 8 (others go to the mma family).
+//   With gqa_pack > 1, q and o take boxes of {.., box_rows_q / heads, heads, 1}, heads being
+//   KernelInfo::box_heads_q.
+// o's map is of o's own type and is valid only if use_o_map is not 0: an o of q's dtype, not split,
+// whose address and strides TMA takes.
 struct WgmmaParams {
   TensorMap q_map;
   TensorMap k_map;

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <atomic>
 
+#include "autotune.h"
 #include "config.h"
 #include "context.h"
 #include "error.h"
@@ -91,28 +92,7 @@ const char* attn_last_error(void) { return attn::last_error(); }
 
 size_t attn_dtype_size(attn_dtype dtype) { return attn::dtype_size(dtype); }
 
-const char* attn_dtype_name(attn_dtype dtype) {
-  switch (dtype) {
-    case ATTN_DTYPE_F32:
-      return "f32";
-    case ATTN_DTYPE_F16:
-      return "f16";
-    case ATTN_DTYPE_BF16:
-      return "bf16";
-    case ATTN_DTYPE_F8E4M3:
-      return "f8e4m3";
-    case ATTN_DTYPE_I8:
-      return "i8";
-    case ATTN_DTYPE_U8:
-      return "u8";
-    case ATTN_DTYPE_I32:
-      return "i32";
-    case ATTN_DTYPE_I64:
-      return "i64";
-    default:
-      return "invalid";
-  }
-}
+const char* attn_dtype_name(attn_dtype dtype) { return attn::dtype_name(dtype); }
 
 void attn_tensor_init(attn_tensor* tensor, void* data, attn_dtype dtype, int32_t rank,
                       const int64_t* shape) {
@@ -156,6 +136,9 @@ void attn_context_info_init(attn_context_info* info, size_t size) { attn::init_c
 void attn_isa_info_init(attn_isa_info* info, size_t size) { attn::init_config(info, size); }
 void attn_backend_info_init(attn_backend_info* info, size_t size) { attn::init_config(info, size); }
 void attn_plan_info_init(attn_plan_info* info, size_t size) { attn::init_config(info, size); }
+void attn_autotune_info_init(attn_autotune_info* info, size_t size) {
+  attn::init_config(info, size);
+}
 
 attn_status attn_context_create(const attn_context_config* config, attn_context** context,
                                 attn_error* error) {
@@ -259,7 +242,8 @@ attn_status attn_plan_get_info(const attn_plan* plan, attn_plan_info* info, attn
                               b.kv_chunk,
                               b.workspace_size,
                               plan->standard_workspace_size,
-                              b.request_status_count};
+                              b.request_status_count,
+                              b.kernel ? b.kernel : ""};
     return attn::write_info(full, "attn_plan_info", info, e);
   });
 }
@@ -272,6 +256,13 @@ const char* attn_plan_refusal(const attn_plan* plan, int32_t index) {
 size_t attn_plan_describe(const attn_plan* plan, char* text, size_t size) {
   if (!plan || (!text && size > 0)) return 0;
   return attn::describe_plan(*plan, text, size);
+}
+
+attn_status attn_plan_autotune(const attn_plan* plan, const attn_run_args* args, int64_t budget_ns,
+                               attn_autotune_info* info, attn_error* error) {
+  return enter(error, [&](attn_error* e) {
+    return plan ? attn::autotune_plan(*plan, args, budget_ns, info, e) : null_argument("plan", e);
+  });
 }
 
 }  // extern "C"

@@ -205,6 +205,7 @@ size_t describe_plan(const attn_plan& plan, char* text, size_t size) {
   TextWriter out(text, size);
   out.write("backend            %s\n", plan.backend->name);
   if (b.isa) out.write("instruction set    %s\n", isa_name(b.isa));
+  if (b.kernel) out.write("kernel             %s\n", b.kernel);
   out.write("types              q %s, k %s, v %s, o %s\n", attn_dtype_name(p.q_dtype),
             attn_dtype_name(p.k_dtype), attn_dtype_name(p.v_dtype), attn_dtype_name(p.o_dtype));
   out.write("heads              %lld query, %lld key and value\n",
@@ -212,8 +213,15 @@ size_t describe_plan(const attn_plan& plan, char* text, size_t size) {
   out.write("head size          %lld, values %lld\n", static_cast<long long>(p.head_dim),
             static_cast<long long>(p.head_dim_v));
   if (b.tile_q) out.write("tile_q             %lld\n", static_cast<long long>(b.tile_q));
-  if (b.tile_k) out.write("tile_k             %lld\n", static_cast<long long>(b.tile_k));
-  if (b.kv_chunk) out.write("kv_chunk           %lld\n", static_cast<long long>(b.kv_chunk));
+  const auto chosen_by = [](int64_t given) { return given ? "given" : "default"; };
+  if (b.tile_k) {
+    out.write("tile_k             %lld, %s\n", static_cast<long long>(b.tile_k),
+              chosen_by(p.tile_k));
+  }
+  if (b.kv_chunk) {
+    out.write("kv_chunk           %lld, %s\n", static_cast<long long>(b.kv_chunk),
+              chosen_by(p.kv_chunk));
+  }
   out.write("workspace          %zu bytes\n", b.workspace_size);
   out.write("standard workspace %zu bytes\n", plan.standard_workspace_size);
   for (int i = 0; i < plan.context->registry.count; ++i) {

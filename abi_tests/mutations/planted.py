@@ -198,6 +198,30 @@ MISTAKES = [
     ),
     # Flash.
     Mistake(
+        "flash: K and V's scales of the wrong head",
+        FLASH,
+        "unit.head_kv * broadcast_stride(scale, 1) +",
+        "(run.problem.heads_kv - 1 - unit.head_kv) * broadcast_stride(scale, 1) +",
+    ),
+    Mistake(
+        "flash: scales without the order of the pages",
+        PACK,
+        "locate(args_.pages, scales.data, scales.page_stride,",
+        "locate(args_.pages, scales.data, 0 * scales.page_stride,",
+    ),
+    Mistake(
+        "flash: one token's scale for all",
+        PACK,
+        "scales.page_stride, scales.row_stride,",
+        "scales.page_stride, 0 * scales.row_stride,",
+    ),
+    Mistake(
+        "flash: the first block's scale for all",
+        PACK,
+        "return Broadcast(scales + first * stride);",
+        "return Broadcast(scales + 0 * first * stride);",
+    ),
+    Mistake(
         "flash: wrong scale",
         KERNEL,
         "Set(args.scale * static_cast<float>(kLog2E))",

@@ -14,6 +14,7 @@
  *   6. Runs: computing it
  *   7. Merging partial results
  *   8. Introspection: what is there, what was chosen, and why
+ *   9. Tuning: the fastest tiles on this machine
  *
  * Stability. This is a 0.x interface: a minor version may still change it, and the SOVERSION is
  * then another (libattn.so.0.MINOR). From 1.0 on nothing is removed or changed within a major
@@ -612,9 +613,11 @@ typedef struct attn_plan_info {
   size_t standard_workspace_size; /* what the standard backend would need for the same bounds */
   int64_t request_status_count;   /* attn_request_status words at the workspace's beginning; 0 on
                                      CPUs, which refuse what is bad before they write anything */
+  const char* kernel; /* on devices: which of the backend's kernels, and why none before it, in
+                         words; "" where the backend does not say */
 } attn_plan_info;
 #define ATTN_PLAN_INFO_INIT \
-  { sizeof(attn_plan_info), 0, 0, 0, 0, 0, 0, 0, 0, 0 }
+  { sizeof(attn_plan_info), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
 ATTN_API void attn_plan_info_init(attn_plan_info* info, size_t size);
 ATTN_API ATTN_MUST_CHECK attn_status attn_plan_get_info(const attn_plan* plan, attn_plan_info* info,
                                                         attn_error* error);
@@ -627,6 +630,43 @@ ATTN_API const char* attn_plan_refusal(const attn_plan* plan, int32_t index);
  * NUL, and returns the length that the whole text has without it, as snprintf does. `text` may be
  * NULL if size is 0. Since 0.1. */
 ATTN_API size_t attn_plan_describe(const attn_plan* plan, char* text, size_t size);
+
+/* ------------------------------------------------------------------------------------------------
+ * 9. Tuning: the fastest tiles on this machine
+ * --------------------------------------------------------------------------------------------- */
+
+/* What attn_plan_autotune found. The caller may keep tile_k and kv_chunk, for as long as the
+ * machine and the kind of problem stay the same, and put them into attn_plan_config. */
+typedef struct attn_autotune_info {
+  uint32_t struct_size;
+  int32_t measured;   /* values that were compared, the plan's own included */
+  int64_t tile_k;     /* the fastest; 0 where the backend has no such thing */
+  int64_t kv_chunk;   /* likewise */
+  int64_t default_ns; /* nanoseconds of a run with the plan's own tile_k and kv_chunk */
+  int64_t tuned_ns;   /* with the ones above; default_ns if those are the plan's own */
+} attn_autotune_info;
+#define ATTN_AUTOTUNE_INFO_INIT \
+  { sizeof(attn_autotune_info), 0, 0, 0, 0, 0 }
+ATTN_API void attn_autotune_info_init(attn_autotune_info* info, size_t size);
+
+/* Measures which tile_k and kv_chunk are the fastest for the plan's problem, by runs of it with
+ * those of `args`: give what a typical run has. All inputs are read, lengths and masks count, and
+ * nothing of the caller's is written: results go to memory from the context's allocator, as large
+ * as o, lse and a workspace, freed on return; args->workspace is not used.
+ *
+ * What the plan was created with is not varied: a tile_k or kv_chunk other than 0, the backend, the
+ * instruction set, the threads. The plan itself stays as it is. A value is preferred to the plan's
+ * own only if it is at least 1% faster. Since it fixes a result's bits, programs that compare bits
+ * tune once and keep the values.
+ *
+ * Takes about `budget_ns` nanoseconds, at least 1, but never less than the time of two runs; some
+ * hundred runs find the best. Nothing else should keep the machine busy meanwhile. Fails as
+ * attn_run does, but for WORKSPACE; with OUT_OF_MEMORY; and with UNSUPPORTED on devices that are no
+ * CPU. *info is untouched on failure. Since 0.1. */
+ATTN_API ATTN_MUST_CHECK attn_status attn_plan_autotune(const attn_plan* plan,
+                                                        const attn_run_args* args,
+                                                        int64_t budget_ns, attn_autotune_info* info,
+                                                        attn_error* error);
 
 #ifdef __cplusplus
 } /* extern "C" */

@@ -309,6 +309,16 @@ class Plan {
     return info;
   }
 
+  // The fastest tile_k and kv_chunk for such runs, measured for about that long.
+  Result<attn_autotune_info> try_autotune(const attn_run_args& args,
+                                          std::int64_t budget_ns) const noexcept {
+    attn_autotune_info info = ATTN_AUTOTUNE_INFO_INIT;
+    const auto done = detail::check(
+        [&](attn_error* e) { return attn_plan_autotune(get(), &args, budget_ns, &info, e); });
+    if (!done) return done.error();
+    return info;
+  }
+
   // Choices and refusals, several lines for people.
   std::string describe() const {
     std::string text(attn_plan_describe(get(), nullptr, 0), '\0');
@@ -322,6 +332,9 @@ class Plan {
   std::size_t workspace_size() const { return try_workspace_size().or_throw(); }
   void run(const attn_run_args& args) const { try_run(args).or_throw(); }
   attn_plan_info info() const { return try_info().or_throw(); }
+  attn_autotune_info autotune(const attn_run_args& args, std::int64_t budget_ns) const {
+    return try_autotune(args, budget_ns).or_throw();
+  }
 #endif
 
   // The handle, which stays this object's.

@@ -72,17 +72,17 @@ const FlashKernels* kernels_for(attn_isa isa) {
   }
 }
 
-// Whether the kernels read and write a type, and how they call it.
-bool is_stored(attn_dtype dtype) {
-  return dtype == ATTN_DTYPE_F32 || dtype == ATTN_DTYPE_F16 || dtype == ATTN_DTYPE_BF16;
-}
-
+// How the kernels call a type.
 Storage storage_of(attn_dtype dtype) {
   switch (dtype) {
     case ATTN_DTYPE_F16:
       return Storage::kF16;
     case ATTN_DTYPE_BF16:
       return Storage::kBF16;
+    case ATTN_DTYPE_I8:
+      return Storage::kI8;
+    case ATTN_DTYPE_F8E4M3:
+      return Storage::kF8E4M3;
     default:
       return Storage::kF32;
   }
@@ -209,6 +209,21 @@ KeyRange needed_blocks(const Run& run, const Sequence& sequence) {
   return {begin / run.tile_k * run.tile_k, std::min(round_up(end, run.tile_k), sequence.seqlen_k)};
 }
 
+// The scales of a head's rows of `columns` elements.
+flash::Scales scales_at_row_0(const Run& run, const Unit& unit, const attn_tensor& scale,
+                              int64_t columns) {
+  const bool paged = run.problem.kv_layout == ATTN_LAYOUT_PAGED;
+  const KeyPlace first =
+      paged ? KeyPlace{0, 0} : key_place(run.problem, run.args, unit.sequence, 0);
+  const int64_t offset = first.outer * broadcast_stride(scale, 0) +
+                         unit.head_kv * broadcast_stride(scale, 1) +
+                         first.row * broadcast_stride(scale, 2);
+  const bool blocks = scale.rank == 4;
+  return {reinterpret_cast<const float*>(tensor_data(scale)) + offset, broadcast_stride(scale, 2),
+          broadcast_stride(scale, 0), blocks ? scale.strides[3] : 0,
+          blocks ? columns / scale.shape[3] : columns};
+}
+
 // Packs keys [key_begin, key_end) of the unit.
 void pack(const Run& run, const Unit& unit, int64_t key_begin, int64_t key_end) {
   if (key_begin == key_end) return;
@@ -218,22 +233,23 @@ void pack(const Run& run, const Unit& unit, int64_t key_begin, int64_t key_end) 
   pack.tile_k = run.tile_k;
 
   const bool paged = run.problem.kv_layout == ATTN_LAYOUT_PAGED;
-  const auto set_rows = [&](const attn_tensor& t) {
+  const auto set_rows = [&](const attn_tensor& t, const attn_tensor* scale) {
     const char* data = paged ? tensor_at(t, 0, unit.head_kv)
                              : key_row(run.problem, run.args, t, unit.sequence, unit.head_kv, 0);
     pack.rows = {data, storage_of(t.dtype), t.strides[2], t.strides[3]};
+    pack.scales = scale ? scales_at_row_0(run, unit, *scale, t.shape[3]) : flash::Scales{};
     if (!paged) return;
     const attn_tensor& table = *run.args.block_table;
     const char* entries = tensor_at(table, unit.sequence.index);
     pack.pages = {run.problem.page_size, t.strides[0], reinterpret_cast<const int32_t*>(entries),
                   table.strides[1]};
   };
-  set_rows(*run.args.k);
+  set_rows(*run.args.k, run.args.k_scale);
   pack.dim = run.problem.head_dim;
   pack.packed = unit.packed_k;
   run.kernels.pack_k(&pack);
 
-  set_rows(*run.args.v);
+  set_rows(*run.args.v, run.args.v_scale);
   pack.dim = run.problem.head_dim_v;
   pack.packed = unit.packed_v;
   pack.nonfinite = unit.nonfinite;
@@ -542,12 +558,6 @@ attn_status probe(const attn_host* host, attn_error* error) {
               static_cast<int>(host->isa));
 }
 
-attn_status check_dtype(const char* field, attn_dtype dtype, attn_error* error) {
-  if (is_stored(dtype)) return ATTN_OK;
-  return fail(error, ATTN_ERROR_UNSUPPORTED, "%s is %s; flash serves f32, f16 and bf16 yet", field,
-              attn_dtype_name(dtype));
-}
-
 attn_status check_head_dim(const char* field, int64_t value, attn_error* error) {
   if (value <= kMaxHeadDim) return ATTN_OK;
   return fail(error, ATTN_ERROR_UNSUPPORTED, "%s is %lld; flash serves 1 to %lld", field,
@@ -575,10 +585,6 @@ int64_t choose_tile_q(const attn_host& host, const attn_plan_config& problem, in
 attn_status plan_create(const attn_host* host, const attn_plan_config* problem,
                         attn_backend_plan* plan, attn_error* error) {
   ATTN_TRY(probe(host, error));
-  ATTN_TRY(check_dtype("q_dtype", problem->q_dtype, error));
-  ATTN_TRY(check_dtype("k_dtype", problem->k_dtype, error));
-  ATTN_TRY(check_dtype("v_dtype", problem->v_dtype, error));
-  ATTN_TRY(check_dtype("o_dtype", problem->o_dtype, error));
   ATTN_TRY(check_head_dim("head_dim", problem->head_dim, error));
   ATTN_TRY(check_head_dim("head_dim_v", problem->head_dim_v, error));
   if (problem->max_seqlen_q > kMaxSeqlen || problem->max_seqlen_k > kMaxSeqlen) {
@@ -614,8 +620,7 @@ const attn_backend kFlashBackend = {
     sizeof(attn_backend),
     ATTN_BACKEND_ABI,
     "flash",
-    "tiled, with online softmax; every feature and layout, in f32, f16 and bf16, head sizes up to "
-    "1024",
+    "tiled, with online softmax; every feature, layout and type, head sizes up to 1024",
     ATTN_DEVICE_CPU,
     0,
     probe,

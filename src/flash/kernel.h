@@ -58,11 +58,9 @@ struct Product {
   const float* alpha;
   float* c;
   int64_t ldc;
-  const char* ahead;  // k / kStepsPerLine cache lines from here on are fetched into L2
+  const char* ahead;   // each of the k steps fetches a cache line into L2: this one,
+  int64_t ahead_step;  // and so many bytes further in the next step
 };
-
-constexpr int kLine = 64;  // bytes
-constexpr int kStepsPerLine = 4;
 
 template <Init kInit, int kM, int kN>
 [[gnu::noinline]] void multiply(const Product& product) {
@@ -88,10 +86,11 @@ template <Init kInit, int kM, int kN>
   for (int i = 0; i < (kM + 2) / 3; ++i) row[i] = product.a + 3 * i * lda;
   const float* b = product.b;
   const char* ahead = product.ahead;
+  const int64_t ahead_step = product.ahead_step;
   ATTN_UNROLL_TWICE
   for (int64_t p = product.k; p > 0; --p) {
     __builtin_prefetch(ahead, 0, 2);
-    ahead += kLine / kStepsPerLine;
+    ahead += ahead_step;
     Vec bv[kN];
     ATTN_UNROLL
     for (int v = 0; v < kN; ++v) {
@@ -251,19 +250,25 @@ class Ahead {
  public:
   explicit Ahead(const flash::Span* spans, int count) : span_(spans), end_(spans + count) {}
 
-  // The part for a product of k steps, or `cached`, which costs nothing to fetch, if all is done.
-  const char* take(int64_t k, const void* cached) {
+  // Gives the product its part, or what it reads anyway if all is done.
+  void give(Product* product) {
     while (span_ != end_ && offset_ >= span_->size) {
       ++span_;
       offset_ = 0;
     }
-    if (span_ == end_) return static_cast<const char*>(cached);
-    const char* part = static_cast<const char*>(span_->data) + offset_;
-    offset_ += k / kStepsPerLine * kLine;
-    return part;
+    if (span_ == end_) {
+      product->ahead = reinterpret_cast<const char*>(product->b);
+      product->ahead_step = 0;
+      return;
+    }
+    product->ahead = static_cast<const char*>(span_->data) + offset_;
+    product->ahead_step = kStep;
+    offset_ += product->k * kStep;
   }
 
  private:
+  static constexpr int64_t kStep = 16;  // bytes: a line every fourth step
+
   const flash::Span* span_;
   const flash::Span* end_;
   int64_t offset_ = 0;
@@ -290,16 +295,18 @@ void attend_group(const AttendArgs& args, const Scratch& scratch, const Group& g
   qk.ldb = kPanel;
   qk.k = head_dim;
   qk.ldc = group.lds;
+  typename Stage::Fetch fetch(args, group);
   for (int64_t column = group.begin; column < group.end;) {
     const int64_t attended = Stage::skip(args, group, column);
     for (; column < attended; column += kPanel) mask_panel(group, column);
     const int64_t run_end = Stage::run_end(args, group, column);
     for (; column < run_end; column += kPanel) {
-      Stage::prefetch(args, group, column);
       const int vecs = static_cast<int>(min(kVecs, (group.end - column + kLanes - 1) / kLanes));
       qk.b = args.packed_k + (group.key + column) * head_dim;
       qk.c = group.s + column;
-      qk.ahead = ahead->take(qk.k, qk.b);
+      if (!fetch.next(qk.k, &qk.ahead, &qk.ahead_step)) {
+        ahead->give(&qk);
+      }
       multiply<Init::kZero>(group.rows, vecs, qk);
     }
   }
@@ -335,7 +342,9 @@ void attend_group(const AttendArgs& args, const Scratch& scratch, const Group& g
       pv.a = group.s + column;
       pv.b = v + column * width;
       pv.k = run_end - column;
-      pv.ahead = ahead->take(pv.k, pv.b);
+      if (!fetch.next(pv.k, &pv.ahead, &pv.ahead_step)) {
+        ahead->give(&pv);
+      }
       if (nonfinite) {
         first ? multiply_marked<Init::kZero>(group.rows, vecs, pv)
               : multiply_marked<Init::kRescale>(group.rows, vecs, pv);
@@ -407,7 +416,7 @@ void end_tile(const AttendArgs& args, const Scratch& scratch) {
 template <class Stage>
 void attend_tile(const AttendArgs& args) {
   const Scratch scratch(args.shape, args.scratch);
-  with_type(args.q.storage, [&](auto type) { begin_tile<decltype(type)>(args, scratch); });
+  with_float_type(args.q.storage, [&](auto type) { begin_tile<decltype(type)>(args, scratch); });
   const int64_t tile_k = args.shape.tile_k;
   const int64_t seqlen_k = args.seqlen_k;
   const int64_t head_dim = args.shape.head_dim;
@@ -444,7 +453,7 @@ void attend_tile(const AttendArgs& args) {
       *started = 1;
     }
   }
-  with_type(args.o_storage, [&](auto type) { end_tile<decltype(type)>(args, scratch); });
+  with_float_type(args.o_storage, [&](auto type) { end_tile<decltype(type)>(args, scratch); });
 }
 
 void attend(const AttendArgs* args) {

@@ -16,7 +16,7 @@
 namespace attn::flash {
 
 // How numbers are stored in the caller's memory.
-enum class Storage : int32_t { kF32, kF16, kBF16 };
+enum class Storage : int32_t { kF32, kF16, kBF16, kI8, kF8E4M3 };
 
 // Rows of one head in the caller's memory; strides in elements, any sign.
 struct Rows {
@@ -34,11 +34,22 @@ struct Pages {
   int64_t table_stride;
 };
 
+// The scales of a row's elements, one for each `block` of them, of which the last one may be
+// shorter; where the scales of rows lie is as with the rows themselves. Strides in floats.
+struct Scales {
+  const float* data;  // of row 0; with pages: of row 0 of page 0; NULL: the type has none
+  int64_t row_stride;
+  int64_t page_stride;
+  int64_t block_stride;
+  int64_t block;
+};
+
 // Packs keys [key_begin, key_end) of a unit. key_begin is a multiple of tile_k; key_end is one too,
 // or the sequence's length.
 struct PackArgs {
   Rows rows;
   Pages pages;
+  Scales scales;
   int64_t key_begin;
   int64_t key_end;
   int64_t dim;  // head_dim for K, head_dim_v for V

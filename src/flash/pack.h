@@ -12,12 +12,10 @@ using flash::PackArgs;
 
 constexpr int kLocated = 64;  // keys whose addresses are looked up at a time
 
-// The addresses of keys [key, key + n), one page after the other.
+// The addresses of what keys [key, key + n) have at `data`, one page after the other.
 template <class Element>
-void locate(const PackArgs& args, int64_t key, int64_t n, const Element** rows) {
-  const Element* data = static_cast<const Element*>(args.rows.data);
-  const flash::Pages& pages = args.pages;
-  const int64_t row_stride = args.rows.row_stride;
+void locate(const flash::Pages& pages, const Element* data, int64_t page_stride, int64_t row_stride,
+            int64_t key, int64_t n, const Element** rows) {
   if (pages.size == 0) {
     for (int64_t i = 0; i < n; ++i) rows[i] = data + (key + i) * row_stride;
     return;
@@ -25,25 +23,67 @@ void locate(const PackArgs& args, int64_t key, int64_t n, const Element** rows) 
   int64_t page = key / pages.size;
   int64_t row = key % pages.size;
   for (int64_t i = 0; i < n; ++page, row = 0) {
-    const Element* first = data + pages.table[page * pages.table_stride] * pages.stride;
+    const Element* first = data + pages.table[page * pages.table_stride] * page_stride;
     for (; i < n && row < pages.size; ++i, ++row) rows[i] = first + row * row_stride;
   }
 }
 
+// Keys [key, key + n), n <= kLocated, as vectors of f32: with their scales, if they have any.
+template <class Type>
+class KeyRows {
+ public:
+  explicit KeyRows(const PackArgs& args) : args_(args) {}
+
+  void seek(int64_t key, int64_t n) {
+    const flash::Rows& rows = args_.rows;
+    locate(args_.pages, static_cast<const Element*>(rows.data), args_.pages.stride, rows.row_stride,
+           key, n, rows_);
+    const flash::Scales& scales = args_.scales;
+    if constexpr (!Type::kScaled) return;
+    locate(args_.pages, scales.data, scales.page_stride, scales.row_stride, key, n, scales_);
+  }
+
+  // Elements [dim, dim + kLanes) of key i, 0 past the end.
+  Vec at(int64_t i, int64_t dim) const {
+    const int64_t stride = args_.rows.dim_stride;
+    const Vec elements = load<Type>(rows_[i] + dim * stride, stride, args_.dim - dim);
+    if constexpr (!Type::kScaled) return elements;
+    return Mul(elements, scale(scales_[i], dim));
+  }
+
+ private:
+  using Element = typename Type::Element;
+
+  Vec scale(const float* scales, int64_t dim) const {
+    const int64_t block = args_.scales.block;
+    const int64_t stride = args_.scales.block_stride;
+    const int64_t last = min(dim + kLanes, args_.dim) - 1;
+    if (block > last) return Broadcast(scales);
+    const int64_t first = static_cast<uint32_t>(dim) / static_cast<uint32_t>(block);
+    if (last < (first + 1) * block) return Broadcast(scales + first * stride);
+    alignas(64) float lanes[kLanes] = {};
+    for (int64_t i = dim; i <= last; ++i) lanes[i - dim] = scales[i / block * stride];
+    return Load(lanes);
+  }
+
+  const PackArgs& args_;
+  const Element* rows_[kLocated];
+  const float* scales_[kLocated] = {};
+};
+
 // K [key_begin .. key_end, dim] to panels [key panel][dim][kPanel], by kLanes x kLanes blocks.
 template <class Type>
 void pack_k(const PackArgs& args) {
-  const int64_t stride = args.rows.dim_stride;
+  KeyRows<Type> rows(args);
   for (int64_t key = args.key_begin; key < args.key_end; key += kLanes) {
     float* packed = args.packed + round_down(key, kPanel) * args.dim + key % kPanel;
     const int64_t keys = min(kLanes, args.key_end - key);
-    const typename Type::Element* rows[kLanes];
-    locate(args, key, keys, rows);
+    rows.seek(key, keys);
     for (int64_t dim = 0; dim < args.dim; dim += kLanes) {
       const int64_t dims = min(kLanes, args.dim - dim);
       Vec block[kLanes];
       for (int i = 0; i < kLanes; ++i) {
-        block[i] = i < keys ? load<Type>(rows[i] + dim * stride, stride, dims) : Zero();
+        block[i] = i < keys ? rows.at(i, dim) : Zero();
       }
       Transpose(block);
       for (int i = 0; i < kLanes; ++i) {
@@ -56,7 +96,7 @@ void pack_k(const PackArgs& args) {
 // V [key_begin .. key_end, dim] to [key block][dv panel][key][width].
 template <class Type>
 void pack_v(const PackArgs& args) {
-  const int64_t stride = args.rows.dim_stride;
+  KeyRows<Type> rows(args);
   const int64_t padded_dim = round_up(args.dim, kLanes);
   const int64_t panel_width = v_panel(padded_dim);
   for (int64_t begin = args.key_begin; begin < args.key_end; begin += args.tile_k) {
@@ -64,14 +104,13 @@ void pack_v(const PackArgs& args) {
     Vec poison = Zero();  // 0 * v is NaN if v is not finite, and NaN stays
     for (int64_t first = 0; first < block_keys; first += kLocated) {
       const int64_t keys = min(kLocated, block_keys - first);
-      const typename Type::Element* rows[kLocated];
-      locate(args, begin + first, keys, rows);
+      rows.seek(begin + first, keys);
       for (int64_t panel = 0; panel < padded_dim; panel += panel_width) {
         const int64_t width = min(panel_width, padded_dim - panel);
         float* packed = args.packed + begin * padded_dim + block_keys * panel + first * width;
         for (int64_t key = 0; key < keys; ++key) {
           for (int64_t i = panel; i < panel + width; i += kLanes) {
-            const Vec v = load<Type>(rows[key] + i * stride, stride, args.dim - i);
+            const Vec v = rows.at(key, i);
             poison = MulAdd(v, Zero(), poison);
             Store(v, packed);
             packed += kLanes;

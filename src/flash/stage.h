@@ -5,7 +5,7 @@
 //   narrow    takes columns off both ends of a group that none of its rows attends to
 //   skip      the first column from the given one on that some row attends to
 //   run_end   the end of the columns from there on that are not skipped; both whole panels
-//   prefetch  what apply will read for a panel of columns of the next group of rows
+//   Fetch     what the products of a group fetch for the next group's apply
 //   apply     the work on S
 // Each row is worked on by itself, and each element too, so that how rows are grouped and which
 // columns are left out changes no bit. Included through kernel.h alone.
@@ -43,7 +43,10 @@ struct IntervalMask {
   static void narrow(const AttendArgs&, int64_t, int64_t, int64_t, int64_t*, int64_t*) {}
   static int64_t skip(const AttendArgs&, const Group&, int64_t column) { return column; }
   static int64_t run_end(const AttendArgs&, const Group& group, int64_t) { return group.end; }
-  static void prefetch(const AttendArgs&, const Group&, int64_t) {}
+  struct Fetch {
+    Fetch(const AttendArgs&, const Group&) {}
+    bool next(int64_t, const char**, int64_t*) { return false; }
+  };
 
   static void apply(const AttendArgs& args, const Group& group) {
     // Nothing to do where all rows attend to all columns, whole vectors of them.
@@ -117,20 +120,23 @@ template <class Element, class Fn>
                                                    const Fn& fn) {
   const int64_t lo = max(overlay.key_begin - group.key, group.begin);
   const int64_t hi = min(overlay.key_end - group.key, group.end);
-  const Element* line = static_cast<const Element*>(overlay.data) + row * overlay.row_stride;
-  for (int64_t column = round_down(lo, kLanes); column < hi; column += kLanes) {
-    const int64_t first = group.key + column - overlay.key_begin;
-    const Element* elements = line + first * overlay.key_stride;
+  const Element* line = static_cast<const Element*>(overlay.data) + row * overlay.row_stride +
+                        (group.key - overlay.key_begin) * overlay.key_stride;  // of column 0
+  int64_t column = round_down(lo, kLanes);
+  const auto gather = [&] {
     alignas(64) Element lanes[kLanes];
-    if (overlay.key_stride != 1 || column < lo || column + kLanes > hi) {
-      for (int i = 0; i < kLanes; ++i) {
-        const bool covered = column + i >= lo && column + i < hi;
-        lanes[i] = covered ? elements[i * overlay.key_stride] : neutral;
-      }
-      elements = lanes;
+    for (int i = 0; i < kLanes; ++i) {
+      const bool covered = column + i >= lo && column + i < hi;
+      lanes[i] = covered ? line[(column + i) * overlay.key_stride] : neutral;
     }
-    fn(column, elements);
+    fn(column, lanes);
+    column += kLanes;
+  };
+  if (overlay.key_stride == 1) {  // whole vectors as they lie there
+    if (column < lo && column < hi) gather();
+    for (; column + kLanes <= hi; column += kLanes) fn(column, line + column);
   }
+  while (column < hi) gather();
 }
 
 // S = S + bias. A bias of -inf is a mask: it selects, since NaN - inf would be NaN.
@@ -166,19 +172,41 @@ template <class Type>
   }
 }
 
-// Fetches an overlay's elements for one panel of the next rows. A group computes long enough for
-// them to arrive; without it the first element of each row waits for memory.
-void prefetch_overlay(const Overlay& overlay, int64_t size, const Group& group, int64_t column) {
-  if (overlay.key_begin >= overlay.key_end || overlay.key_stride != 1) return;
-  const int64_t row = group.row + kRows;
-  const char* line = static_cast<const char*>(overlay.data) +
-                     (row * overlay.row_stride + group.key + column - overlay.key_begin) * size;
-  for (int r = 0; r < kRows; ++r) {
-    for (int64_t byte = 0; byte < kPanel * size; byte += 64) {
-      __builtin_prefetch(line + r * overlay.row_stride * size + byte, 0, 2);
-    }
+// The elements of an overlay that the next group of rows will read: for the columns of this group,
+// or for those of the next key block if this group is the block's last one.
+class NextRows {
+ public:
+  NextRows(const Overlay& overlay, int64_t size, const AttendArgs& args, const Group& group) {
+    if (overlay.key_begin >= overlay.key_end || overlay.key_stride != 1) return;
+    const bool wraps = group.row + kRows >= args.rows;
+    const int64_t row = wraps ? 0 : group.row + kRows;
+    const int64_t key = wraps ? group.key + args.shape.tile_k : group.key;
+    const int64_t begin = max(key + group.begin, overlay.key_begin);
+    const int64_t end = min(key + group.end, overlay.key_end);
+    if (begin >= end) return;
+    data_ = static_cast<const char*>(overlay.data) +
+            (row * overlay.row_stride + begin - overlay.key_begin) * size;
+    stride_ = overlay.row_stride * size;
+    size_ = (end - begin) * size;
+    rows_ = min(kRows, args.rows - row);
   }
-}
+
+  // The next row, for a product of so many steps to fetch; false if there is none.
+  bool take(int64_t steps, const char** ahead, int64_t* ahead_step) {
+    if (rows_ == 0) return false;
+    *ahead = data_;
+    *ahead_step = min((size_ + steps - 1) / steps, 64);
+    data_ += stride_;
+    --rows_;
+    return true;
+  }
+
+ private:
+  const char* data_ = nullptr;
+  int64_t stride_ = 0;
+  int64_t size_ = 0;  // bytes of a row
+  int64_t rows_ = 0;
+};
 
 struct FeatureStage {
   // Some of the rows attends to some of the keys [key, key_end), as far as the block mask goes.
@@ -222,11 +250,22 @@ struct FeatureStage {
     return min(column, group.end);
   }
 
-  static void prefetch(const AttendArgs& args, const Group& group, int64_t column) {
-    const Overlay& bias = args.features->bias;
-    prefetch_overlay(bias, bias.storage == flash::Storage::kF32 ? 4 : 2, group, column);
-    prefetch_overlay(args.features->mask, 1, group, column);
-  }
+  // A group computes long enough for the rows to arrive, one with each product, so that no more
+  // lines are on their way than the core can wait for. Without it each row waits for memory.
+  class Fetch {
+   public:
+    Fetch(const AttendArgs& args, const Group& group)
+        : bias_(args.features->bias, args.features->bias.storage == flash::Storage::kF32 ? 4 : 2,
+                args, group),
+          mask_(args.features->mask, 1, args, group) {}
+    bool next(int64_t steps, const char** ahead, int64_t* ahead_step) {
+      return bias_.take(steps, ahead, ahead_step) || mask_.take(steps, ahead, ahead_step);
+    }
+
+   private:
+    NextRows bias_;
+    NextRows mask_;
+  };
 
   static void apply(const AttendArgs& args, const Group& group) {
     const Features& features = *args.features;
@@ -240,7 +279,8 @@ struct FeatureStage {
         add_alibi(features.alibi, nearest_key(features.alibi, row, args.seqlen_k), group, s);
       }
       if (bias.key_begin < bias.key_end) {
-        with_type(bias.storage, [&](auto type) { add_bias<decltype(type)>(bias, row, group, s); });
+        with_float_type(bias.storage,
+                        [&](auto type) { add_bias<decltype(type)>(bias, row, group, s); });
       }
       if (mask.key_begin < mask.key_end) apply_mask(mask, row, group, s);
       if (features.block_mask.data) {

@@ -1,5 +1,5 @@
-// Storage types: rows of f32, f16 or bf16 in the caller's memory, to and from vectors of f32.
-// Included through kernel.h alone.
+// Storage types: rows in the caller's memory, from any type to vectors of f32, and from those to
+// f32, f16 or bf16. Included through kernel.h alone.
 #ifndef ATTN_FLASH_STORAGE_H_
 #define ATTN_FLASH_STORAGE_H_
 
@@ -10,6 +10,7 @@ namespace {
 
 struct F32 {
   using Element = float;
+  static constexpr bool kScaled = false;
   static Vec load(const float* p) { return LoadU(p); }
   static Vec load_n(const float* p, int64_t n) { return LoadN(p, n); }
   static void store(Vec v, float* p) { StoreU(v, p); }
@@ -32,6 +33,7 @@ template <class Type>
 
 struct F16 {
   using Element = uint16_t;
+  static constexpr bool kScaled = false;
   static Vec load(const uint16_t* p) { return LoadF16(p); }
   static Vec load_n(const uint16_t* p, int64_t n) { return load_by_lanes<F16>(p, 1, n); }
   static void store(Vec v, uint16_t* p) { StoreF16(v, p); }
@@ -39,21 +41,49 @@ struct F16 {
 
 struct BF16 {
   using Element = uint16_t;
+  static constexpr bool kScaled = false;
   static Vec load(const uint16_t* p) { return LoadBF16(p); }
   static Vec load_n(const uint16_t* p, int64_t n) { return load_by_lanes<BF16>(p, 1, n); }
   static void store(Vec v, uint16_t* p) { StoreBF16(v, p); }
 };
 
-// fn(F32{}), fn(F16{}) or fn(BF16{}).
+struct I8 {
+  using Element = int8_t;
+  static constexpr bool kScaled = true;  // with scales in the caller's memory
+  static Vec load(const int8_t* p) { return LoadI8(p); }
+  static Vec load_n(const int8_t* p, int64_t n) { return load_by_lanes<I8>(p, 1, n); }
+};
+
+struct F8E4M3 {
+  using Element = uint8_t;
+  static constexpr bool kScaled = true;  // with scales in the caller's memory
+  static Vec load(const uint8_t* p) { return LoadF8E4M3(p); }
+  static Vec load_n(const uint8_t* p, int64_t n) { return load_by_lanes<F8E4M3>(p, 1, n); }
+};
+
+// fn(F32{}), fn(F16{}) or fn(BF16{}): the types of Q, O and biases.
 template <class Fn>
-[[gnu::always_inline]] inline void with_type(flash::Storage storage, const Fn& fn) {
+[[gnu::always_inline]] inline void with_float_type(flash::Storage storage, const Fn& fn) {
   switch (storage) {
-    case flash::Storage::kF32:
-      return fn(F32{});
     case flash::Storage::kF16:
       return fn(F16{});
     case flash::Storage::kBF16:
       return fn(BF16{});
+    default:
+      return fn(F32{});
+  }
+}
+
+// The same with those of K and V.
+template <class Fn>
+[[gnu::always_inline]] inline void with_type(flash::Storage storage, const Fn& fn) {
+  switch (storage) {
+    case flash::Storage::kI8:
+      return fn(I8{});
+    case flash::Storage::kF8E4M3:
+      return fn(F8E4M3{});
+    default:
+      return with_float_type(storage, fn);
   }
 }
 

@@ -76,6 +76,19 @@ ATTN_VEC_OP void StoreBF16(Vec v, uint16_t* p) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
                    _mm256_castsi256_si128(_mm256_permute4x64_epi64(packed, 0x08)));
 }
+ATTN_VEC_OP Vec LoadI8(const int8_t* p) {
+  return _mm256_cvtepi32_ps(
+      _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+}
+ATTN_VEC_OP Vec LoadF8E4M3(const uint8_t* p) {  // by way of f16
+  const __m128i x = _mm_cvtepu8_epi16(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+  const __m128i magnitude = _mm_and_si128(x, _mm_set1_epi16(0x7f));
+  const __m128i sign = _mm_slli_epi16(_mm_srli_epi16(x, 7), 15);
+  const __m128i half = _mm_or_si128(_mm_slli_epi16(magnitude, 7), sign);
+  const Vec v = _mm256_mul_ps(_mm256_cvtph_ps(half), Set(256.0f));
+  const __m256i nan = _mm256_cvtepi16_epi32(_mm_cmpeq_epi16(magnitude, _mm_set1_epi16(0x7f)));
+  return _mm256_blendv_ps(v, Set(__builtin_nanf("")), _mm256_castsi256_ps(nan));
+}
 ATTN_VEC_OP Mask NonZeroBytes(const uint8_t* p) {
   const __m256i bytes = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
   return {_mm256_castsi256_ps(_mm256_cmpgt_epi32(bytes, _mm256_setzero_si256()))};

@@ -66,6 +66,19 @@ ATTN_VEC_OP void StoreBF16(Vec v, uint16_t* p) {  // not vcvtneps2bf16, which fl
   const __m512i half = _mm512_srli_epi32(_mm512_mask_blend_epi32(nan, rounded, quiet), 16);
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(half));
 }
+ATTN_VEC_OP Vec LoadI8(const int8_t* p) {
+  return _mm512_cvtepi32_ps(
+      _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+}
+ATTN_VEC_OP Vec LoadF8E4M3(const uint8_t* p) {  // by way of f16
+  const __m256i x = _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  const __m256i magnitude = _mm256_and_si256(x, _mm256_set1_epi16(0x7f));
+  const __m256i sign = _mm256_slli_epi16(_mm256_srli_epi16(x, 7), 15);
+  const __m256i half = _mm256_or_si256(_mm256_slli_epi16(magnitude, 7), sign);
+  const Vec v = _mm512_mul_ps(_mm512_cvtph_ps(half), Set(256.0f));
+  const Mask nan = _mm256_cmpeq_epi16_mask(magnitude, _mm256_set1_epi16(0x7f));
+  return _mm512_mask_blend_ps(nan, v, Set(__builtin_nanf("")));
+}
 ATTN_VEC_OP Mask NonZeroBytes(const uint8_t* p) {
   const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
   return _mm_test_epi8_mask(bytes, bytes);

@@ -66,11 +66,26 @@ ATTN_VEC_OP void StoreBF16(Vec v, uint16_t* p) {
   const uint32x4_t quiet = vorrq_u32(bits, vdupq_n_u32(0x00400000));
   vst1_u16(p, vshrn_n_u32(vbslq_u32(vceqq_f32(v, v), rounded, quiet), 16));
 }
-ATTN_VEC_OP Mask NonZeroBytes(const uint8_t* p) {
+ATTN_VEC_OP uint16x4_t LoadBytes(const void* p) {
   uint32_t four;
   __builtin_memcpy(&four, p, sizeof four);
-  const uint16x8_t bytes = vmovl_u8(vreinterpret_u8_u32(vdup_n_u32(four)));
-  return vcgtq_u32(vmovl_u16(vget_low_u16(bytes)), vdupq_n_u32(0));
+  return vget_low_u16(vmovl_u8(vreinterpret_u8_u32(vdup_n_u32(four))));
+}
+ATTN_VEC_OP Vec LoadI8(const int8_t* p) {
+  const int16x4_t high = vreinterpret_s16_u16(vshl_n_u16(LoadBytes(p), 8));
+  return vcvtq_f32_s32(vmovl_s16(vshr_n_s16(high, 8)));
+}
+ATTN_VEC_OP Vec LoadF8E4M3(const uint8_t* p) {  // by way of f16
+  const uint16x4_t x = LoadBytes(p);
+  const uint16x4_t magnitude = vand_u16(x, vdup_n_u16(0x7f));
+  const uint16x4_t sign = vshl_n_u16(vshr_n_u16(x, 7), 15);
+  const uint16x4_t half = vorr_u16(vshl_n_u16(magnitude, 7), sign);
+  const Vec v = vmulq_f32(vcvt_f32_f16(vreinterpret_f16_u16(half)), vdupq_n_f32(256.0f));
+  const uint32x4_t nan = vceqq_u32(vmovl_u16(magnitude), vdupq_n_u32(0x7f));
+  return vbslq_f32(nan, vdupq_n_f32(__builtin_nanf("")), v);
+}
+ATTN_VEC_OP Mask NonZeroBytes(const uint8_t* p) {
+  return vcgtq_u32(vmovl_u16(LoadBytes(p)), vdupq_n_u32(0));
 }
 
 ATTN_VEC_OP Vec Add(Vec a, Vec b) { return vaddq_f32(a, b); }

@@ -84,6 +84,15 @@ ATTN_VEC_OP void StoreF16(Vec v, uint16_t* p) {
   *p = static_cast<uint16_t>((BitsOf(v) >> 16 & 0x8000) | half);
 }
 
+// i8, and f8e4m3 (OCP E4M3), held as uint8_t, to f32: exact.
+ATTN_VEC_OP Vec LoadI8(const int8_t* p) { return static_cast<float>(*p); }
+// The exponent's bias is 7 in f8e4m3: a factor of 2^120. All ones but the sign is NaN.
+ATTN_VEC_OP Vec LoadF8E4M3(const uint8_t* p) {
+  if ((*p & 0x7f) == 0x7f) return __builtin_nanf("");
+  const uint32_t finite = BitsOf(FloatOf(uint32_t{*p & 0x7fu} << 20) * 0x1p120f);
+  return FloatOf(uint32_t{*p & 0x80u} << 24 | finite);
+}
+
 // Where the bytes p[0 .. kLanes) are not 0.
 ATTN_VEC_OP Mask NonZeroBytes(const uint8_t* p) { return *p != 0; }
 

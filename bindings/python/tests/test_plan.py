@@ -177,6 +177,32 @@ def test_what_a_plan_tells():
     assert scalar.info.isa == "scalar"
 
 
+def test_autotune(qkv, normal):
+    bias = normal(6, 11)
+    plan = attn.Plan(**SIZES, features=["bias"], backend="flash")
+    before = [x.copy() for x in qkv]
+    tuned = plan.autotune(*qkv, bias=bias, lse=True, seconds=0.02)
+    assert tuned.tile_k > 0
+    assert tuned.measured >= 1
+    assert 0 < tuned.tuned_seconds <= tuned.default_seconds < 1
+    for old, new in zip(before, qkv):
+        np.testing.assert_array_equal(old, new)
+    values = {"tile_k": tuned.tile_k, "kv_chunk": tuned.kv_chunk}
+    again = attn.Plan(**SIZES, features=["bias"], backend="flash", **values)
+    assert again.info.tile_k == tuned.tile_k
+    assert_attention(again.run(*qkv, bias=bias), None, *qkv, bias=bias)
+
+    assert attn.Plan(**SIZES, tile_k=192).autotune(*qkv, seconds=0.01).tile_k == 192
+    assert attn.Plan(**SIZES, backend="standard").autotune(*qkv, seconds=0.01).tile_k == 0
+    for seconds in (0, -1, float("nan"), float("inf"), 1e10):
+        with pytest.raises(attn.InvalidArgument, match="seconds"):
+            plan.autotune(*qkv, bias=bias, seconds=seconds)
+    with pytest.raises(TypeError, match="seconds: must be a number"):
+        plan.autotune(*qkv, bias=bias, seconds="long")
+    with pytest.raises(attn.InvalidArgument, match="bias"):
+        plan.autotune(*qkv, seconds=0.01)
+
+
 def test_plans_outlive_their_context(qkv):
     context = attn.Context(num_threads=2)
     plan = attn.Plan(**SIZES, context=context)

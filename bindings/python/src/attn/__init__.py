@@ -30,7 +30,7 @@ from ._errors import (
     WorkspaceError,
 )
 from ._native import lib as _lib
-from ._plan import BoundRun, Plan, PlanInfo
+from ._plan import BoundRun, Plan, PlanInfo, Tuned
 
 __version__ = f"{_lib.ATTN_VERSION_MAJOR}.{_lib.ATTN_VERSION_MINOR}.{_lib.ATTN_VERSION_PATCH}"
 
@@ -48,6 +48,7 @@ __all__ = [
     "OutOfMemory",
     "Plan",
     "PlanInfo",
+    "Tuned",
     "Unavailable",
     "Unsupported",
     "VersionError",

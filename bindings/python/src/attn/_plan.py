@@ -71,6 +71,16 @@ class PlanInfo(NamedTuple):
     standard_workspace_size: int
 
 
+class Tuned(NamedTuple):
+    """What `Plan.autotune` found: values for another plan, and the seconds of a run."""
+
+    tile_k: int
+    kv_chunk: int
+    default_seconds: float
+    tuned_seconds: float
+    measured: int
+
+
 class Problem(NamedTuple):
     """attn_plan_config with hashable values; 0 means the library's default."""
 
@@ -468,6 +478,50 @@ class Plan:
         views, result = view_run(self._problem, q, k, v, out, lse, tensors, convert=False)
         return BoundRun(self, views, result)
 
+    def autotune(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        lse: bool = False,
+        seconds: float = 1.0,
+        **tensors: Unpack[RunTensors],
+    ) -> Tuned:
+        """The fastest `tile_k` and `kv_chunk` for such runs on this machine.
+
+        Measures for about `seconds`, with these tensors and with the plan's backend, threads and
+        instruction set; give what a typical run has, and leave the machine alone meanwhile. The
+        plan stays as it is: keep the values, and make the next plan with them. A value given to
+        this plan is not varied. 0 where the backend has no such thing.
+
+        Raises
+        ------
+        InvalidArgument, Unsupported, ExecutorError, OutOfMemory
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> problem = dict(heads_q=2, head_dim=64, max_seqlen_q=128, max_seqlen_k=128)
+        >>> q = k = v = np.ones((1, 2, 128, 64), np.float32)
+        >>> tuned = Plan(**problem).autotune(q, k, v, seconds=0.01)
+        >>> plan = Plan(**problem, tile_k=tuned.tile_k, kv_chunk=tuned.kv_chunk)
+        """
+        nanoseconds = _real("seconds", seconds) * 1e9
+        if not 1 <= nanoseconds < 2**63:
+            raise InvalidArgument(f"seconds: {seconds!r} must be from 1e-9 to 9e9")
+        views, _ = view_run(self._problem, q, k, v, None, lse, tensors)
+        call = Call(self, views)
+        info = ffi.new("attn_autotune_info*", {"struct_size": ffi.sizeof("attn_autotune_info")})
+        call.autotune(int(nanoseconds), info)
+        return Tuned(
+            tile_k=info.tile_k,
+            kv_chunk=info.kv_chunk,
+            default_seconds=info.default_ns / 1e9,
+            tuned_seconds=info.tuned_ns / 1e9,
+            measured=info.measured,
+        )
+
 
 class Call:
     """The arguments of one run in C form. The caller keeps the tensors' memory alive."""
@@ -521,6 +575,11 @@ class Call:
     def run_prepared(self) -> None:
         """Runs with the workspace that was set."""
         if _run(self._handle, self._args, self._error):
+            raise failure(self._error)
+
+    def autotune(self, nanoseconds: int, info: Any) -> None:
+        """Measures instead of running; nothing is written but `info`."""
+        if lib.attn_plan_autotune(self._handle, self._args, nanoseconds, info, self._error):
             raise failure(self._error)
 
     def run_again(self, arrays: Iterable[Array]) -> bool:
