@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <cstring>
 #include <new>
+#include <numeric>
 
 #include "error.h"
 #include "images.h"
@@ -88,9 +89,8 @@ class RowChecker {
     if ((wanted & kServesPaged) && k_.family == Family::kWgmma) {
       for (const int32_t rows : {k_.box_rows_k, k_.box_rows_v}) {
         const int32_t page = p_.page_size;
-        if (page % 8 != 0 || (rows % page != 0 && page % rows != 0)) {
-          return no(4, "takes pages of a multiple of 8 keys that divides %d or is a multiple of it",
-                    rows);
+        if (std::gcd(page, rows) % 8 != 0) {
+          return no(4, "takes pages of a multiple of 8 keys; page_size is %d", page);
         }
       }
     }

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <numeric>
 
 #include "error.h"
 #include "plan.h"
@@ -210,7 +211,9 @@ AttendParams attend_params(const attn_plan_config& p, const attn_run_args& a,
 void add_work(const PlanState& state, const KernelInfo& kernel, const attn_plan_config& p,
               char* workspace, AttendParams* to) {
   const int64_t group = p.heads_q / p.heads_kv;
-  to->gqa_pack = kernel.packs_gqa && group <= kernel.tile_q ? static_cast<int32_t>(group) : 1;
+  to->gqa_pack = kernel.packs_gqa && group <= kernel.tile_q &&
+                         (kernel.family != Family::kWgmma || group <= kernel.box_rows_q)
+                     ? static_cast<int32_t>(group) : 1;
   const int64_t rows = int64_t{to->seqlen_q} * to->gqa_pack;
   to->tiles_q = static_cast<int32_t>((rows + kernel.tile_q - 1) / kernel.tile_q);
   to->num_chunks = 1;
@@ -282,17 +285,17 @@ attn_status encode_map(const Driver& driver, const char* name, const attn_tensor
 
 attn_status add_maps(const Driver& driver, const KernelInfo& kernel, const attn_plan_config& p,
                      const attn_run_args& a, WgmmaParams* to, attn_error* error) {
-  const int32_t heads = to->attend.gqa_pack > 1 ? std::max(1, kernel.box_heads_q) : 1;
+  int32_t heads = to->attend.gqa_pack;
+  if (heads > 1 && kernel.box_heads_q != kAllPackedHeads) heads = std::max(1, kernel.box_heads_q);
   int32_t rows_k = kernel.box_rows_k, rows_v = kernel.box_rows_v;
   if (p.kv_layout == ATTN_LAYOUT_PAGED) {
-    rows_k = std::min(rows_k, p.page_size);
-    rows_v = std::min(rows_v, p.page_size);
+    rows_k = std::gcd(rows_k, p.page_size);
+    rows_v = std::gcd(rows_v, p.page_size);
   }
   ATTN_TRY(encode_map(driver, "q", *a.q, kernel.box_rows_q / heads, heads, &to->q_map, error));
   ATTN_TRY(encode_map(driver, "k", *a.k, rows_k, 1, &to->k_map, error));
   ATTN_TRY(encode_map(driver, "v", *a.v, rows_v, 1, &to->v_map, error));
-  to->use_o_map = p.q_layout == ATTN_LAYOUT_PADDED && p.o_dtype == p.q_dtype &&
-                  !(p.features & ATTN_SEQLENS_Q) && to->attend.num_chunks == 1 && takes_map(*a.o);
+  to->use_o_map = p.o_dtype == p.q_dtype && to->attend.num_chunks == 1 && takes_map(*a.o);
   if (!to->use_o_map) return ATTN_OK;
   return encode_map(driver, "o", *a.o, kernel.box_rows_o / heads, heads, &to->o_map, error);
 }

@@ -31,6 +31,9 @@ struct InstructionCount {
   int32_t count;
 };
 
+// A box has rows of all gqa_pack heads, box_rows_q / gqa_pack of each, rounded down.
+constexpr int32_t kAllPackedHeads = -1;
+
 struct KernelInfo {
   const char* symbol;  // "attn_mma_bf16_d128_features"
   const char* module;  // the .cu file's name without ".cu": "attend_mma"
@@ -50,7 +53,7 @@ struct KernelInfo {
   bool packs_gqa;        // takes gqa_pack = heads_q / heads_kv; else 1
   // Boxes of the tensor maps; wgmma only.
   int32_t box_rows_q;
-  int32_t box_heads_q;  // 1: a box has rows of one head
+  int32_t box_heads_q;  // heads of a box with gqa_pack > 1, or kAllPackedHeads
   int32_t box_rows_k;
   int32_t box_rows_v;
   int32_t box_rows_o;
