@@ -17,10 +17,16 @@ struct WgmmaKernel {
   bool features;
   void (*entry)(attn::cuda::WgmmaParams);
 };
-// The kernel that the table names for these; features: not the plain one; full: the one with
-// longer tiles.
-const WgmmaKernel& wgmma_kernel(attn_dtype dtype, int head_dim, int head_dim_v, bool features,
+// The first kernel that serves these; features: not a plain one; full: the one with longer tiles. NULL
+// if this program has none.
+const WgmmaKernel* wgmma_kernel(attn_dtype dtype, int head_dim, int head_dim_v, bool features,
                                 bool full);
+
+// "" or where the table of kernels says otherwise than the kernels.
+std::string table_difference();
+
+// "" or what is wrong with how a kernel's tiles are numbered.
+std::string numbering_difference();
 
 struct WgmmaLaunch {
   int ctas = 3;
