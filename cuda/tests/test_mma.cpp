@@ -42,7 +42,15 @@ std::string launch(const KernelInfo& kernel, attn_test::Problem& problem, uint64
   return run(grid, [&] { combine(p); });
 }
 
+// Planted mistakes are looked for with a few of the kernels.
+#ifdef ATTN_TEST_FEW_KERNELS
+constexpr bool kAllKernels = false;
+#else
+constexpr bool kAllKernels = true;
+#endif
+
 bool serves(const KernelInfo& kernel, const Case& c) {
+  if (!kAllKernels && !attn_test::attend_kernel(kernel.symbol)) return false;
   if (kernel.kind != Kind::kAttend || kernel.dtype != c.dtype) return false;
   const int dim = std::max(c.head_dim, c.head_dim_v);
   if (dim > kernel.head_dim || (kernel.head_dim > 64 && dim <= kernel.head_dim / 2)) return false;
@@ -62,12 +70,13 @@ bool serves(const KernelInfo& kernel, const Case& c) {
 std::set<std::string> served;
 
 void check(attn_test::Results& results, const Case& c) {
+  bool any = false;
+  for (const KernelInfo& kernel : attn::cuda::kMmaKernels) any |= serves(kernel, c);
+  if (!any && !kAllKernels) return;
   attn_test::Problem problem(c);
   const attn_test::Expected expected = problem.expected();
-  bool any = false;
   for (const KernelInfo& kernel : attn::cuda::kMmaKernels) {
     if (!serves(kernel, c)) continue;
-    any = true;
     served.insert(kernel.symbol);
     std::string difference = launch(kernel, problem, c.seed);
     if (difference.empty()) difference = problem.difference(expected);
@@ -330,7 +339,7 @@ int main(int argc, char** argv) {
       for (const bool sink : {false, true}) results.check("merge", merge_parts(in_place, sink));
     }
   }
-  if (only.empty()) {
+  if (only.empty() && kAllKernels) {
     for (const KernelInfo& kernel : attn::cuda::kMmaKernels) {
       if (kernel.kind == Kind::kAttend && !served.count(kernel.symbol))
         results.check(kernel.symbol, "never ran");
