@@ -56,6 +56,11 @@ class ProblemChecker : Checker {
     if (p_.features & ~kAllFeatures) {
       return bad("features has the unknown bits 0x%x", p_.features & ~kAllFeatures);
     }
+    if (p_.flags & ~attn_plan_flags{ATTN_PLAN_TRUST_POINTERS}) {
+      return bad("flags has the unknown bits 0x%x",
+                 p_.flags & ~attn_plan_flags{ATTN_PLAN_TRUST_POINTERS});
+    }
+    if (p_.reserved != 0) return bad("attn_plan_config.reserved is %u; must be 0", p_.reserved);
     ATTN_TRY(device());
     ATTN_TRY(dtypes());
     ATTN_TRY(layouts());
