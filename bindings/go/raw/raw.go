@@ -208,6 +208,7 @@ extern swig_intgo _wrap_ATTN_ISA_SCALAR_raw_ebac4eed59fe8dc6(void);
 extern swig_intgo _wrap_ATTN_ISA_AVX2_raw_ebac4eed59fe8dc6(void);
 extern swig_intgo _wrap_ATTN_ISA_AVX512_raw_ebac4eed59fe8dc6(void);
 extern swig_intgo _wrap_ATTN_ISA_NEON_raw_ebac4eed59fe8dc6(void);
+extern swig_intgo _wrap_ATTN_ISA_AVX512_BF16_raw_ebac4eed59fe8dc6(void);
 extern void _wrap_attn_allocator_struct_size_set_raw_ebac4eed59fe8dc6(uintptr_t arg1, swig_intgo arg2);
 extern swig_intgo _wrap_attn_allocator_struct_size_get_raw_ebac4eed59fe8dc6(uintptr_t arg1);
 extern void _wrap_attn_allocator_reserved_set_raw_ebac4eed59fe8dc6(uintptr_t arg1, swig_intgo arg2);
@@ -1278,6 +1279,14 @@ func _swig_getATTN_ISA_NEON() (_swig_ret int) {
 }
 
 var ATTN_ISA_NEON int = _swig_getATTN_ISA_NEON()
+
+func _swig_getATTN_ISA_AVX512_BF16() (_swig_ret int) {
+	var swig_r int
+	swig_r = (int)(C._wrap_ATTN_ISA_AVX512_BF16_raw_ebac4eed59fe8dc6())
+	return swig_r
+}
+
+var ATTN_ISA_AVX512_BF16 int = _swig_getATTN_ISA_AVX512_BF16()
 
 type SwigcptrAttn_allocator uintptr
 

@@ -1234,6 +1234,18 @@ intgo _wrap_ATTN_ISA_NEON_raw_ebac4eed59fe8dc6() {
 }
 
 
+intgo _wrap_ATTN_ISA_AVX512_BF16_raw_ebac4eed59fe8dc6() {
+  int result;
+  intgo _swig_go_result;
+  
+  
+  result = ATTN_ISA_AVX512_BF16;
+  
+  _swig_go_result = (intgo)result; 
+  return _swig_go_result;
+}
+
+
 void _wrap_attn_allocator_struct_size_set_raw_ebac4eed59fe8dc6(struct attn_allocator *_swig_go_0, intgo _swig_go_1) {
   struct attn_allocator *arg1 = (struct attn_allocator *) 0 ;
   uint32_t arg2 ;
