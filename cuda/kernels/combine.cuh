@@ -34,7 +34,8 @@ __device__ __forceinline__ Parts parts_of(int32_t count, const LseOf& lse_of) {
   return parts;
 }
 
-// Column x of the sum; value_of(p) is part p's. A part without keys has no weight, whatever it holds.
+// Column x of the sum; value_of(p) is part p's. A part without keys has no weight, whatever it
+// holds.
 template <class LseOf, class ValueOf>
 __device__ __forceinline__ float combined(const Parts& parts, int32_t count, const LseOf& lse_of,
                                           const ValueOf& value_of) {
@@ -54,19 +55,18 @@ __device__ __forceinline__ void combine(const AttendParams& params) {
        number += int64_t{gridDim.x} * kCombineWarps) {
     const auto query = static_cast<int32_t>(number % params.seqlen_q);
     const auto head = static_cast<int32_t>(number / params.seqlen_q % params.heads_q);
-    const Sequence s = sequence_at(
-        params, static_cast<int32_t>(number / params.seqlen_q / params.heads_q));
+    const Sequence s =
+        sequence_at(params, static_cast<int32_t>(number / params.seqlen_q / params.heads_q));
     const bool past_end = query >= s.seqlen_q;
     if (past_end && params.q_layout == ATTN_LAYOUT_PACKED) continue;
 
-    const int32_t count =
-        past_end || s.bad ? 0 : min_of(chunks_of(params, s), params.num_chunks);
+    const int32_t count = past_end || s.bad ? 0 : min_of(chunks_of(params, s), params.num_chunks);
     const auto lse_of = [&](int32_t p) {
       return params.partial_lse[partial_row(params, s, p, head, query)];
     };
     const Parts parts = parts_of(count, lse_of);
     FinishedRow end{1.0f, -kInfinity};
-    if (s.bad) {
+    if (!past_end && s.bad) {
       end = {quiet_nan(), quiet_nan()};
     } else if (!past_end) {
       end = finish_row(params, parts.lse(), head, left_out(params, s, head, query));

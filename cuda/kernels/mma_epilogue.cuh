@@ -34,7 +34,8 @@ __device__ __forceinline__ void store_o_chunks(const AttendParams& params, const
     if (row >= tile.rows || first >= params.head_dim_v) continue;
     const TileRow r = row_of(tile, row);
     auto* to = element_at<typename T::Element>(params.o, tile.sequence.index, r.head,
-                                               tile.sequence.q_row + r.query) + first;
+                                               tile.sequence.q_row + r.query) +
+               first;
     union {
       Quad quad;
       typename T::Element elements[Traits::kChunkElements];
@@ -43,7 +44,10 @@ __device__ __forceinline__ void store_o_chunks(const AttendParams& params, const
     if (params.head_dim_v - first >= Traits::kChunkElements) {
       *reinterpret_cast<Quad*>(to) = value.quad;
     } else {
-      for (int e = 0; e < params.head_dim_v - first; ++e) to[e] = value.elements[e];
+#pragma unroll
+      for (int e = 0; e < Traits::kChunkElements; ++e) {
+        if (e < params.head_dim_v - first) to[e] = value.elements[e];
+      }
     }
   }
 }
@@ -97,8 +101,8 @@ __device__ __forceinline__ void store_tile(const AttendParams& params, const Til
       }
       spoiled[block][half] = ballot(zero != zero);
       if (row >= tile.rows) continue;
-      const EndOfRow end = end_row(params, tile, row, acc.m[block][half], acc.l[block][half],
-                                   lane % 4 == 0);
+      const EndOfRow end =
+          end_row(params, tile, row, acc.m[block][half], acc.l[block][half], lane % 4 == 0);
 #pragma unroll
       for (int n = 0; n < Traits::kDimBlocks; ++n) {
 #pragma unroll

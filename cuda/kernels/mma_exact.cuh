@@ -29,8 +29,8 @@ __device__ __forceinline__ float dim_at(const typename T::Element* row, int64_t 
 
 template <class Traits>
 __device__ __forceinline__ ExactRow<Traits> exact_row(const AttendParams& params, const Tile& tile,
-                                                      const Covered& covered,
-                                                      const RowInfo& info, int row, float scale) {
+                                                      const Covered& covered, const RowInfo& info,
+                                                      int row, float scale) {
   using T = typename Traits::T;
   using Element = typename Traits::Element;
   constexpr int kDims = Traits::kDim / kWarpSize;
@@ -76,8 +76,8 @@ __device__ __forceinline__ ExactRow<Traits> exact_row(const AttendParams& params
   return result;
 }
 
-// Recomputes and stores those of eight rows from `first_row` on whose four lanes have their bits set
-// in `spoiled`.
+// Recomputes and stores those of eight rows from `first_row` on whose four lanes have their bits
+// set in `spoiled`.
 template <class Traits>
 __device__ __forceinline__ void repair_rows(const AttendParams& params, const Tile& tile,
                                             SharedAddress rows, uint32_t spoiled, int first_row,

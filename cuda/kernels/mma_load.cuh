@@ -32,6 +32,7 @@ __device__ __forceinline__ void load_chunk(SharedAddress to, const typename Trai
     Quad quad;
     Element elements[Traits::kChunkElements];
   } value;
+#pragma unroll
   for (int i = 0; i < Traits::kChunkElements; ++i) {
     value.elements[i] = i < count ? row[(first + i) * stride] : Element{0};
   }
@@ -44,7 +45,7 @@ __device__ __forceinline__ void load_q(const AttendParams& params, const Tile& t
                                        SharedAddress to) {
   using Element = typename Traits::Element;
   constexpr int kRowsAtOnce = Traits::kThreads / Traits::kChunks;
-  const int thread = static_cast<int>(threadIdx.x);
+  const int thread = fresh_thread_index();
   const int chunk = thread % Traits::kChunks;
   const bool aligned = is_aligned<Element>(params.q);
 #pragma unroll 1  // registers are dear here, and nothing waits for a copy
@@ -93,7 +94,7 @@ __device__ __forceinline__ void load_keys(const AttendParams& params, const Tile
   constexpr int kRowsAtOnce = Traits::kThreads / Traits::kChunks;
   const TensorView& tensor = kOperand == Operand::kK ? params.k : params.v;
   const int dim = kOperand == Operand::kK ? params.head_dim : params.head_dim_v;
-  const int thread = static_cast<int>(threadIdx.x);
+  const int thread = fresh_thread_index();
   const int chunk = thread % Traits::kChunks;
   const bool aligned = is_aligned<Element>(tensor);
 #pragma unroll 1  // registers are dear here, and nothing waits for a copy

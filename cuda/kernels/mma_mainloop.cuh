@@ -21,8 +21,9 @@ namespace attn::cuda {
 template <class Traits>
 __device__ __forceinline__ void multiply_qk(SharedAddress q, SharedAddress k, Scores<Traits>& s) {
   using T = typename Traits::T;
-  const int lane = lane_index();
-  const int warp_row = static_cast<int>(threadIdx.x) / kWarpSize * Traits::kRowBlocks * 16;
+  const int thread = fresh_thread_index();
+  const int lane = thread % kWarpSize;
+  const int warp_row = thread / kWarpSize * Traits::kRowBlocks * 16;
 #pragma unroll
   for (int block = 0; block < Traits::kRowBlocks; ++block) {
 #pragma unroll
@@ -34,10 +35,12 @@ __device__ __forceinline__ void multiply_qk(SharedAddress q, SharedAddress k, Sc
   // Rows 0-7 and 8-15 of the first half of a step's dims, then of the second half.
   const SharedAddress q_lane = chunk_address<Traits>(q, warp_row + lane % 16, lane / 16);
   // Keys 0-7: first and second half of the dims, then keys 8-15.
-  const SharedAddress k_lane =
-      chunk_address<Traits>(k, lane / 16 * 8 + lane % 8, lane / 8 % 2);
-#pragma unroll
-  for (int step = 0; step < Traits::kDim / Traits::kStepDims; ++step) {
+  const SharedAddress k_lane = chunk_address<Traits>(k, lane / 16 * 8 + lane % 8, lane / 8 % 2);
+  // Not all at once: what nvcc would gather in advance leaves too few registers.
+  constexpr int kSteps = Traits::kDim / Traits::kStepDims;
+  constexpr int kUnroll = kIsF32<T> ? 2 : 4;
+#pragma unroll kUnroll
+  for (int step = 0; step < kSteps; ++step) {
     FragmentA<T> a[Traits::kRowBlocks];
     uint32_t raw[4];
 #pragma unroll
@@ -65,46 +68,27 @@ template <class Traits>
 __device__ __forceinline__ void multiply_pv(const Scores<Traits>& p, SharedAddress v,
                                             Accumulator<Traits>& acc) {
   using T = typename Traits::T;
-  const int lane = lane_index();
-  // 16-bit: keys 0-7 and 8-15 of dims 0-7, then of dims 8-15.
+  const int lane = fresh_thread_index() % kWarpSize;
+  // Keys 0-7 and 8-15 of dims 0-7, then of dims 8-15.
   const SharedAddress v_lane = chunk_address<Traits>(v, lane % 16, lane / 16);
 #pragma unroll
-  for (int step = 0; step < Traits::kTileK / Traits::kStepKeys; ++step) {
+  for (int step = 0; step < Traits::kTileK / 16; ++step) {
     FragmentA<T> a[Traits::kRowBlocks];
 #pragma unroll
     for (int block = 0; block < Traits::kRowBlocks; ++block) {
-      if constexpr (kIsF32<T>) {
-        // A's columns place and place + 4 are keys 2 place and 2 place + 1, as they lie in S; V's
-        // rows are taken in the same order.
-        const float(&x)[4] = p[block][step];
-        const uint32_t raw[4] = {bits_of(x[0]), bits_of(x[2]), bits_of(x[1]), bits_of(x[3])};
-        a[block].set(raw);
-      } else {
-        const float(&x)[4] = p[block][step * 2];
-        const float(&y)[4] = p[block][step * 2 + 1];
-        const uint32_t raw[4] = {T::pack(x[0], x[1]), T::pack(x[2], x[3]), T::pack(y[0], y[1]),
-                                 T::pack(y[2], y[3])};
-        a[block].set(raw);
-      }
+      const float(&x)[4] = p[block][step * 2];
+      const float(&y)[4] = p[block][step * 2 + 1];
+      const uint32_t raw[4] = {T::pack(x[0], x[1]), T::pack(x[2], x[3]), T::pack(y[0], y[1]),
+                               T::pack(y[2], y[3])};
+      a[block].set(raw);
     }
 #pragma unroll
     for (int n = 0; n < Traits::kDimBlocks; n += 2) {
+      uint32_t raw[4];
+      load_matrices_transposed(raw, move_address<Traits>(v_lane, step * 16, n));
       FragmentB<T> b[2];
-      if constexpr (kIsF32<T>) {
-        const int key = step * 8 + lane % 4 * 2;
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          const int dim = (n + i) * 8 + lane / 4;
-          const int in_chunk = dim % 4 * 4;
-          b[i].set(load_shared<uint32_t>(chunk_address<Traits>(v, key, dim / 4) + in_chunk),
-                   load_shared<uint32_t>(chunk_address<Traits>(v, key + 1, dim / 4) + in_chunk));
-        }
-      } else {
-        uint32_t raw[4];
-        load_matrices_transposed(raw, move_address<Traits>(v_lane, step * 16, n));
-        b[0].set(raw[0], raw[1]);
-        b[1].set(raw[2], raw[3]);
-      }
+      b[0].set(raw[0], raw[1]);
+      b[1].set(raw[2], raw[3]);
 #pragma unroll
       for (int block = 0; block < Traits::kRowBlocks; ++block) {
         multiply(acc.o[block][n], a[block], b[0]);
@@ -114,26 +98,34 @@ __device__ __forceinline__ void multiply_pv(const Scores<Traits>& p, SharedAddre
   }
 }
 
-// What turns Q K^T into the softmax's exponents. Features need scores in units of log2, and a scale
-// that is not positive would turn the maximum around; else the exponent's own product scales.
-struct Scaling {
-  bool modified;   // S is scaled, and changed, before the softmax
-  float scores;    // scale * log2(e)
-  float exponent;  // what the softmax multiplies with
-};
-
+// The same in f32. A's columns place and place + 4 are keys 2 place and 2 place + 1, as they lie in
+// S; V's rows are taken in the same order.
 template <class Traits>
-__device__ __forceinline__ Scaling scaling_of(const AttendParams& params) {
-  Scaling scaling;
-  scaling.scores = static_cast<float>(static_cast<double>(params.scale) * kLog2E);
-  scaling.modified = !(scaling.scores > 0.0f);
-  if constexpr (Traits::kFeatures) {
-    constexpr attn_features kOfScores =
-        ATTN_BIAS | ATTN_MASK | ATTN_ALIBI | ATTN_BLOCK_MASK;
-    scaling.modified |= params.softcap != 0.0f || (params.features & kOfScores) != 0;
+__device__ __forceinline__ void multiply_pv_f32(const Scores<Traits>& p, SharedAddress v,
+                                                Accumulator<Traits>& acc) {
+  static_assert(Traits::kRowBlocks == 1);
+  const int lane = fresh_thread_index() % kWarpSize;
+  const int group = lane / 4;
+  const SharedAddress in_chunk = group % 4 * 4;
+  const SharedAddress even = chunk_address<Traits>(v, lane % 4 * 2, group / 4) + in_chunk;
+  const SharedAddress odd = chunk_address<Traits>(v, lane % 4 * 2 + 1, group / 4) + in_chunk;
+  FragmentA<F32> a[Traits::kKeyBlocks];
+#pragma unroll
+  for (int step = 0; step < Traits::kKeyBlocks; ++step) {
+    const float(&x)[4] = p[0][step];
+    const uint32_t raw[4] = {bits_of(x[0]), bits_of(x[2]), bits_of(x[1]), bits_of(x[3])};
+    a[step].set(raw);
   }
-  scaling.exponent = scaling.modified ? 1.0f : scaling.scores;
-  return scaling;
+#pragma unroll
+  for (int n = 0; n < Traits::kDimBlocks; ++n) {
+#pragma unroll
+    for (int step = 0; step < Traits::kKeyBlocks; ++step) {
+      FragmentB<F32> b;
+      b.set(load_word_here(move_address<Traits>(even, step * 8, n * 2)),
+            load_word_here(move_address<Traits>(odd, step * 8, n * 2)));
+      multiply(acc.o[0][n], a[step], b);
+    }
+  }
 }
 
 // The first block of keys from `first` on that the block mask does not leave out.
@@ -156,14 +148,12 @@ __device__ __forceinline__ void attend_tile(const AttendParams& params, const Ti
   const SharedAddress k = shared_base() + Traits::kOffsetK;
   const SharedAddress v = shared_base() + Traits::kOffsetV;
   const SharedAddress rows = shared_base() + Traits::kOffsetRows;
-  const Scaling scaling = scaling_of<Traits>(params);
   const Covered covered = Traits::kFeatures ? covered_keys(params, tile.sequence) : Covered{};
 
   Accumulator<Traits> acc;
   acc.clear();
-  int32_t first = next_block<Traits>(params, tile,
-                                     tile.keys.begin / Traits::kTileK * Traits::kTileK,
-                                     tile.keys.end);
+  int32_t first = next_block<Traits>(
+      params, tile, tile.keys.begin / Traits::kTileK * Traits::kTileK, tile.keys.end);
   if (first < tile.keys.end) {
     for (int row = static_cast<int>(threadIdx.x); row < Traits::kTileQ; row += Traits::kThreads) {
       store_shared(rows + row * static_cast<int>(sizeof(RowInfo)),
@@ -188,41 +178,43 @@ __device__ __forceinline__ void attend_tile(const AttendParams& params, const Ti
     if (next < tile.keys.end) load_keys<Traits, Operand::kK>(params, tile, next, k);
     copy_async_commit();
 
-    if (Traits::kFeatures && scaling.modified) {
-      apply_features<Traits>(params, covered, rows, s, first, scaling.scores);
+    if (Traits::kFeatures && tile.scaling.modified) {
+      apply_features<Traits>(params, covered, rows, s, first, tile.scaling.scores);
     } else {
-      if (scaling.modified) scale_scores<Traits>(s, scaling.scores);
+      if (tile.scaling.modified) scale_scores<Traits>(s, tile.scaling.scores);
       if (first < tile.all_rows.begin || first + Traits::kTileK > tile.all_rows.end) {
         mask_intervals<Traits>(rows, s, first);
       }
     }
-    softmax<Traits>(s, acc, scaling.exponent);
-    multiply_pv<Traits>(s, v, acc);
+    softmax<Traits>(s, acc, tile.scaling.exponent);
+    if constexpr (kIsF32<typename Traits::T>) {
+      multiply_pv_f32<Traits>(s, v, acc);
+    } else {
+      multiply_pv<Traits>(s, v, acc);
+    }
     first = next;
   }
   reduce_sums<Traits>(acc);
-  store_tile<Traits>(params, tile, q, rows, acc, scaling.scores);
+  store_tile<Traits>(params, tile, q, rows, acc, tile.scaling.scores);
 }
 
-// All tiles of a CTA.
+// A CTA's tile, the blockIdx.x-th. (A loop over several would have nvcc keep what they share on the
+// stack.)
 template <class Traits>
 __device__ __forceinline__ void attend(const AttendParams& params) {
   const SharedAddress at = shared_base() + Traits::kOffsetTile;
-  for (int64_t number = blockIdx.x; number < params.num_tiles; number += gridDim.x) {
-    if (threadIdx.x == 0) {
-      const Tile tile = tile_at<Traits::kTileQ>(params, number);
-      report(params, tile.sequence.index, tile.sequence.bad);
-      store_shared(at, tile);
-    }
-    cta_sync();
-    const Tile& tile = shared_object<Tile>(at);
-    const bool split = params.num_chunks > 1;
-    const bool none = tile.sequence.bad || tile.rows <= 0 ||
-                      (split && tile.chunk >= chunks_of(params, tile.sequence));
-    if (!split) fill_rows<Traits>(params, tile);
-    if (!none) attend_tile<Traits>(params, tile);
-    cta_sync();  // shared memory is free for the next tile
+  if (threadIdx.x == 0) {
+    const Tile tile = tile_at<Traits>(params, blockIdx.x);
+    report(params, tile.sequence.index, tile.sequence.bad);
+    store_shared(at, tile);
   }
+  cta_sync();
+  const Tile& tile = shared_object<Tile>(at);
+  const bool split = params.num_chunks > 1;
+  if (!split) fill_rows<Traits>(params, tile);
+  if (tile.sequence.bad || tile.rows <= 0) return;
+  if (split && tile.chunk >= chunks_of(params, tile.sequence)) return;
+  attend_tile<Traits>(params, tile);
 }
 
 }  // namespace attn::cuda

@@ -23,8 +23,8 @@ __device__ __forceinline__ RowPlace row_place(const AttendParams& params, const 
     return {ATTN_DTYPE_F32, params.partial_o,
             partial_row(params, s, tile.chunk, r.head, r.query) * params.head_dim_v, 1};
   }
-  return {params.o_dtype, params.o.data,
-          row_index(params.o, s.index, r.head, s.q_row + r.query), params.o.strides[3]};
+  return {params.o_dtype, params.o.data, row_index(params.o, s.index, r.head, s.q_row + r.query),
+          params.o.strides[3]};
 }
 
 // O = (O / l) * weight. A row without a key has l = 0, and O may hold anything.
@@ -32,9 +32,7 @@ struct EndOfRow {
   bool empty;
   float inverse;
   float weight;
-  __device__ __forceinline__ float of(float o) const {
-    return empty ? 0.0f : o * inverse * weight;
-  }
+  __device__ __forceinline__ float of(float o) const { return empty ? 0.0f : o * inverse * weight; }
 };
 
 // Stores LSE = m ln 2 + ln l if `stores`.
@@ -48,7 +46,8 @@ __device__ __forceinline__ EndOfRow end_row(const AttendParams& params, const Ti
     if (stores) params.partial_lse[partial_row(params, s, tile.chunk, r.head, r.query)] = lse;
     return end;
   }
-  const FinishedRow finished = finish_row(params, lse, r.head, left_out(params, s, r.head, r.query));
+  const FinishedRow finished =
+      finish_row(params, lse, r.head, left_out(params, s, r.head, r.query));
   end.weight = finished.weight;
   if (stores) store_lse(params, s, r.head, r.query, finished.lse);
   return end;
@@ -71,15 +70,15 @@ template <class Traits>
 __device__ __forceinline__ void fill_rows(const AttendParams& params, const Tile& tile) {
   const int lane = lane_index();
   const bool bad = tile.sequence.bad != 0;
-  const int64_t extent = params.q_layout == ATTN_LAYOUT_PACKED
-                             ? tile.sequence.seqlen_q
-                             : params.seqlen_q;
-  const int end = static_cast<int>(
-      min_of(extent * tile.pack - tile.first_row, int64_t{Traits::kTileQ}));
+  const int64_t extent =
+      params.q_layout == ATTN_LAYOUT_PACKED ? tile.sequence.seqlen_q : params.seqlen_q;
+  const int end =
+      static_cast<int>(min_of(extent * tile.pack - tile.first_row, int64_t{Traits::kTileQ}));
   const int warp = static_cast<int>(threadIdx.x) / kWarpSize;
   for (int row = (bad ? 0 : max_of(tile.rows, 0)) + warp; row < end; row += Traits::kWarps) {
-    fill_row(params, tile, row, bad ? quiet_nan() : 0.0f, bad ? quiet_nan() : -kInfinity, lane,
-             kWarpSize);
+    const bool exists = row < tile.rows;
+    fill_row(params, tile, row, exists ? quiet_nan() : 0.0f, exists ? quiet_nan() : -kInfinity,
+             lane, kWarpSize);
   }
 }
 

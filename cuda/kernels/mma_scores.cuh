@@ -71,9 +71,9 @@ __device__ __forceinline__ RowInfo row_info(const AttendParams& params, const Ti
       info.slope = static_cast<float>(-static_cast<double>(slope) * kLog2E);
     }
     const int64_t bias_bytes = params.bias_dtype == ATTN_DTYPE_F32 ? 4 : 2;
-    info.bias = byte_address(
-        params.bias.data,
-        map_offset(params.bias, params.features & ATTN_BIAS_RANGE, s, r) * bias_bytes);
+    info.bias =
+        byte_address(params.bias.data,
+                     map_offset(params.bias, params.features & ATTN_BIAS_RANGE, s, r) * bias_bytes);
     info.mask = reinterpret_cast<const uint8_t*>(byte_address(
         params.mask.data, map_offset(params.mask, params.features & ATTN_MASK_RANGE, s, r)));
     if (params.block_mask) {
@@ -119,8 +119,8 @@ __device__ __forceinline__ float score_of(const AttendParams& params, const RowI
     s = bias == -kInfinity ? bias : fmaf(bias, static_cast<float>(kLog2E), s);
   }
   if (key >= covered.mask.begin && key < covered.mask.end) {
-    const auto* byte = reinterpret_cast<const uint8_t*>(
-        byte_address(row.mask, key * params.mask.strides[3]));
+    const auto* byte =
+        reinterpret_cast<const uint8_t*>(byte_address(row.mask, key * params.mask.strides[3]));
     if (!*byte) s = -kInfinity;
   }
   if (row.block_mask && !row.block_mask[key / params.block_k * params.block_mask_strides[3]]) {
@@ -138,8 +138,9 @@ using Scores = float[Traits::kRowBlocks][Traits::kKeyBlocks][4];
 // fn(score, row of the tile, key) for each score of the thread.
 template <class Traits, class Fn>
 __device__ __forceinline__ void for_each_score(Scores<Traits>& s, int32_t first_key, const Fn& fn) {
-  const int lane = lane_index();
-  const int warp = static_cast<int>(threadIdx.x) / kWarpSize;
+  const int thread = fresh_thread_index();
+  const int lane = thread % kWarpSize;
+  const int warp = thread / kWarpSize;
 #pragma unroll
   for (int block = 0; block < Traits::kRowBlocks; ++block) {
 #pragma unroll
@@ -195,9 +196,8 @@ __device__ __forceinline__ void apply_features(const AttendParams& params, const
     const RowInfo info = load_row<Traits>(rows, row);
     each_key([&](float& score, int32_t key) {
       const bool attended = key >= info.begin && key < info.end;
-      score = attended
-                  ? score_of<typename Traits::T>(params, info, covered, key, score * scale)
-                  : -kInfinity;
+      score = attended ? score_of<typename Traits::T>(params, info, covered, key, score * scale)
+                       : -kInfinity;
     });
   });
 }
@@ -209,8 +209,7 @@ __device__ __forceinline__ bool block_mask_attends(const AttendParams& params, c
   const int32_t last_query = row_of(tile, tile.rows - 1).query / params.block_q;
   end = min_of(end, tile.sequence.seqlen_k);
   for (int32_t h = tile.head; h < tile.head + tile.pack; ++h) {
-    const uint8_t* head = params.block_mask +
-                          tile.sequence.index * params.block_mask_strides[0] +
+    const uint8_t* head = params.block_mask + tile.sequence.index * params.block_mask_strides[0] +
                           h * params.block_mask_strides[1];
     for (int32_t q = first_query; q <= last_query; ++q) {
       for (int32_t k = begin / params.block_k; k * int64_t{params.block_k} < end; ++k) {

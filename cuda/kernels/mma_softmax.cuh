@@ -6,8 +6,8 @@
 
 namespace attn::cuda {
 
-// O [kRowBlocks * 16, kDim] of a warp, as accumulators, with each row's maximum m (in units of log2)
-// and sum l; until the end l has only the keys of this lane.
+// O [kRowBlocks * 16, kDim] of a warp, as accumulators, with each row's maximum m (in units of
+// log2) and sum l; until the end l has only the keys of this lane.
 template <class Traits>
 struct Accumulator {
   float o[Traits::kRowBlocks][Traits::kDimBlocks][4];

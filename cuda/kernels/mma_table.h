@@ -8,15 +8,16 @@ constexpr uint32_t kMmaPlain = ATTN_CAUSAL | ATTN_WINDOW_LEFT | ATTN_WINDOW_RIGH
 constexpr uint32_t kMmaAll = kMmaPlain | ATTN_BIAS | ATTN_BIAS_RANGE | ATTN_MASK | ATTN_MASK_RANGE |
                              ATTN_ALIBI | ATTN_BLOCK_MASK | kServesSoftcap | kServesUnaligned;
 
-// ROW(symbol, module, dtype, head size, serves, tile_q, tile_k, warps, element bytes, most registers)
-// Shared memory as in MmaTraits: Q, K and V, 40 bytes for each row of Q, 128 for the tile.
-#define ATTN_ROW(symbol, module, dtype, dim, serves, tile_q, tile_k, warps, bytes, registers)     \
-  {                                                                                               \
-    symbol, module, Kind::kAttend, Family::kMma, dtype, dim, dim, serves, tile_q, tile_k,         \
-        (warps)*32, (tile_q + 2 * tile_k) * dim * bytes + 40 * tile_q + 128, /*ctas_per_sm*/ 0,   \
-        /*dynamic*/ false, /*packs_gqa*/ true, 0, 1, 0, 0, 0, /*min_sm*/ 80, registers, {         \
-      {"HMMA", -1}                                                                                \
-    }                                                                                             \
+// ROW(symbol, module, dtype, head size, serves, tile_q, tile_k, warps, element bytes, most
+// registers) Shared memory as in MmaTraits: Q, K and V, 40 bytes for each row of Q, 128 for the
+// tile.
+#define ATTN_ROW(symbol, module, dtype, dim, serves, tile_q, tile_k, warps, bytes, registers)  \
+  {                                                                                            \
+    symbol, module, Kind::kAttend, Family::kMma, dtype, dim, dim, serves, tile_q, tile_k,      \
+        (warps)*32, (tile_q + 2 * tile_k) * dim *bytes + 40 * tile_q + 128, /*ctas_per_sm*/ 0, \
+        /*dynamic*/ false, /*packs_gqa*/ true, 0, 1, 0, 0, 0, /*min_sm*/ 80, registers, {      \
+      { "HMMA", -1 }                                                                           \
+    }                                                                                          \
   }
 // clang-format off
 #define ATTN_ROWS_16BIT(name, dtype)                                                                     \
@@ -36,13 +37,57 @@ constexpr uint32_t kMmaAll = kMmaPlain | ATTN_BIAS | ATTN_BIAS_RANGE | ATTN_MASK
 inline constexpr KernelInfo kMmaKernels[] = {
     ATTN_ROWS_16BIT("f16", ATTN_DTYPE_F16),
     ATTN_ROWS_16BIT("bf16", ATTN_DTYPE_BF16),
-    ATTN_ROW("attn_mma_f32_d64", "attend_mma_f32", ATTN_DTYPE_F32, 64, kMmaAll, 64, 64, 4, 4, 255),
-    ATTN_ROW("attn_mma_f32_d128", "attend_mma_f32", ATTN_DTYPE_F32, 128, kMmaAll, 64, 32, 4, 4, 255),
-    ATTN_ROW("attn_mma_f32_d256", "attend_mma_f32", ATTN_DTYPE_F32, 256, kMmaAll, 64, 16, 4, 4, 255),
-    {"attn_combine", "merge", Kind::kCombine, Family::kMma, 0, 0, 0, 0, /*tile_q*/ 4, 0,
-     /*threads*/ 128, 0, 0, false, false, 0, 1, 0, 0, 0, /*min_sm*/ 80, /*max_registers*/ 128, {}},
-    {"attn_merge_parts", "merge", Kind::kMerge, Family::kMma, 0, 0, 0, 0, /*tile_q*/ 4, 0,
-     /*threads*/ 128, 0, 0, false, false, 0, 1, 0, 0, 0, /*min_sm*/ 80, /*max_registers*/ 128, {}},
+    ATTN_ROW("attn_mma_f32_d64", "attend_mma_f32", ATTN_DTYPE_F32, 64, kMmaAll, 64, 32, 4, 4, 255),
+    ATTN_ROW("attn_mma_f32_d128", "attend_mma_f32", ATTN_DTYPE_F32, 128, kMmaAll, 64, 32, 4, 4,
+             255),
+    ATTN_ROW("attn_mma_f32_d256", "attend_mma_f32", ATTN_DTYPE_F32, 256, kMmaAll, 64, 16, 4, 4,
+             255),
+    {"attn_combine",
+     "merge",
+     Kind::kCombine,
+     Family::kMma,
+     0,
+     0,
+     0,
+     0,
+     /*tile_q*/ 4,
+     0,
+     /*threads*/ 128,
+     0,
+     0,
+     false,
+     false,
+     0,
+     1,
+     0,
+     0,
+     0,
+     /*min_sm*/ 80,
+     /*max_registers*/ 128,
+     {}},
+    {"attn_merge_parts",
+     "merge",
+     Kind::kMerge,
+     Family::kMma,
+     0,
+     0,
+     0,
+     0,
+     /*tile_q*/ 4,
+     0,
+     /*threads*/ 128,
+     0,
+     0,
+     false,
+     false,
+     0,
+     1,
+     0,
+     0,
+     0,
+     /*min_sm*/ 80,
+     /*max_registers*/ 128,
+     {}},
 };
 #undef ATTN_ROWS_16BIT
 #undef ATTN_ROW

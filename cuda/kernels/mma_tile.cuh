@@ -10,16 +10,38 @@
 
 namespace attn::cuda {
 
+// What turns Q K^T into the softmax's exponents. Features need scores in units of log2, and a scale
+// that is not positive would turn the maximum around; else the exponent's own product scales.
+struct Scaling {
+  bool modified;   // S is scaled, and changed, before the softmax
+  float scores;    // scale * log2(e)
+  float exponent;  // what the softmax multiplies with
+};
+
+template <class Traits>
+__device__ __forceinline__ Scaling scaling_of(const AttendParams& params) {
+  Scaling scaling;
+  scaling.scores = static_cast<float>(static_cast<double>(params.scale) * kLog2E);
+  scaling.modified = !(scaling.scores > 0.0f);
+  if constexpr (Traits::kFeatures) {
+    constexpr attn_features kOfScores = ATTN_BIAS | ATTN_MASK | ATTN_ALIBI | ATTN_BLOCK_MASK;
+    scaling.modified |= params.softcap != 0.0f || (params.features & kOfScores) != 0;
+  }
+  scaling.exponent = scaling.modified ? 1.0f : scaling.scores;
+  return scaling;
+}
+
 // Lies in shared memory: all threads need it now and then, and registers are dear.
 struct Tile {
   Sequence sequence;
-  int32_t head;       // the first query head
+  int32_t head;  // the first query head
   int32_t head_kv;
   int32_t pack;
   int32_t first_row;  // counted in rows of the sequence and its heads
   int32_t rows;       // that exist, may be <= 0
   int32_t chunk;      // of keys
   KeyRange keys;      // of the chunk, that some row attends to as far as intervals go
+  Scaling scaling;
   KeyRange all_rows;  // every row attends to these: blocks inside need no mask of intervals
 };
 static_assert(sizeof(Tile) <= kTileBytes);
@@ -36,16 +58,18 @@ __device__ __forceinline__ TileRow row_of(const Tile& tile, int row) {
   return {tile.head + r % tile.pack, r / tile.pack};
 }
 
-// Tiles are numbered so that neighbours share K and V; the last rows, which have the most keys under
-// a causal mask, come first.
-template <int kTileQ>
+// Tiles are numbered so that neighbours share K and V; the last rows, which have the most keys
+// under a causal mask, come first.
+template <class Traits>
 __device__ __forceinline__ Tile tile_at(const AttendParams& params, int64_t number) {
+  constexpr int kTileQ = Traits::kTileQ;
   const int32_t tiles = params.tiles_q;
   const int32_t index = tiles - 1 - static_cast<int32_t>(number % tiles);
   int64_t rest = number / tiles;
   Tile tile;
   tile.chunk = static_cast<int32_t>(rest % params.num_chunks);
   rest /= params.num_chunks;
+  tile.scaling = scaling_of<Traits>(params);
   tile.pack = params.gqa_pack;
   const int32_t group = params.heads_q / params.heads_kv;
   const int32_t units = params.heads_q / tile.pack;

@@ -17,10 +17,10 @@ constexpr int kTileBytes = 128;  // of a Tile: see mma_tile.cuh
 
 // What scores and masks need to know of a row of Q; lies in shared memory.
 struct alignas(8) RowInfo {
-  int32_t begin;    // keys [begin, end) are attended as far as lengths, causality and windows go
+  int32_t begin;  // keys [begin, end) are attended as far as lengths, causality and windows go
   int32_t end;
-  int32_t nearest;  // ALiBi: distances are counted from this key
-  float slope;      // ALiBi: times -log2(e)
+  int32_t nearest;            // ALiBi: distances are counted from this key
+  float slope;                // ALiBi: times -log2(e)
   const char* bias;           // element of key 0, a computed address if the bias has none
   const uint8_t* mask;        // likewise
   const uint8_t* block_mask;  // the block of key 0
@@ -43,12 +43,11 @@ struct MmaTraits {
   static constexpr int kTileQ = kWarps * kRowBlocks * 16;
   static constexpr int kElementBytes = sizeof(Element);
   static constexpr int kRowBytes = kDim * kElementBytes;
-  static constexpr int kChunks = kRowBytes / 16;           // of a row
+  static constexpr int kChunks = kRowBytes / 16;  // of a row
   static constexpr int kChunkElements = 16 / kElementBytes;
-  static constexpr int kStepDims = 32 / kElementBytes;     // k of one mma: 16, tf32: 8
+  static constexpr int kStepDims = 32 / kElementBytes;  // k of one mma: 16, tf32: 8
   static constexpr int kKeyBlocks = kTileK / 8;
   static constexpr int kDimBlocks = kDim / 8;
-  static constexpr int kStepKeys = kIsF32<T> ? 8 : 16;     // k of one mma in P V
 
   static constexpr int kOffsetQ = 0;
   static constexpr int kOffsetK = kOffsetQ + kTileQ * kRowBytes;
@@ -57,7 +56,8 @@ struct MmaTraits {
   static constexpr int kOffsetTile = kOffsetRows + kTileQ * static_cast<int>(sizeof(RowInfo));
   static constexpr int kSharedBytes = kOffsetTile + kTileBytes;
 
-  static_assert(kRowBytes % 128 == 0 && 1024 % kRowBytes == 0 && kThreads % kChunks == 0 && kTileK % 16 == 0);
+  static_assert(kRowBytes % 128 == 0 && 1024 % kRowBytes == 0 && kThreads % kChunks == 0 &&
+                kTileK % 16 == 0);
   static_assert(kSharedBytes <= 163 * 1024, "compute capability 8.0 has no more");
 };
 
@@ -67,8 +67,9 @@ __device__ __forceinline__ SharedAddress chunk_address(SharedAddress tile, int r
   return tile + row * Traits::kRowBytes + ((chunk ^ (row & 7)) << 4);
 }
 
-// The same `rows` rows (a multiple of 8) and `chunks` chunks further on, where `chunks` has only bits
-// that the lane's own chunk lacks: one operation on one register, whatever the swizzle.
+// The same `rows` rows (a multiple of 8) and `chunks` chunks further on, where `chunks` has only
+// bits that the lane's own chunk, 0 or 1, lacks: one operation on one register, whatever the
+// swizzle.
 template <class Traits>
 __device__ __forceinline__ SharedAddress move_address(SharedAddress lane, int rows, int chunks) {
   return (lane ^ static_cast<SharedAddress>(chunks << 4)) + rows * Traits::kRowBytes;

@@ -51,6 +51,14 @@ struct F32;
 
 __device__ __forceinline__ int lane_index() { return static_cast<int>(threadIdx.x) % kWarpSize; }
 
+// threadIdx.x, read anew at each call: what is computed from it does not live in registers from one
+// use to the next.
+__device__ __forceinline__ int fresh_thread_index() {
+  uint32_t x;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(x));
+  return static_cast<int>(x);
+}
+
 // ---- shared memory
 
 __device__ __forceinline__ SharedAddress shared_base() {
@@ -72,6 +80,14 @@ __device__ __forceinline__ void store_shared(SharedAddress address, const T& val
 template <class T>
 __device__ __forceinline__ const T& shared_object(SharedAddress address) {
   return *static_cast<const T*>(__cvta_shared_to_generic(address));
+}
+
+// A word, loaded where it is written and not earlier: loads that a compiler gathers in advance take
+// registers.
+__device__ __forceinline__ uint32_t load_word_here(SharedAddress address) {
+  uint32_t word;
+  asm volatile("ld.shared.b32 %0, [%1];" : "=r"(word) : "r"(address) : "memory");
+  return word;
 }
 
 // Copies 16 bytes from global memory, `bytes` of them and zeros after; with 0 nothing is read. Both
@@ -126,9 +142,9 @@ __device__ __forceinline__ void load_matrices_transposed(uint32_t (&r)[4], Share
                : "memory");
 }
 
-#define ATTN_MMA(instruction)                                                                     \
-  asm volatile(instruction " {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"     \
-               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])                                   \
+#define ATTN_MMA(instruction)                                                                 \
+  asm volatile(instruction " {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};" \
+               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])                               \
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]))
 
 // D += A B
@@ -208,6 +224,8 @@ __device__ __forceinline__ void atomic_or(uint32_t* word, uint32_t bits) { atomi
 
 inline int lane_index() { return emulator::current().lane; }
 
+inline int fresh_thread_index() { return emulator::current().linear; }
+
 inline SharedAddress shared_base() { return emulator::kSharedBase; }
 
 template <class T>
@@ -228,6 +246,8 @@ template <class T>
 const T& shared_object(SharedAddress address) {
   return *reinterpret_cast<const T*>(emulator::shared_at(address, sizeof(T), alignof(T)));
 }
+
+inline uint32_t load_word_here(SharedAddress address) { return load_shared<uint32_t>(address); }
 
 inline void copy_async(SharedAddress to, const void* from, int bytes) {
   emulator::copy_async(to, from, 16, static_cast<uint32_t>(bytes));

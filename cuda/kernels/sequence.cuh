@@ -80,9 +80,8 @@ __device__ __forceinline__ Sequence sequence_at(const AttendParams& params, int3
       s.bad |= ATTN_REQUEST_BAD_PAGE;
     }
   }
-  int64_t q_start = params.alignment == ATTN_ALIGN_BOTTOM_RIGHT
-                        ? int64_t{s.seqlen_k} - int64_t{s.seqlen_q}
-                        : 0;
+  int64_t q_start =
+      params.alignment == ATTN_ALIGN_BOTTOM_RIGHT ? int64_t{s.seqlen_k} - int64_t{s.seqlen_q} : 0;
   int64_t k_start = 0;
   if (params.q_start.data) q_start = params.q_start.data[b * params.q_start.stride];
   if (params.k_start.data) k_start = params.k_start.data[b * params.k_start.stride];
@@ -129,13 +128,14 @@ __device__ __forceinline__ float alibi_slope(const AttendParams& params, int32_t
   return params.alibi_slopes[b * params.alibi_strides[0] + h * params.alibi_strides[1]];
 }
 
-// The key nearest to query i's position. Scores lose slope * |nearest - key| alone: a query far from
-// all keys would lose its scores' digits to its distance. An infinite slope has no nearest key,
-// since infinity * 0 is NaN.
+// The key nearest to query i's position. Scores lose slope * |nearest - key| alone: a query far
+// from all keys would lose its scores' digits to its distance. An infinite slope has no nearest
+// key, since infinity * 0 is NaN.
 __device__ __forceinline__ int32_t nearest_key(const Sequence& s, int32_t i, float slope) {
   const int64_t diagonal = s.diagonal + i;
   if (!is_finite(slope)) return static_cast<int32_t>(clamp_to(diagonal, -kMaxSeqlen, kMaxSeqlen));
-  return static_cast<int32_t>(clamp_to(diagonal, int64_t{0}, max_of(int64_t{s.seqlen_k} - 1, int64_t{0})));
+  return static_cast<int32_t>(
+      clamp_to(diagonal, int64_t{0}, max_of(int64_t{s.seqlen_k} - 1, int64_t{0})));
 }
 
 // What all scores of query i lack, in natural units: it belongs to the LSE alone.
@@ -159,20 +159,16 @@ struct FinishedRow {
 
 __device__ __forceinline__ FinishedRow finish_row(const AttendParams& params, float lse, int32_t h,
                                                   double missing) {
-  float weight = 1.0f;
-  if (params.features & ATTN_SINK) {
-    const float sink =
-        static_cast<float>(static_cast<double>(params.sink[h * params.sink_stride]) - missing);
-    const float larger = lse > sink ? lse : sink;
-    if (larger != -kInfinity) {
-      const float mine = expf(lse - larger);
-      const float sum = mine + expf(sink - larger);
-      weight = mine / sum;
-      // NaN + anything: an LSE of NaN stays one.
-      lse = larger + logf(sum) + (lse != lse ? lse : 0.0f);
-    }
+  const double keys = lse;
+  if (!(params.features & ATTN_SINK) || lse != lse) {
+    return {1.0f, static_cast<float>(keys + missing)};
   }
-  return {weight, static_cast<float>(static_cast<double>(lse) + missing)};
+  const double sink = static_cast<double>(params.sink[h * params.sink_stride]) - missing;
+  const double larger = max_of(keys, sink);
+  if (larger == -kInfinity) return {1.0f, -kInfinity};
+  const float mine = expf(static_cast<float>(keys - larger));
+  const float sum = mine + expf(static_cast<float>(sink - larger));
+  return {mine / sum, static_cast<float>(larger + static_cast<double>(logf(sum)) + missing)};
 }
 
 }  // namespace attn::cuda

@@ -283,7 +283,8 @@ Problem::Problem(const Case& c) : params{}, what(c), state_(c.seed * 77 + 5) {
   }
   if (c.mask) {
     mask_ = place(ATTN_DTYPE_U8, n_q, c.heads_q, rows_q, columns, 1, 1);
-    for (int64_t i = 0; i < n_q * mask_.strides[0]; ++i) set(mask_, i, random() > 0.3 ? 0 : 1 + (i & 7));
+    for (int64_t i = 0; i < n_q * mask_.strides[0]; ++i)
+      set(mask_, i, random() > 0.3 ? 0 : 1 + (i & 7));
     p.mask = map(mask_);
     p.features |= ATTN_MASK | (c.overlay_n >= 0 ? ATTN_MASK_RANGE : 0);
   }
@@ -338,7 +339,8 @@ Problem::Problem(const Case& c) : params{}, what(c), state_(c.seed * 77 + 5) {
   }
   // Only now: every good page has its place.
   if (c.bad_page_of >= 0) {
-    table_[static_cast<size_t>(c.bad_page_of * table_columns_ + c.bad_page)] = c.bad_page % 2 ? -1 : 1 << 30;
+    table_[static_cast<size_t>(c.bad_page_of * table_columns_ + c.bad_page)] =
+        c.bad_page % 2 ? -1 : 1 << 30;
   }
   clear_outputs();
 }
@@ -369,7 +371,8 @@ bool Problem::bad(int b, int h, int i) const {
   if (what.bad_length_of == b) return true;
   if (what.bad_page_of != b) return false;
   const int first = what.bad_page * what.page_size;
-  for (int j = first; j < std::min(first + what.page_size, what.seqlens_k[static_cast<size_t>(b)]); ++j) {
+  for (int j = first; j < std::min(first + what.page_size, what.seqlens_k[static_cast<size_t>(b)]);
+       ++j) {
     if (attends(b, h, i, j)) return true;
   }
   return false;
@@ -437,7 +440,7 @@ Expected Problem::expected() const {
             const auto index = static_cast<size_t>(b);
             const int64_t q_start = !starts_q_.empty() ? starts_q_[index]
                                     : what.top_left    ? 0
-                                                       : what.seqlens_k[index] - what.seqlens_q[index];
+                                                    : what.seqlens_k[index] - what.seqlens_q[index];
             const int64_t k_start = starts_k_.empty() ? 0 : starts_k_[index];
             s -= slopes_[static_cast<size_t>(what.alibi == 2 ? b * what.heads_q + h : h)] *
                  std::fabs(static_cast<double>(q_start + i - k_start - j));
@@ -451,7 +454,8 @@ Expected Problem::expected() const {
         }
         const double sink = what.sink ? static_cast<double>(sinks_[static_cast<size_t>(h)]) : -kInf;
         double max = sink;
-        for (const double s : scores) max = std::isnan(s) || std::isnan(max) ? NAN : std::max(max, s);
+        for (const double s : scores)
+          max = std::isnan(s) || std::isnan(max) ? NAN : std::max(max, s);
         if (max == -kInf) continue;
         double sum = std::exp(sink - max);
         std::vector<double> weights;
@@ -466,15 +470,17 @@ Expected Problem::expected() const {
             const double v = element(v_, key_index(v_, b, kv, keys[n]) + x * what.dim_stride);
             if (std::isfinite(v)) largest_v = std::max(largest_v, std::fabs(v));
             o += weights[n] / sum * v;
-            half += static_cast<float>(rounded(what.dtype, static_cast<float>(weights[n] / sum)) * v);
+            half +=
+                static_cast<float>(rounded(what.dtype, static_cast<float>(weights[n] / sum)) * v);
           }
           e.o[at][static_cast<size_t>(x)] = o;
           const double off = std::fabs(rounded(o_dtype, half) - o);
           if (std::isfinite(off)) error = std::max(error, off);
         }
-        e.tolerance[at] = what.dtype == ATTN_DTYPE_F32
-                              ? 1e-5 * largest_v + (o_dtype == ATTN_DTYPE_F32 ? 0 : ulp(o_dtype, largest_v))
-                              : 2 * error + ulp(what.dtype, largest_v);
+        e.tolerance[at] =
+            what.dtype == ATTN_DTYPE_F32
+                ? 1e-5 * largest_v + (o_dtype == ATTN_DTYPE_F32 ? 0 : ulp(o_dtype, largest_v))
+                : 2 * error + ulp(what.dtype, largest_v);
       }
     }
   }
@@ -497,8 +503,8 @@ std::string Problem::difference(const Expected& e) const {
       const int end = packed ? what.seqlens_q[static_cast<size_t>(b)] : longest_q_;
       for (int i = 0; i < end; ++i) {
         const size_t at = row(b, h, i);
-        const std::string where = "[" + std::to_string(b) + "][" + std::to_string(h) + "][" +
-                                  std::to_string(i) + "]";
+        const std::string where =
+            "[" + std::to_string(b) + "][" + std::to_string(h) + "][" + std::to_string(i) + "]";
         for (int x = 0; x < dim_v_; ++x) {
           const double actual = element(o_, query_index(o_, b, h, i) + x * what.dim_stride);
           const double right = e.o[at][static_cast<size_t>(x)];
@@ -537,7 +543,8 @@ std::string Problem::damage() const {
     }
   }
   for (size_t n = 0; n < owned.size(); ++n) {
-    if (!owned[n] && o_.bytes[n] != kUntouched) return "byte " + std::to_string(n) + " of O's memory, in no row, is written";
+    if (!owned[n] && o_.bytes[n] != kUntouched)
+      return "byte " + std::to_string(n) + " of O's memory, in no row, is written";
   }
   if (!what.lse) {
     for (const uint8_t byte : lse_.bytes) {

@@ -38,19 +38,19 @@ struct Case {
   bool sink = false;
   int block_q = 0, block_k = 0;  // 0: no block mask
   bool lse = true;
-  bool pack = false;      // rows of a group of heads in one tile
-  int row_gap = 0;        // elements between rows, to spoil alignment
-  int dim_stride = 1;     // of all four tensors
-  int kv_chunk = 0;       // 0: no split
-  double magnitude = 1;   // of Q
-  bool nan_unseen = false;  // NaN and infinities in keys and values that no row attends to
+  bool pack = false;          // rows of a group of heads in one tile
+  int row_gap = 0;            // elements between rows, to spoil alignment
+  int dim_stride = 1;         // of all four tensors
+  int kv_chunk = 0;           // 0: no split
+  double magnitude = 1;       // of Q
+  bool nan_unseen = false;    // NaN and infinities in keys and values that no row attends to
   std::vector<int> nan_keys;  // of each sequence: V is NaN or Inf there for those that attend
   bool nan_k = false;         // nan_keys are NaN in K as well
   uint64_t seed = 1;
   // Bad input, and what it makes of the sequence.
-  int bad_page_of = -1;     // a page of sequence b has no such number...
-  int bad_page = 0;         // ... the n-th one
-  int bad_length_of = -1;   // seqlens_k[b] is beyond the extent
+  int bad_page_of = -1;    // a page of sequence b has no such number...
+  int bad_page = 0;        // ... the n-th one
+  int bad_length_of = -1;  // seqlens_k[b] is beyond the extent
 };
 
 // Rows as [b][h][i]: index(b, h, i) rows of head_dim_v numbers.
@@ -93,7 +93,8 @@ class Problem {
   void set(Place& place, int64_t index, double value);
   int64_t key_index(const Place& place, int b, int h, int j) const;
   int64_t query_index(const Place& place, int b, int h, int i) const;
-  Place place(attn_dtype dtype, int64_t n0, int64_t n1, int64_t n2, int64_t n3, int gap, int stride);
+  Place place(attn_dtype dtype, int64_t n0, int64_t n1, int64_t n2, int64_t n3, int gap,
+              int stride);
   attn::cuda::TensorView view(Place& place) const;
   double random();
   double overlay_column(int j) const;

@@ -11,8 +11,8 @@
 
 namespace {
 
-using attn::cuda::Kind;
 using attn::cuda::KernelInfo;
+using attn::cuda::Kind;
 using attn_test::Case;
 using attn_test::Layout;
 
@@ -27,8 +27,7 @@ std::string launch(const KernelInfo& kernel, attn_test::Problem& problem, uint64
   p.num_tiles = int64_t{p.batch} * (p.heads_q / p.gqa_pack) * p.tiles_q * p.num_chunks;
   problem.clear_outputs();
   attn::emulator::Launch grid;
-  // Some CTAs take a second tile.
-  grid.grid.x = static_cast<unsigned>(p.num_tiles > 3 ? p.num_tiles - 1 : p.num_tiles);
+  grid.grid.x = static_cast<unsigned>(p.num_tiles);
   grid.block.x = static_cast<unsigned>(kernel.threads);
   grid.shared_bytes = static_cast<uint32_t>(kernel.shared_bytes);
   grid.seed = seed;
@@ -43,7 +42,15 @@ std::string launch(const KernelInfo& kernel, attn_test::Problem& problem, uint64
   return run(grid, [&] { combine(p); });
 }
 
+// Planted mistakes are looked for with a few of the kernels.
+#ifdef ATTN_TEST_FEW_KERNELS
+constexpr bool kAllKernels = false;
+#else
+constexpr bool kAllKernels = true;
+#endif
+
 bool serves(const KernelInfo& kernel, const Case& c) {
+  if (!kAllKernels && !attn_test::attend_kernel(kernel.symbol)) return false;
   if (kernel.kind != Kind::kAttend || kernel.dtype != c.dtype) return false;
   const int dim = std::max(c.head_dim, c.head_dim_v);
   if (dim > kernel.head_dim || (kernel.head_dim > 64 && dim <= kernel.head_dim / 2)) return false;
@@ -63,12 +70,13 @@ bool serves(const KernelInfo& kernel, const Case& c) {
 std::set<std::string> served;
 
 void check(attn_test::Results& results, const Case& c) {
+  bool any = false;
+  for (const KernelInfo& kernel : attn::cuda::kMmaKernels) any |= serves(kernel, c);
+  if (!any && !kAllKernels) return;
   attn_test::Problem problem(c);
   const attn_test::Expected expected = problem.expected();
-  bool any = false;
   for (const KernelInfo& kernel : attn::cuda::kMmaKernels) {
     if (!serves(kernel, c)) continue;
-    any = true;
     served.insert(kernel.symbol);
     std::string difference = launch(kernel, problem, c.seed);
     if (difference.empty()) difference = problem.difference(expected);
@@ -99,7 +107,8 @@ std::vector<Case> cases() {
         c.dtype = dtype, c.head_dim = dim, c.seqlens_q = {70}, c.seqlens_k = {133};
       });
       add("causal", [&](Case& c) {
-        c.dtype = dtype, c.head_dim = dim, c.causal = true, c.seqlens_q = {131}, c.seqlens_k = {150};
+        c.dtype = dtype, c.head_dim = dim, c.causal = true, c.seqlens_q = {131},
+        c.seqlens_k = {150};
       });
     }
   }
@@ -113,12 +122,10 @@ std::vector<Case> cases() {
   add("f32 odd head size", [](Case& c) {
     c.dtype = ATTN_DTYPE_F32, c.head_dim = 33, c.head_dim_v = 70, c.seqlens_q = {20};
   });
-  add("top-left causal, more queries than keys", [](Case& c) {
-    c.causal = c.top_left = true, c.seqlens_q = {150}, c.seqlens_k = {80};
-  });
-  add("bottom-right causal, rows without keys", [](Case& c) {
-    c.causal = true, c.seqlens_q = {150}, c.seqlens_k = {20};
-  });
+  add("top-left causal, more queries than keys",
+      [](Case& c) { c.causal = c.top_left = true, c.seqlens_q = {150}, c.seqlens_k = {80}; });
+  add("bottom-right causal, rows without keys",
+      [](Case& c) { c.causal = true, c.seqlens_q = {150}, c.seqlens_k = {20}; });
   add("grouped heads", [](Case& c) {
     c.heads_q = 6, c.heads_kv = 2, c.head_dim = 128, c.seqlens_q = {17, 17}, c.seqlens_k = {90, 90};
   });
@@ -185,7 +192,8 @@ std::vector<Case> cases() {
   });
   add("bias", [](Case& c) { c.bias_dtype = ATTN_DTYPE_F32, c.bias_has_inf = true; });
   add("bias in the type of q", [](Case& c) {
-    c.bias_dtype = c.dtype = ATTN_DTYPE_F16, c.q_layout = Layout::kPacked, c.k_layout = Layout::kPacked;
+    c.bias_dtype = c.dtype = ATTN_DTYPE_F16, c.q_layout = Layout::kPacked,
+    c.k_layout = Layout::kPacked;
     c.seqlens_q = {20, 70}, c.seqlens_k = {70, 120};
   });
   add("bias over a range", [](Case& c) {
@@ -195,9 +203,8 @@ std::vector<Case> cases() {
   add("mask over a range that begins before the keys", [](Case& c) {
     c.mask = true, c.overlay_k0 = -10, c.overlay_n = 60, c.dtype = ATTN_DTYPE_F32;
   });
-  add("block mask", [](Case& c) {
-    c.block_q = 20, c.block_k = 33, c.seqlens_q = {150}, c.seqlens_k = {300};
-  });
+  add("block mask",
+      [](Case& c) { c.block_q = 20, c.block_k = 33, c.seqlens_q = {150}, c.seqlens_k = {300}; });
   add("block mask of one element, packed heads", [](Case& c) {
     c.block_q = 1, c.block_k = 1, c.pack = true, c.heads_q = 4, c.seqlens_q = {20};
   });
@@ -208,14 +215,16 @@ std::vector<Case> cases() {
     add("strided dims", [&](Case& c) { c.dim_stride = 2, c.causal = causal, c.head_dim = 128; });
   }
   add("unaligned f32", [](Case& c) {
-    c.row_gap = 1, c.dim_stride = 3, c.dtype = ATTN_DTYPE_F32, c.q_layout = c.k_layout = Layout::kPacked;
+    c.row_gap = 1, c.dim_stride = 3, c.dtype = ATTN_DTYPE_F32,
+    c.q_layout = c.k_layout = Layout::kPacked;
     c.o_dtype = ATTN_DTYPE_BF16;
   });
   add("f32 O, no LSE", [](Case& c) { c.o_dtype = ATTN_DTYPE_F32, c.lse = false; });
   // NaN and infinities that nobody is to see, and some that a few rows are to see.
   for (const attn_dtype dtype : {ATTN_DTYPE_BF16, ATTN_DTYPE_F32}) {
     add("unseen NaN", [&](Case& c) {
-      c.nan_unseen = c.causal = c.top_left = true, c.dtype = dtype, c.seqlens_q = {100}, c.seqlens_k = {180};
+      c.nan_unseen = c.causal = c.top_left = true, c.dtype = dtype, c.seqlens_q = {100},
+      c.seqlens_k = {180};
       c.heads_q = 1;
     });
     add("NaN that the last rows see", [&](Case& c) {
@@ -223,7 +232,8 @@ std::vector<Case> cases() {
     });
   }
   add("unseen NaN behind features", [](Case& c) {
-    c.nan_keys = {3, 50, 100}, c.mask = true, c.bias_dtype = ATTN_DTYPE_F32, c.softcap = 4, c.alibi = 1;
+    c.nan_keys = {3, 50, 100}, c.mask = true, c.bias_dtype = ATTN_DTYPE_F32, c.softcap = 4,
+    c.alibi = 1;
     c.block_q = 16, c.block_k = 16, c.window_left = 60, c.heads_q = 1, c.seqlens_q = {70};
   });
   add("NaN in K", [](Case& c) { c.nan_keys = {60}, c.nan_k = c.causal = true, c.heads_q = 1; });
@@ -261,9 +271,12 @@ std::string merge_parts(bool in_place, bool sink) {
   std::vector<std::vector<float>> o(kParts, std::vector<float>(kHeads * kRows * kDim));
   std::vector<std::vector<float>> lse(kParts, std::vector<float>(kHeads * kRows));
   std::vector<float> sinks = {0.5f, -1.0f};
-  for (auto& part : o) for (float& x : part) x = number();
-  for (auto& part : lse) for (float& x : part) x = 10 * number();
-  for (int p = 0; p < kParts; ++p) lse[static_cast<size_t>(p)][3] = -INFINITY;  // a row without a key
+  for (auto& part : o)
+    for (float& x : part) x = number();
+  for (auto& part : lse)
+    for (float& x : part) x = 10 * number();
+  for (int p = 0; p < kParts; ++p)
+    lse[static_cast<size_t>(p)][3] = -INFINITY;  // a row without a key
   lse[1][4] = -INFINITY;
   for (int x = 0; x < kDim; ++x) o[1][4 * kDim + static_cast<size_t>(x)] = NAN;
   std::vector<double> right_o(kHeads * kRows * kDim), right_lse(kHeads * kRows);
@@ -273,7 +286,9 @@ std::string merge_parts(bool in_place, bool sink) {
     right_lse[row] = std::log(sum);
     for (size_t p = 0; p < kParts; ++p) {
       if (lse[p][row] == -INFINITY) continue;
-      for (size_t x = 0; x < kDim; ++x) right_o[row * kDim + x] += std::exp(static_cast<double>(lse[p][row])) / sum * static_cast<double>(o[p][row * kDim + x]);
+      for (size_t x = 0; x < kDim; ++x)
+        right_o[row * kDim + x] += std::exp(static_cast<double>(lse[p][row])) / sum *
+                                   static_cast<double>(o[p][row * kDim + x]);
     }
   }
   std::vector<float> out(kHeads * kRows * kDim, NAN), out_lse(kHeads * kRows, NAN);
@@ -287,7 +302,10 @@ std::string merge_parts(bool in_place, bool sink) {
   params.sink_stride = 1;
   params.count = kParts;
   for (size_t p = 0; p < kParts; ++p) {
-    params.parts[p] = {o[p].data(), {kHeads * kRows * kDim, kRows * kDim, kDim, 1}, lse[p].data(), {kHeads * kRows, kRows, 1}};
+    params.parts[p] = {o[p].data(),
+                       {kHeads * kRows * kDim, kRows * kDim, kDim, 1},
+                       lse[p].data(),
+                       {kHeads * kRows, kRows, 1}};
   }
   attn::emulator::Launch grid;
   grid.grid.x = 2;
@@ -321,9 +339,10 @@ int main(int argc, char** argv) {
       for (const bool sink : {false, true}) results.check("merge", merge_parts(in_place, sink));
     }
   }
-  if (only.empty()) {
+  if (only.empty() && kAllKernels) {
     for (const KernelInfo& kernel : attn::cuda::kMmaKernels) {
-      if (kernel.kind == Kind::kAttend && !served.count(kernel.symbol)) results.check(kernel.symbol, "never ran");
+      if (kernel.kind == Kind::kAttend && !served.count(kernel.symbol))
+        results.check(kernel.symbol, "never ran");
     }
   }
   return results.report();

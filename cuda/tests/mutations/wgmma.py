@@ -128,9 +128,7 @@ MISTAKES = [
         "fence_async_shared();\n    named_barrier_sync(kStoreBarrier + consumer, kWarpgroup);",
         "fence_async_shared();",
     ),
-    Mistake(
-        "Q is given back while O is read from it", EPILOGUE, "tensor_store_wait_read();", ""
-    ),
+    Mistake("Q is given back while O is read from it", EPILOGUE, "tensor_store_wait_read();", ""),
     Mistake("no fence after V's tail is zeroed", LOOP, "    fence_async_shared();\n", ""),
     Mistake(
         "no barrier after V's tail is zeroed",
@@ -155,9 +153,7 @@ MISTAKES = [
         "work.head * attend.gqa_pack / (attend.heads_q / attend.heads_kv);",
         "work.head * attend.gqa_pack % attend.heads_kv;",
     ),
-    Mistake(
-        "a page's row", LOOP, "row %= attend.page_size;", "row %= attend.page_size * 2;"
-    ),
+    Mistake("a page's row", LOOP, "row %= attend.page_size;", "row %= attend.page_size * 2;"),
     Mistake(
         "packed rows of Q in the other order",
         SOFTMAX,
@@ -180,11 +176,11 @@ MISTAKES = [
         "m == -kInfinity ? 0.0f : m * scale",
         "m * scale",
     ),
-    Mistake("the last key is masked", SOFTMAX, "if (8 * c + j >= high)", "if (8 * c + j + 1 >= high)"),
-    Mistake("one key too many", SOFTMAX, "if (8 * c + j >= high)", "if (8 * c + j > high)"),
     Mistake(
-        "a window's first key", SOFTMAX, "8 * c + j < low)", "8 * c + j <= low)"
+        "the last key is masked", SOFTMAX, "if (8 * c + j >= high)", "if (8 * c + j + 1 >= high)"
     ),
+    Mistake("one key too many", SOFTMAX, "if (8 * c + j >= high)", "if (8 * c + j > high)"),
+    Mistake("a window's first key", SOFTMAX, "8 * c + j < low)", "8 * c + j <= low)"),
     Mistake(
         "tiles on the diagonal are not masked",
         SOFTMAX,
@@ -212,7 +208,9 @@ MISTAKES = [
         "w.q_begin = part / attend.num_chunks * queries;",
     ),
     Mistake(
-        "one tile of keys too few", WORK, "w.last = (end + Tile::TileK - 1) / Tile::TileK;",
+        "one tile of keys too few",
+        WORK,
+        "w.last = (end + Tile::TileK - 1) / Tile::TileK;",
         "w.last = max_of(w.first + 1, end / Tile::TileK);",
     ),
     Mistake("a bad page goes unseen", WORK, "page < 0 || page >= attend.num_pages", "page < 0"),
@@ -248,7 +246,10 @@ MISTAKES = [
         "const bool empty = factor == 0;",
     ),
     Mistake(
-        "a chunk's rows", EPILOGUE, "work.chunk * attend.partial_chunk_rows", "work.chunk * int64_t{7}"
+        "a chunk's rows",
+        EPILOGUE,
+        "work.chunk * attend.partial_chunk_rows",
+        "work.chunk * int64_t{7}",
     ),
 ]
 
