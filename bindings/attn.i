@@ -75,6 +75,7 @@ CONFIG(attn_autotune_info)
 %immutable attn_backend_info::reason;
 %immutable attn_plan_info::backend;
 %immutable attn_plan_info::isa_name;
+%immutable attn_plan_info::kernel;
 
 // attn_plan_describe writes into a slice.
 %typemap(gotype) (char *text, size_t size) "[]byte"

@@ -19,8 +19,8 @@ generate_go() {
     return 1
   fi
   mkdir -p "$folder"
-  env -C bindings swig -go -cgo -intgosize 64 -DSWIGWORDSIZE64 -I../include -outdir "$folder" \
-    -o "$folder/raw_wrap.c" attn.i
+  env -C bindings swig -Werror -go -cgo -intgosize 64 -DSWIGWORDSIZE64 -I../include \
+    -outdir "$folder" -o "$folder/raw_wrap.c" attn.i
   gofmt -w "$folder/raw.go"
 }
 

@@ -18,7 +18,7 @@ const (
 	ISAAVX2       ISA = 2
 	ISAAVX512     ISA = 3
 	ISANEON       ISA = 4
-	ISAAVX512BF16 ISA = 5 // AVX512 with products of bf16
+	ISAAVX512BF16 ISA = 5 // AVX512 with products of bf16 where Q is BF16; attn.h tells of its denormals
 )
 
 // LogLevel is how much a message of the log matters.
@@ -46,7 +46,7 @@ type Executor struct {
 // ContextOptions is what a context may be made of; the zero value is a good one.
 type ContextOptions struct {
 	NumThreads int       // of the built-in pool: 1 to 1024; 0: the CPUs that the process may use
-	ISA        ISA       // force one; 0: ATTN_FORCE_ISA of the environment, else the best present
+	ISA        ISA       // force one; 0: ATTN_FORCE_ISA of the environment, else the fastest
 	Executor   *Executor // nil: the built-in pool; excludes NumThreads
 	BackendDir string    // absolute directory of the plugins; "": ATTN_BACKEND_DIR, else the library's
 

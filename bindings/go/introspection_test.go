@@ -22,7 +22,7 @@ func TestVersion(t *testing.T) {
 func TestISAs(t *testing.T) {
 	context := newContext(t, attn.ContextOptions{NumThreads: 1})
 	isas, err := context.ISAs()
-	if err != nil || len(isas) != 4 {
+	if err != nil || len(isas) < 4 {
 		t.Fatal(isas, err)
 	}
 	available := 0

@@ -67,6 +67,10 @@ type PlanOptions struct {
 	Backend string // "standard", "flash", ...; "": the first that can. Forced means forced
 	TileK   int    // keys a step of the online softmax; part of what fixes a result's bits
 	KVChunk int    // keys a chunk where K and V are split among workers; likewise
+
+	// TrustPointers: on devices, runs do not ask the driver about each pointer and the stream. The
+	// program knows them to be right. Nothing changes on CPUs.
+	TrustPointers bool
 }
 
 // Plan is a problem that was checked once, for any number of runs.
@@ -160,6 +164,9 @@ func (o *PlanOptions) write(config raw.Attn_plan_config) error {
 	config.SetBackend(set.text("backend", o.Backend))
 	config.SetTile_k(int64(o.TileK))
 	config.SetKv_chunk(int64(o.KVChunk))
+	if o.TrustPointers {
+		config.SetFlags(uint(raw.ATTN_PLAN_TRUST_POINTERS))
+	}
 	return set.err
 }
 
@@ -187,6 +194,16 @@ func alignedBytes(size int) []byte {
 	return bytes[start : start+size : start+size]
 }
 
+// RequestStatus is what a device found wrong with a sequence, one bit each.
+type RequestStatus uint32
+
+const (
+	BadSeqlenQ  RequestStatus = 1 << 0
+	BadSeqlenK  RequestStatus = 1 << 1
+	BadPage     RequestStatus = 1 << 2 // a used entry of the block table, or too few of them
+	BadPosition RequestStatus = 1 << 3
+)
+
 // PlanInfo is what a plan chose.
 type PlanInfo struct {
 	Backend               string
@@ -197,6 +214,11 @@ type PlanInfo struct {
 	KVChunk               int
 	WorkspaceSize         int // bytes
 	StandardWorkspaceSize int // what the standard backend would need for the same bounds
+
+	// RequestStatusCount is the number of RequestStatus words at the beginning of a device's
+	// workspace; 0 on CPUs, which refuse what is bad before they write anything.
+	RequestStatusCount int
+	Kernel             string // on devices: which kernel, and why none before it; "" where not told
 }
 
 // Info tells what the plan chose.
@@ -222,6 +244,8 @@ func (p *Plan) Info() (PlanInfo, error) {
 		KVChunk:               int(info.GetKv_chunk()),
 		WorkspaceSize:         int(info.GetWorkspace_size()),
 		StandardWorkspaceSize: int(info.GetStandard_workspace_size()),
+		RequestStatusCount:    int(info.GetRequest_status_count()),
+		Kernel:                info.GetKernel(),
 	}, nil
 }
 

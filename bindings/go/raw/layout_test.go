@@ -107,7 +107,7 @@ func TestMirrors(t *testing.T) {
 func TestConfigs(t *testing.T) {
 	fieldsOf := func(name string) [][]string {
 		body := regexp.MustCompile(`(?s)typedef struct ` + name + ` \{(.*?)\n\} `).FindStringSubmatch(header(t))[1]
-		return regexp.MustCompile(`(?m)^\s+(u?int\d+_t|size_t|float|attn_(?:dtype|isa|layout|alignment|plan_kind|features|device_type)) (\w+);`).FindAllStringSubmatch(body, -1)
+		return regexp.MustCompile(`(?m)^\s+(u?int\d+_t|size_t|float|attn_(?:dtype|isa|layout|alignment|plan_kind|plan_flags|features|device_type)) (\w+);`).FindAllStringSubmatch(body, -1)
 	}
 	fields := 0
 	for name, object := range map[string]any{
@@ -183,13 +183,16 @@ func TestConstants(t *testing.T) {
 		"ATTN_SINK": attn.Sink, "ATTN_BLOCK_MASK": attn.BlockMask,
 		"ATTN_ISA_AUTO": attn.ISAAuto, "ATTN_ISA_SCALAR": attn.ISAScalar, "ATTN_ISA_AVX2": attn.ISAAVX2,
 		"ATTN_ISA_AVX512": attn.ISAAVX512, "ATTN_ISA_NEON": attn.ISANEON,
-		"ATTN_ISA_AVX512_BF16": attn.ISAAVX512BF16,
-		"ATTN_LOG_DEBUG": attn.LogDebug, "ATTN_LOG_INFO": attn.LogInfo, "ATTN_LOG_WARNING": attn.LogWarning,
+		"ATTN_ISA_AVX512_BF16": attn.ISAAVX512BF16, "ATTN_REQUEST_BAD_SEQLEN_Q": attn.BadSeqlenQ,
+		"ATTN_REQUEST_BAD_SEQLEN_K": attn.BadSeqlenK, "ATTN_REQUEST_BAD_PAGE": attn.BadPage,
+		"ATTN_REQUEST_BAD_POSITION": attn.BadPosition,
+		"ATTN_LOG_DEBUG":            attn.LogDebug, "ATTN_LOG_INFO": attn.LogInfo, "ATTN_LOG_WARNING": attn.LogWarning,
 		"ATTN_LAYOUT_PADDED": attn.PaddedLayout, "ATTN_LAYOUT_PACKED": attn.PackedLayout,
 		"ATTN_LAYOUT_PAGED":       attn.PagedLayout,
 		"ATTN_ALIGN_BOTTOM_RIGHT": attn.BottomRight, "ATTN_ALIGN_TOP_LEFT": attn.TopLeft,
-		// Nothing to write out in Go: no failure, no type, the one kind of plan.
-		"ATTN_OK": 0, "ATTN_DTYPE_INVALID": 0, "ATTN_PLAN_FORWARD": 0,
+		// Nothing to write out in Go: no failure, no type, the one kind of plan, a flag that is a bool.
+		"ATTN_PLAN_TRUST_POINTERS": raw.ATTN_PLAN_TRUST_POINTERS,
+		"ATTN_OK":                  0, "ATTN_DTYPE_INVALID": 0, "ATTN_PLAN_FORWARD": 0,
 	}
 	var names []string
 	for _, enum := range regexp.MustCompile(`(?s)\benum \{(.*?)\}`).FindAllStringSubmatch(header(t), -1) {
