@@ -7,6 +7,10 @@
 #define PLUGIN_ABI ATTN_BACKEND_ABI
 #endif
 
+#ifndef PLUGIN_VERSION
+#define PLUGIN_VERSION ATTN_VERSION
+#endif
+
 #ifndef PLUGIN_WITHOUT_ENTRY
 
 static attn_status probe(const attn_host* host, attn_error* error) {
@@ -54,9 +58,17 @@ static attn_status run(const attn_host* host, const attn_plan_config* problem,
 
 ATTN_API const attn_backend* attn_backend_v1(void);
 const attn_backend* attn_backend_v1(void) {
-  static const attn_backend backend = {sizeof(attn_backend), PLUGIN_ABI, PLUGIN_NAME, "a test",
-                                       ATTN_DEVICE_CPU,      0,          probe,       plan_create,
-                                       plan_destroy,         run,        NULL};
+  static const attn_backend backend = {sizeof(attn_backend),
+                                       PLUGIN_ABI,
+                                       PLUGIN_NAME,
+                                       "a test",
+                                       ATTN_DEVICE_CPU,
+                                       PLUGIN_VERSION,
+                                       probe,
+                                       plan_create,
+                                       plan_destroy,
+                                       run,
+                                       NULL};
   return &backend;
 }
 

@@ -38,6 +38,8 @@ void listing() {
                   {"future", "99"},
                   {"hollow", "attn_backend_v1"},
                   {"lonely", "no such device in this machine"},
+                  {"newer", "made for libattn 9.8.7; this is libattn 0."},
+                  {"older", "made for libattn 0.0.5; this is libattn 0."},
                   {"text", "libattn_text.so"},
                   {"three", ""},
                   {"cuda", "libattn_cuda.so"},

@@ -8,9 +8,22 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-languages=(rust)
+languages=(go rust)
 
 # generate_LANGUAGE DIR: writes the generated files into DIR, under their paths in the tree.
+generate_go() {
+  local folder=$1/bindings/go/raw version
+  version=$(swig -version | sed -n 's/^SWIG Version //p')
+  if [[ $version != 4.1.* ]]; then
+    echo "go: SWIG is $version; must be 4.1, whose output differs from that of others" >&2
+    return 1
+  fi
+  mkdir -p "$folder"
+  env -C bindings swig -go -cgo -intgosize 64 -DSWIGWORDSIZE64 -I../include -outdir "$folder" \
+    -o "$folder/raw_wrap.c" attn.i
+  gofmt -w "$folder/raw.go"
+}
+
 generate_rust() {
   local folder=$1/bindings/rust/attn-sys/src
   mkdir -p "$folder"

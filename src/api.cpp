@@ -92,28 +92,7 @@ const char* attn_last_error(void) { return attn::last_error(); }
 
 size_t attn_dtype_size(attn_dtype dtype) { return attn::dtype_size(dtype); }
 
-const char* attn_dtype_name(attn_dtype dtype) {
-  switch (dtype) {
-    case ATTN_DTYPE_F32:
-      return "f32";
-    case ATTN_DTYPE_F16:
-      return "f16";
-    case ATTN_DTYPE_BF16:
-      return "bf16";
-    case ATTN_DTYPE_F8E4M3:
-      return "f8e4m3";
-    case ATTN_DTYPE_I8:
-      return "i8";
-    case ATTN_DTYPE_U8:
-      return "u8";
-    case ATTN_DTYPE_I32:
-      return "i32";
-    case ATTN_DTYPE_I64:
-      return "i64";
-    default:
-      return "invalid";
-  }
-}
+const char* attn_dtype_name(attn_dtype dtype) { return attn::dtype_name(dtype); }
 
 void attn_tensor_init(attn_tensor* tensor, void* data, attn_dtype dtype, int32_t rank,
                       const int64_t* shape) {
@@ -262,7 +241,9 @@ attn_status attn_plan_get_info(const attn_plan* plan, attn_plan_info* info, attn
                               b.tile_k,
                               b.kv_chunk,
                               b.workspace_size,
-                              plan->standard_workspace_size};
+                              plan->standard_workspace_size,
+                              b.request_status_count,
+                              b.kernel ? b.kernel : ""};
     return attn::write_info(full, "attn_plan_info", info, e);
   });
 }

@@ -205,6 +205,7 @@ size_t describe_plan(const attn_plan& plan, char* text, size_t size) {
   TextWriter out(text, size);
   out.write("backend            %s\n", plan.backend->name);
   if (b.isa) out.write("instruction set    %s\n", isa_name(b.isa));
+  if (b.kernel) out.write("kernel             %s\n", b.kernel);
   out.write("types              q %s, k %s, v %s, o %s\n", attn_dtype_name(p.q_dtype),
             attn_dtype_name(p.k_dtype), attn_dtype_name(p.v_dtype), attn_dtype_name(p.o_dtype));
   out.write("heads              %lld query, %lld key and value\n",

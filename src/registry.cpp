@@ -52,9 +52,16 @@ void load_plugin(const attn_host& host, const char* path, BackendEntry* entry) {
   const attn_backend* backend = get ? get() : nullptr;
   if (!backend) return refuse("%s does not offer " ATTN_BACKEND_ENTRY, path);
   if (backend->abi != ATTN_BACKEND_ABI || backend->struct_size < sizeof(attn_backend)) {
-    return refuse("%s is made for backend interface %u of %u bytes; libattn %s has %u of %zu", path,
+    return refuse("%s has backend interface %u of %u bytes; libattn %s has %u of %zu", path,
                   backend->abi, backend->struct_size, attn_version_string(),
                   static_cast<unsigned>(ATTN_BACKEND_ABI), sizeof(attn_backend));
+  }
+  // Until 1.0 a minor version may change what a plugin reads.
+  constexpr int32_t kMinor = 1000;
+  if (backend->version != 0 && backend->version / kMinor != ATTN_VERSION / kMinor) {
+    return refuse("%s is made for libattn %d.%d.%d; this is libattn %s", path,
+                  backend->version / 1000000, backend->version / kMinor % 1000,
+                  backend->version % kMinor, attn_version_string());
   }
   entry->backend = backend;
   probe(host, entry);

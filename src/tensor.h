@@ -28,6 +28,30 @@ constexpr size_t dtype_size(attn_dtype dtype) {
   }
 }
 
+// "f32", "bf16", ...; "invalid" for an invalid dtype.
+constexpr const char* dtype_name(attn_dtype dtype) {
+  switch (dtype) {
+    case ATTN_DTYPE_F32:
+      return "f32";
+    case ATTN_DTYPE_F16:
+      return "f16";
+    case ATTN_DTYPE_BF16:
+      return "bf16";
+    case ATTN_DTYPE_F8E4M3:
+      return "f8e4m3";
+    case ATTN_DTYPE_I8:
+      return "i8";
+    case ATTN_DTYPE_U8:
+      return "u8";
+    case ATTN_DTYPE_I32:
+      return "i32";
+    case ATTN_DTYPE_I64:
+      return "i64";
+    default:
+      return "invalid";
+  }
+}
+
 // The byte address of element (0, 0, ...).
 inline char* tensor_data(const attn_tensor& t) {
   return static_cast<char*>(t.data) + t.byte_offset;

@@ -56,6 +56,11 @@ class ProblemChecker : Checker {
     if (p_.features & ~kAllFeatures) {
       return bad("features has the unknown bits 0x%x", p_.features & ~kAllFeatures);
     }
+    if (p_.flags & ~attn_plan_flags{ATTN_PLAN_TRUST_POINTERS}) {
+      return bad("flags has the unknown bits 0x%x",
+                 p_.flags & ~attn_plan_flags{ATTN_PLAN_TRUST_POINTERS});
+    }
+    if (p_.reserved != 0) return bad("attn_plan_config.reserved is %u; must be 0", p_.reserved);
     ATTN_TRY(device());
     ATTN_TRY(dtypes());
     ATTN_TRY(layouts());
@@ -642,8 +647,20 @@ class RunChecker : Checker {
     const Argument inputs[] = {{"q", a_.q},
                                {"k", a_.k},
                                {"v", a_.v},
+                               {"seqlens_q", a_.seqlens_q},
+                               {"seqlens_k", a_.seqlens_k},
+                               {"cu_seqlens_q", a_.cu_seqlens_q},
+                               {"cu_seqlens_k", a_.cu_seqlens_k},
+                               {"block_table", a_.block_table},
+                               {"q_start", a_.q_start},
+                               {"k_start", a_.k_start},
                                {"bias", a_.bias},
+                               {"bias_k0", a_.bias_k0},
                                {"mask", a_.mask},
+                               {"mask_k0", a_.mask_k0},
+                               {"alibi_slopes", a_.alibi_slopes},
+                               {"sink", a_.sink},
+                               {"block_mask", a_.block_mask},
                                {"k_scale", a_.k_scale},
                                {"v_scale", a_.v_scale}};
     for (const Argument& output : outputs) {

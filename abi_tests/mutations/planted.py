@@ -21,6 +21,7 @@ FLASH = "src/flash/flash.cpp"
 KERNEL = "src/flash/kernel.h"
 PACK = "src/flash/pack.h"
 STAGE = "src/flash/stage.h"
+AUTOTUNE = "src/autotune.cpp"
 MERGE = "src/merge.cpp"
 
 MISTAKES = [
@@ -376,8 +377,8 @@ MISTAKES = [
     Mistake(
         "flash: a bias or mask of another key block",
         STAGE,
-        "const int64_t first = group.key + column - overlay.key_begin;",
-        "const int64_t first = column - overlay.key_begin;",
+        "(group.key - overlay.key_begin) * overlay.key_stride;  // of column 0",
+        "-overlay.key_begin * overlay.key_stride;  // of column 0",
     ),
     Mistake(
         "flash: an overlay's range ends one key late",
@@ -459,6 +460,40 @@ MISTAKES = [
         "worker * run.workspace.unit_size",
         "0 * run.workspace.unit_size",
         "determinism",
+    ),
+    Mistake(
+        "flash: a group's first keys are those of its panel",
+        KERNEL,
+        "qk.b = args.packed_k + (group.key + panel) * head_dim + (column - panel);",
+        "qk.b = args.packed_k + (group.key + panel) * head_dim;",
+    ),
+    Mistake(
+        "tuning: the slowest value is taken",
+        AUTOTUNE,
+        "if (relative >= least) continue;",
+        "if (relative <= 1.01) continue;",
+        "autotune",
+    ),
+    Mistake(
+        "tuning: the caller's output is written",
+        AUTOTUNE,
+        "  args.o = &o;\n",
+        "",
+        "autotune",
+    ),
+    Mistake(
+        "tuning: a value that the backend replaces is taken for its own",
+        AUTOTUNE,
+        "if (value == problem_.*field || value == c.plan.*chosen) {",
+        "if (true) {",
+        "autotune",
+    ),
+    Mistake(
+        "an output over a block table is accepted",
+        "src/validate.cpp",
+        '{"block_table", a_.block_table},',
+        "",
+        "errors_run",
     ),
     Mistake(
         "tasks keep their thread's floating-point modes",

@@ -337,6 +337,15 @@ enum { ATTN_LAYOUT_PADDED = 0, ATTN_LAYOUT_PACKED = 1, ATTN_LAYOUT_PAGED = 2 };
 typedef int32_t attn_alignment;
 enum { ATTN_ALIGN_BOTTOM_RIGHT = 0, ATTN_ALIGN_TOP_LEFT = 1 };
 
+/* How runs of a plan are treated; no part of the problem. */
+typedef uint32_t attn_plan_flags;
+enum {
+  /* On devices, a run asks the driver about each pointer and the stream, and refuses memory that
+   * the plan's device cannot reach and streams of another context. A caller who knows them to be
+   * right saves that time. Nothing changes on CPUs. */
+  ATTN_PLAN_TRUST_POINTERS = 1 << 0
+};
+
 /* A kind of problem. Types, heads, head sizes and features are exact; the max_* fields are upper
  * bounds, and each run may be smaller. */
 typedef struct attn_plan_config {
@@ -374,11 +383,13 @@ typedef struct attn_plan_config {
                           fixes a result's bits */
   int64_t kv_chunk;    /* keys a chunk where long K/V are split among workers; 0: the backend's
                           choice. Part of what fixes a result's bits */
+  attn_plan_flags flags;
+  uint32_t reserved; /* must be 0 */
 } attn_plan_config;
 #define ATTN_PLAN_CONFIG_INIT                                                                      \
   {                                                                                                \
     sizeof(attn_plan_config), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, \
-        0, 0, 0, 0, 0, 0, 0, 0                                                                     \
+        0, 0, 0, 0, 0, 0, 0, 0, 0, 0                                                               \
   }
 ATTN_API void attn_plan_config_init(attn_plan_config* config, size_t size);
 
@@ -448,6 +459,10 @@ typedef struct attn_run_args {
    * says that column c is key k0 + c of its sequence, k0 being int64 [b] or [1] (NULL: 0): outside
    * of that range the mask attends and the bias is 0. There n = 1 is one key and does not
    * broadcast. */
+  /* Speculative decoding: draft tokens that form a tree, behind a prefix that all of them see, are
+   * queries whose last keys are their own. With ATTN_MASK_RANGE the mask is [1 or b, 1, sq, sq],
+   * and mask_k0[i] is sequence i's seqlen_k - seqlen_q: byte (i, j) says whether draft token j is i
+   * itself or one of its ancestors. Keys before mask_k0 cost no reading of a mask. */
   const attn_tensor* bias;    /* bias_dtype */
   const attn_tensor* bias_k0; /* optional, with ATTN_BIAS_RANGE */
   const attn_tensor* mask;    /* u8: a non-zero byte attends */
@@ -487,6 +502,20 @@ ATTN_API void attn_run_args_init(attn_run_args* args, size_t size);
  * the first run). Since 0.1. */
 ATTN_API ATTN_MUST_CHECK attn_status attn_run(const attn_plan* plan, const attn_run_args* args,
                                               attn_error* error);
+
+/* Lengths, offsets, positions and page numbers that lie on a device cannot be seen by the host.
+ * There a run clamps them, reads and writes nothing outside of the tensors, makes NaN of every row
+ * of O and LSE that a bad one would feed, and says what was bad: a workspace of a plan whose
+ * attn_plan_info.request_status_count is not 0 begins with that many of these words, one for each
+ * sequence up to max_batch, valid for the run's batch once its work in the stream is done. The
+ * caller may copy them. */
+typedef uint32_t attn_request_status;
+enum {
+  ATTN_REQUEST_BAD_SEQLEN_Q = 1 << 0, /* in seqlens_q or cu_seqlens_q */
+  ATTN_REQUEST_BAD_SEQLEN_K = 1 << 1, /* in seqlens_k or cu_seqlens_k */
+  ATTN_REQUEST_BAD_PAGE = 1 << 2,     /* a used entry of block_table, or too few of them */
+  ATTN_REQUEST_BAD_POSITION = 1 << 3  /* q_start or k_start is beyond 2^60 */
+};
 
 /* ------------------------------------------------------------------------------------------------
  * 7. Merging partial results
@@ -586,9 +615,13 @@ typedef struct attn_plan_info {
   int64_t kv_chunk;
   size_t workspace_size;          /* bytes */
   size_t standard_workspace_size; /* what the standard backend would need for the same bounds */
+  int64_t request_status_count;   /* attn_request_status words at the workspace's beginning; 0 on
+                                     CPUs, which refuse what is bad before they write anything */
+  const char* kernel; /* on devices: which of the backend's kernels, and why none before it, in
+                         words; "" where the backend does not say */
 } attn_plan_info;
 #define ATTN_PLAN_INFO_INIT \
-  { sizeof(attn_plan_info), 0, 0, 0, 0, 0, 0, 0, 0 }
+  { sizeof(attn_plan_info), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
 ATTN_API void attn_plan_info_init(attn_plan_info* info, size_t size);
 ATTN_API ATTN_MUST_CHECK attn_status attn_plan_get_info(const attn_plan* plan, attn_plan_info* info,
                                                         attn_error* error);

@@ -56,6 +56,8 @@ typedef struct attn_backend_plan {
   int64_t tile_q;
   int64_t tile_k;
   int64_t kv_chunk;
+  int64_t request_status_count; /* attn_request_status words at the workspace's beginning */
+  const char* kernel; /* which of its kernels, and why none before it, in words; as long as state */
 } attn_backend_plan;
 
 /* The sizes of one run, read off its checked tensors. */
@@ -76,7 +78,7 @@ typedef struct attn_backend {
   const char* name;
   const char* description; /* one line: what it serves, and where it departs from the contract */
   attn_device_type device_type;
-  int32_t reserved;
+  int32_t version; /* ATTN_VERSION of the header that it was compiled with; 0: it does not say */
 
   /* ATTN_OK if the backend can work on this machine, else ATTN_ERROR_UNAVAILABLE and the reason in
    * words. Touches no device. */

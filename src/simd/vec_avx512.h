@@ -89,6 +89,12 @@ ATTN_VEC_OP Vec Sub(Vec a, Vec b) { return _mm512_sub_ps(a, b); }
 ATTN_VEC_OP Vec Mul(Vec a, Vec b) { return _mm512_mul_ps(a, b); }
 ATTN_VEC_OP Vec Div(Vec a, Vec b) { return _mm512_div_ps(a, b); }
 ATTN_VEC_OP Vec MulAdd(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
+// A division keeps its unit busy for 16 cycles; this takes four.
+ATTN_VEC_OP Vec FastDiv(Vec a, Vec b) {
+  const Vec r = _mm512_rcp14_ps(b);
+  const Vec quotient = Mul(a, r);
+  return MulAdd(r, _mm512_fnmadd_ps(quotient, b, a), quotient);  // one step of Newton's
+}
 ATTN_VEC_OP Vec Max(Vec a, Vec b) { return _mm512_max_ps(a, b); }
 ATTN_VEC_OP Vec Min(Vec a, Vec b) { return _mm512_min_ps(a, b); }
 ATTN_VEC_OP Vec Abs(Vec v) { return _mm512_abs_ps(v); }
@@ -112,6 +118,23 @@ ATTN_VEC_OP float ReduceMax(Vec v) {
   const __m128 b = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
   const __m128 c = _mm_max_ps(b, _mm_movehl_ps(b, b));
   return _mm_cvtss_f32(_mm_max_ss(c, _mm_movehdup_ps(c)));
+}
+
+// Each step adds the halves of two vectors (then their quarters, ...) and puts them side by side:
+// a blend, which any port does, a shuffle and an addition.
+ATTN_VEC_OP Vec ReduceSums(Vec (&v)[kLanes]) {
+  for (int i = 0; i < 8; ++i) {
+    v[i] = Add(IfThenElse(0xff00, v[i + 8], v[i]), _mm512_shuffle_f32x4(v[i], v[i + 8], 0x4e));
+  }
+  for (int i = 0; i < 4; ++i) {
+    const Vec crossed = IfThenElse(0xf0f0, v[i], v[i + 4]);
+    v[i] = Add(IfThenElse(0xf0f0, v[i + 4], v[i]), _mm512_shuffle_f32x4(crossed, crossed, 0xb1));
+  }
+  for (int i = 0; i < 2; ++i) {
+    v[i] = Add(IfThenElse(0xcccc, v[i + 2], v[i]), _mm512_shuffle_ps(v[i], v[i + 2], 0x4e));
+  }
+  const Vec crossed = IfThenElse(0xaaaa, v[0], v[1]);
+  return Add(IfThenElse(0xaaaa, v[1], v[0]), _mm512_permute_ps(crossed, 0xb1));
 }
 
 // 2^x = 2^floor(x) * 2^f, f = x - floor(x) in [0, 1). vreduceps gives f (0 for -inf) and vscalefps

@@ -1,0 +1,383 @@
+// The wgmma kernels on the emulator, against attention in float64.
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <vector>
+
+#include "../emulator/warp.h"
+#include "check.h"
+#include "wgmma_launch.h"
+
+namespace {
+
+using namespace attn_test;
+using attn::cuda::AttendParams;
+
+struct Case {
+  std::string name;
+  attn_dtype dtype = ATTN_DTYPE_BF16;
+  int head_dim = 128, head_dim_v = 0;
+  int heads_q = 2, heads_kv = 2;
+  int batch = 1, seqlen_q = 200, seqlen_k = 300;
+  bool features = false;  // the features kernel even where the plain one serves
+  bool full = false;      // the kernel with long tiles
+  bool causal = false, top_left = false;
+  int left = -1, right = -1;
+  std::vector<int> seqlens_q = {}, seqlens_k = {};  // of the sequences; else the extents
+  bool packed_q = false, packed_k = false;
+  int page_size = 0;
+  int pack = 1;
+  float softcap = 0, scale = 0;
+  bool alibi = false, sink = false;
+  int kv_chunk = 0;
+  bool o_f32 = false, use_o_map = true;
+  bool nan_values = false;  // NaN and infinity in V where the last query only, or nobody, attends
+  int64_t q_start = std::numeric_limits<int64_t>::min();
+  int bad_page = -1;  // a sequence
+  int ctas = 3;
+  bool dynamic = true;
+};
+
+struct Tensor {  // [outer][rows][heads][dim], 16-bit, with NaN between rows of the heads
+  std::vector<uint16_t> data;
+  int64_t heads, rows, stride;
+  void init(int64_t outer, int64_t n, int64_t h, int64_t dim) {
+    heads = h, rows = n;
+    stride = (dim + 7) / 8 * 8 + 8;
+    data.assign(static_cast<size_t>(outer * n * h * stride + 64), 0xffff);
+  }
+  uint16_t& at(int64_t o, int64_t r, int64_t h, int64_t d) {
+    return data[static_cast<size_t>(((o * rows + r) * heads + h) * stride + d) + pad()];
+  }
+  size_t pad() const { return (64 - reinterpret_cast<uintptr_t>(data.data()) % 64) / 2 % 32; }
+  attn::cuda::TensorView view() {
+    return {data.data() + pad(), {rows * heads * stride, stride, heads * stride, 1}};
+  }
+};
+
+class Run {
+ public:
+  explicit Run(const Case& c) : c_(c) {
+    dv_ = c.head_dim_v ? c.head_dim_v : c.head_dim;
+    lengths_q_ = c.seqlens_q.empty() ? std::vector<int>(size_t(c.batch), c.seqlen_q) : c.seqlens_q;
+    lengths_k_ = c.seqlens_k.empty() ? std::vector<int>(size_t(c.batch), c.seqlen_k) : c.seqlens_k;
+    cu_q_.assign(1, 0);
+    cu_k_.assign(1, 0);
+    for (int b = 0; b < c.batch; ++b) {
+      cu_q_.push_back(cu_q_.back() + lengths_q_[size_t(b)]);
+      cu_k_.push_back(cu_k_.back() + lengths_k_[size_t(b)]);
+    }
+    const int pages = c.page_size ? (c.seqlen_k + c.page_size - 1) / c.page_size : 0;
+    q_.init(c.packed_q ? 1 : c.batch, c.packed_q ? cu_q_.back() + 5 : c.seqlen_q, c.heads_q, c.head_dim);
+    o_.init(c.packed_q ? 1 : c.batch, c.packed_q ? cu_q_.back() + 5 : c.seqlen_q, c.heads_q, dv_);
+    const int64_t outer = c.page_size ? pages * c.batch + 2 : c.packed_k ? 1 : c.batch;
+    const int64_t rows = c.page_size ? c.page_size : c.packed_k ? cu_k_.back() + 5 : c.seqlen_k;
+    k_.init(outer, rows, c.heads_kv, c.head_dim);
+    v_.init(outer, rows, c.heads_kv, dv_);
+    table_.assign(size_t(pages * c.batch), 1 << 20);
+    for (int b = 0; b < c.batch; ++b) {
+      for (int p = 0; p * c.page_size < lengths_k_[size_t(b)] && c.page_size; ++p) {
+        table_[size_t(b * pages + p)] = int(outer) - 1 - (p * c.batch + b);
+      }
+    }
+    columns_ = pages;
+    for (int b = 0; b < c.batch; ++b) {
+      for (int h = 0; h < c.heads_q; ++h) {
+        for (int i = 0; i < lengths_q_[size_t(b)]; ++i) {
+          for (int d = 0; d < c.head_dim; ++d) set(element(q_, b, i, h, d, c.packed_q, cu_q_));
+        }
+      }
+      for (int h = 0; h < c.heads_kv; ++h) {
+        for (int j = 0; j < lengths_k_[size_t(b)]; ++j) {
+          for (int d = 0; d < c.head_dim; ++d) set(key(k_, b, j, h, d));
+          for (int d = 0; d < dv_; ++d) set(key(v_, b, j, h, d));
+          if (c.nan_values && (j == lengths_k_[size_t(b)] - 1 || j % 97 == 31)) {
+            key(v_, b, j, h, j % dv_) = c.dtype == ATTN_DTYPE_F16 ? 0x7c00 : 0x7f80;
+            key(v_, b, j, h, (j + 1) % dv_) = 0xffff;
+          }
+        }
+      }
+    }
+    if (c.bad_page >= 0) table_[size_t(c.bad_page * pages)] = int(outer) + 3;
+    for (int h = 0; h < c.heads_q; ++h) {
+      slopes_.push_back(0.05f * static_cast<float>(h + 1));
+      sinks_.push_back(static_cast<float>(h) - 0.5f);
+    }
+    const int64_t lse_rows = c.packed_q ? cu_q_.back() + 5 : c.seqlen_q;
+    lse_.assign(size_t((c.packed_q ? 1 : c.batch) * c.heads_q * lse_rows), kUntouched);
+    o32_.assign(lse_.size() * size_t(dv_), kUntouched);
+    chunks_ = c.kv_chunk ? (c.seqlen_k + c.kv_chunk - 1) / c.kv_chunk : 1;
+    partial_o_.assign(o32_.size() * size_t(chunks_), std::nanf(""));
+    partial_lse_.assign(lse_.size() * size_t(chunks_), std::nanf(""));
+    status_.assign(size_t(c.batch), 0);
+
+    AttendParams& p = params_;
+    std::memset(static_cast<void*>(&p), 0, sizeof(p));
+    p.q = q_.view(), p.k = k_.view(), p.v = v_.view();
+    p.o = o_.view();
+    if (c.o_f32) p.o = {o32_.data(), {c.heads_q * lse_rows * dv_, lse_rows * dv_, dv_, 1}};
+    p.lse = {lse_.data(), {c.heads_q * lse_rows, lse_rows, 1, 0}};
+    if (c.packed_q) p.q.strides[0] = p.o.strides[0] = p.lse.strides[0] = 0;
+    if (c.packed_k) p.k.strides[0] = p.v.strides[0] = 0;
+    if (c.causal) p.features |= ATTN_CAUSAL;
+    if (c.left >= 0) p.features |= ATTN_WINDOW_LEFT, p.window_left = c.left;
+    if (c.right >= 0) p.features |= ATTN_WINDOW_RIGHT, p.window_right = c.right;
+    if (c.alibi) p.features |= ATTN_ALIBI, p.alibi_slopes = slopes_.data(), p.alibi_strides[1] = 1;
+    if (c.sink) p.features |= ATTN_SINK, p.sink = sinks_.data(), p.sink_stride = 1;
+    p.q_layout = c.packed_q ? ATTN_LAYOUT_PACKED : ATTN_LAYOUT_PADDED;
+    p.kv_layout = c.page_size ? ATTN_LAYOUT_PAGED : c.packed_k ? ATTN_LAYOUT_PACKED : ATTN_LAYOUT_PADDED;
+    p.alignment = c.top_left ? ATTN_ALIGN_TOP_LEFT : ATTN_ALIGN_BOTTOM_RIGHT;
+    p.o_dtype = c.o_f32 ? ATTN_DTYPE_F32 : c.dtype;
+    p.scale = c.scale != 0 ? c.scale : static_cast<float>(1 / std::sqrt(c.head_dim));
+    p.softcap = c.softcap;
+    p.batch = c.batch, p.heads_q = c.heads_q, p.heads_kv = c.heads_kv;
+    p.head_dim = c.head_dim, p.head_dim_v = dv_;
+    p.seqlen_q = c.seqlen_q, p.seqlen_k = c.seqlen_k, p.page_size = c.page_size;
+    p.total_q = cu_q_.back(), p.total_k = cu_k_.back(), p.num_pages = outer;
+    if (c.packed_q) p.cu_seqlens_q = {cu_q_.data(), 1};
+    else if (!c.seqlens_q.empty()) p.seqlens_q = {lengths_q_.data(), 1};
+    if (c.packed_k) p.cu_seqlens_k = {cu_k_.data(), 1};
+    else if (!c.seqlens_k.empty()) p.seqlens_k = {lengths_k_.data(), 1};
+    p.block_table = table_.data();
+    p.block_table_strides[0] = columns_, p.block_table_strides[1] = 1;
+    p.block_table_columns = columns_;
+    starts_.assign(size_t(c.batch), c.q_start);
+    if (c.q_start != std::numeric_limits<int64_t>::min()) p.q_start = {starts_.data(), 1};
+    p.gqa_pack = c.pack;
+    p.num_chunks = chunks_, p.kv_chunk = c.kv_chunk;
+    p.status = status_.data();
+    p.partial_o = partial_o_.data(), p.partial_lse = partial_lse_.data();
+    p.partial_chunk_rows = int64_t(lse_.size());
+    p.partial_head_rows = lse_rows;
+    p.partial_batch_rows = c.packed_q ? 0 : c.heads_q * lse_rows;
+    lse_rows_ = lse_rows;
+  }
+
+  std::string launch(uint64_t seed) {
+    const bool features = c_.features || c_.left >= 0 || c_.softcap != 0 || c_.alibi || c_.sink;
+    const WgmmaKernel* kernel = wgmma_kernel(c_.dtype, c_.head_dim, dv_, features, c_.full);
+#ifdef ATTN_TEST_FEW_KERNELS
+    if (!kernel) return "";
+#endif
+    if (!kernel) return "no kernel";
+    const std::string error =
+        run_wgmma(*kernel, params_, {c_.ctas, c_.dynamic, c_.use_o_map, seed});
+    return error.empty() ? compare() : error;
+  }
+
+ private:
+  static constexpr float kUntouched = 12345.0f;
+
+  uint16_t& element(Tensor& t, int b, int i, int h, int d, bool packed, const std::vector<int>& cu) {
+    return packed ? t.at(0, cu[size_t(b)] + i, h, d) : t.at(b, i, h, d);
+  }
+  uint16_t& key(Tensor& t, int b, int j, int h, int d) {
+    if (c_.page_size) {
+      const int page = table_[size_t(b * ((c_.seqlen_k + c_.page_size - 1) / c_.page_size) + j / c_.page_size)];
+      return t.at(page, j % c_.page_size, h, d);
+    }
+    return element(t, b, j, h, d, c_.packed_k, cu_k_);
+  }
+  double value(uint16_t bits) const {
+    return c_.dtype == ATTN_DTYPE_F16 ? attn::emulator::from_half(bits)
+                                      : attn::emulator::from_bfloat(bits);
+  }
+  void set(uint16_t& bits) {
+    double sum = 0;
+    for (int i = 0; i < 4; ++i) {
+      state_ = state_ * 6364136223846793005u + 1442695040888963407u;
+      sum += static_cast<double>(state_ >> 40) / (1 << 24) - 0.5;
+    }
+    const auto x = static_cast<float>(sum * 1.7);
+    bits = c_.dtype == ATTN_DTYPE_F16 ? attn::emulator::to_half(x) : attn::emulator::to_bfloat(x);
+  }
+
+  std::string compare() {
+    for (int b = 0; b < c_.batch; ++b) {
+      for (int h = 0; h < c_.heads_q; ++h) {
+        const int extent = c_.packed_q ? lengths_q_[size_t(b)] : c_.seqlen_q;
+        for (int i = 0; i < extent; ++i) {
+          const std::string wrong = compare_row(b, h, i);
+          if (!wrong.empty()) {
+            return "b " + std::to_string(b) + " h " + std::to_string(h) + " row " +
+                   std::to_string(i) + ": " + wrong;
+          }
+        }
+      }
+    }
+    // What lies between and behind the rows is as it was.
+    for (int64_t r = 0; r < o_.rows && !c_.o_f32; ++r) {
+      for (int h = 0; h < c_.heads_q; ++h) {
+        for (int64_t d = (c_.packed_q && r >= cu_q_.back()) ? 0 : dv_; d < o_.stride; ++d) {
+          if (o_.at(0, r, h, d) != 0xffff) return "O was written outside of its rows";
+        }
+      }
+    }
+    return "";
+  }
+
+  std::string compare_row(int b, int h, int i) {
+    const int len_q = lengths_q_[size_t(b)], len_k = lengths_k_[size_t(b)];
+    const bool real = i < len_q;
+    const int g = c_.heads_q / c_.heads_kv;
+    const int64_t start = c_.q_start != std::numeric_limits<int64_t>::min() ? c_.q_start
+                          : c_.top_left                                    ? 0
+                                                                           : len_k - len_q;
+    std::vector<double> s(size_t(len_k), -INFINITY);
+    double m = -INFINITY;
+    for (int j = 0; j < len_k && real; ++j) {
+      const int64_t p = start + i;
+      if (c_.causal && j > p) continue;
+      if (c_.right >= 0 && j > p + c_.right) continue;
+      if (c_.left >= 0 && j < p - c_.left) continue;
+      double x = 0;
+      for (int d = 0; d < c_.head_dim; ++d) {
+        x += value(element(q_, b, i, h, d, c_.packed_q, cu_q_)) * value(key(k_, b, j, h / g, d));
+      }
+      x *= static_cast<double>(params_.scale);
+      if (c_.softcap != 0) x = c_.softcap * std::tanh(x / c_.softcap);
+      if (c_.alibi) x -= static_cast<double>(slopes_[size_t(h)]) * std::fabs(static_cast<double>(p - j));
+      s[size_t(j)] = x;
+      m = std::fmax(m, x);
+    }
+    const double sink = c_.sink && real ? sinks_[size_t(h)] : -INFINITY;
+    const double top = std::fmax(m, sink);
+    double total = top == -INFINITY ? 0 : std::exp(sink - top);
+    for (double x : s) total += x == -INFINITY ? 0 : std::exp(x - top);
+    const double lse = total == 0 ? -INFINITY : top + std::log(total);
+    const bool bad = b == c_.bad_page;
+
+    double merged = -INFINITY, shift = -INFINITY;
+    const int64_t row = (c_.packed_q ? cu_q_[size_t(b)] + i : i) + h * lse_rows_ +
+                        (c_.packed_q ? 0 : int64_t{b} * c_.heads_q * lse_rows_);
+    if (chunks_ > 1) {  // merging is the reader's
+      double sum = 0;
+      for (int ch = 0; ch < chunks_; ++ch) shift = std::fmax(shift, partial_lse(ch, row));
+      for (int ch = 0; ch < chunks_ && shift > -INFINITY; ++ch) sum += std::exp(partial_lse(ch, row) - shift);
+      merged = shift == -INFINITY ? shift : shift + std::log(sum);
+      for (int ch = 0; ch < chunks_; ++ch) {
+        if (std::isnan(partial_lse(ch, row)) && !bad) return "a chunk's LSE was not written";
+      }
+    } else {
+      merged = lse_[size_t(row)];
+    }
+    if (bad ? !std::isnan(merged) : !(merged == lse || std::fabs(merged - lse) < 2e-5)) {
+      return "LSE " + std::to_string(merged) + ", not " + std::to_string(lse);
+    }
+    for (int d = 0; d < dv_; ++d) {
+      double expected = 0, size = 0;
+      for (int j = 0; j < len_k; ++j) {
+        if (s[size_t(j)] == -INFINITY) continue;
+        const double p = std::exp(s[size_t(j)] - lse), v = value(key(v_, b, j, h / g, d));
+        expected += p * v;
+        size += p * p * v * v;
+      }
+      double actual = 0;
+      if (chunks_ > 1) {
+        for (int ch = 0; ch < chunks_ && shift > -INFINITY; ++ch) {
+          const double w = std::exp(partial_lse(ch, row) - merged);
+          if (w > 0 || std::isnan(w)) {
+            actual += w * partial_o_[size_t((ch * int64_t(lse_.size()) + row) * dv_ + d)];
+          }
+        }
+      } else {
+        actual = c_.o_f32 ? o32_[size_t(row * dv_ + d)]
+                          : value(element(o_, b, i, h, d, c_.packed_q, cu_q_));
+      }
+      if (bad) {
+        if (!std::isnan(actual)) return "O of a bad request is no NaN";
+        continue;
+      }
+      // P and O are rounded to the storage type: half a unit of each, and the f32 sums.
+      const double unit = c_.dtype == ATTN_DTYPE_F16 ? 0x1p-11 : 0x1p-8;
+      const double tolerance = unit * (3 * std::sqrt(size) + std::fabs(expected)) + 1e-6;
+      const bool same = std::isnan(expected)   ? std::isnan(actual)
+                        : std::isinf(expected) ? actual == expected
+                                               : std::fabs(actual - expected) <= tolerance;
+      if (!same || (!real && actual != 0)) {
+        return "column " + std::to_string(d) + " is " + std::to_string(actual) + ", not " +
+               std::to_string(expected) + " +- " + std::to_string(tolerance);
+      }
+    }
+    if (bad && status_[size_t(b)] != ATTN_REQUEST_BAD_PAGE) return "the status is not set";
+    return "";
+  }
+  double partial_lse(int chunk, int64_t row) const {
+    return partial_lse_[size_t(chunk * int64_t(lse_.size()) + row)];
+  }
+
+  const Case& c_;
+  int dv_, chunks_;
+  int64_t columns_ = 0, lse_rows_ = 0;
+  uint64_t state_ = 88172645463325252u;
+  std::vector<int> lengths_q_, lengths_k_, cu_q_, cu_k_, table_;
+  Tensor q_, k_, v_, o_;
+  std::vector<float> slopes_, sinks_, lse_, o32_, partial_o_, partial_lse_;
+  std::vector<uint32_t> status_;
+  std::vector<int64_t> starts_;
+  AttendParams params_;
+};
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const std::string only = argc > 1 ? argv[1] : "";
+  const int seeds = argc > 2 ? std::atoi(argv[2]) : 2;
+  std::vector<Case> cases;
+  for (int d : {64, 96, 128, 192, 256}) {
+    const std::string name = "d" + std::to_string(d);
+    for (bool causal : {false, true}) {
+      cases.push_back({.name = name + (causal ? " causal" : " full"), .head_dim = d, .causal = causal});
+    }
+    cases.push_back({.name = name + " features", .head_dim = d, .features = true, .causal = true});
+  }
+  cases.push_back({.name = "long tiles", .full = true});
+  cases.push_back({.name = "f16", .dtype = ATTN_DTYPE_F16, .causal = true});
+  cases.push_back({.name = "d192 v128", .head_dim = 192, .head_dim_v = 128, .causal = true});
+  cases.push_back({.name = "d80", .head_dim = 80, .causal = true});
+  cases.push_back({.name = "d72 f16", .dtype = ATTN_DTYPE_F16, .head_dim = 72});
+  cases.push_back({.name = "gqa", .heads_q = 6, .heads_kv = 2, .causal = true});
+  cases.push_back({.name = "gqa pack 4", .heads_q = 8, .heads_kv = 2, .seqlen_q = 37, .causal = true, .pack = 4});
+  cases.push_back({.name = "gqa pack 7", .heads_q = 7, .heads_kv = 1, .seqlen_q = 20, .causal = true, .pack = 7});
+  cases.push_back({.name = "decode pack 8", .heads_q = 8, .heads_kv = 1, .seqlen_q = 1, .seqlen_k = 500, .pack = 8});
+  cases.push_back({.name = "more queries than keys", .seqlen_q = 400, .seqlen_k = 100, .causal = true});
+  cases.push_back({.name = "more queries than keys, top left", .seqlen_q = 300, .seqlen_k = 100, .causal = true, .top_left = true});
+  cases.push_back({.name = "lengths", .batch = 4, .causal = true, .seqlens_q = {200, 0, 77, 129}, .seqlens_k = {300, 100, 0, 33}});
+  cases.push_back({.name = "lengths full", .batch = 3, .seqlens_q = {10, 130, 200}, .seqlens_k = {256, 1, 0}});
+  cases.push_back({.name = "packed", .batch = 4, .causal = true, .seqlens_q = {200, 0, 77, 129}, .seqlens_k = {300, 100, 0, 33}, .packed_q = true, .packed_k = true});
+  cases.push_back({.name = "packed gqa", .head_dim = 64, .heads_q = 4, .heads_kv = 2, .batch = 3, .causal = true, .seqlens_q = {61, 5, 90}, .seqlens_k = {300, 100, 90}, .packed_q = true, .packed_k = true, .pack = 2});
+  cases.push_back({.name = "paged 16", .batch = 2, .causal = true, .seqlens_k = {300, 141}, .page_size = 16});
+  cases.push_back({.name = "paged 256", .batch = 2, .causal = true, .seqlens_k = {300, 141}, .page_size = 256});
+  cases.push_back({.name = "paged 64 d256", .head_dim = 256, .batch = 2, .causal = true, .seqlens_k = {300, 141}, .page_size = 64});
+  cases.push_back({.name = "bad page", .batch = 2, .seqlens_k = {300, 141}, .page_size = 16, .bad_page = 1});
+  cases.push_back({.name = "NaN in V", .causal = true, .nan_values = true});
+  cases.push_back({.name = "NaN in V, packed, f32", .batch = 2, .causal = true, .seqlens_q = {70, 20}, .seqlens_k = {150, 90}, .packed_q = true, .packed_k = true, .o_f32 = true, .nan_values = true});
+  cases.push_back({.name = "NaN in V, features", .seqlen_q = 100, .seqlen_k = 100, .causal = true, .left = 20, .softcap = 5, .alibi = true, .sink = true, .nan_values = true});
+  cases.push_back({.name = "window", .seqlen_q = 250, .seqlen_k = 400, .causal = true, .left = 70});
+  cases.push_back({.name = "window both", .seqlen_q = 250, .seqlen_k = 400, .left = 30, .right = 50});
+  cases.push_back({.name = "softcap", .causal = true, .softcap = 2});
+  cases.push_back({.name = "alibi sink", .causal = true, .alibi = true, .sink = true});
+  cases.push_back({.name = "sink without keys", .seqlen_q = 300, .seqlen_k = 40, .causal = true, .sink = true});
+  cases.push_back({.name = "negative scale", .causal = true, .scale = -0.1f});
+  cases.push_back({.name = "negative scale, features", .features = true, .causal = true, .scale = -0.1f});
+  cases.push_back({.name = "q_start", .causal = true, .q_start = 50});
+  cases.push_back({.name = "q_start before all keys", .seqlen_q = 300, .causal = true, .q_start = -150});
+  cases.push_back({.name = "split", .seqlen_k = 700, .causal = true, .kv_chunk = 256});
+  cases.push_back({.name = "split packed", .batch = 2, .seqlen_k = 700, .causal = true, .seqlens_q = {70, 20}, .seqlens_k = {700, 90}, .packed_q = true, .packed_k = true, .kv_chunk = 256, .nan_values = true});
+  cases.push_back({.name = "rows of O one by one", .causal = true, .use_o_map = false});
+  cases.push_back({.name = "static tiles", .heads_q = 3, .heads_kv = 1, .causal = true, .ctas = 4, .dynamic = false});
+  cases.push_back({.name = "many tiles, one CTA", .head_dim = 64, .heads_q = 4, .heads_kv = 4, .seqlen_q = 500, .causal = true, .ctas = 1});
+
+  Results results;
+  if (only.empty()) {
+    results.check("table", table_difference());
+    results.check("numbering", numbering_difference());
+  }
+  for (const Case& c : cases) {
+    if (!only.empty() && c.name.find(only) == std::string::npos) continue;
+    for (int seed = 1; seed <= seeds; ++seed) {
+      results.check(c.name + " seed " + std::to_string(seed), Run(c).launch(static_cast<uint64_t>(seed)));
+    }
+  }
+  return results.report();
+}
