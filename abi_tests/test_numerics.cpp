@@ -226,7 +226,7 @@ void equal_scores() {
 void storage_types() {
   for (const attn_dtype dtype : {ATTN_DTYPE_F16, ATTN_DTYPE_BF16}) {
     for (const int64_t keys : {1, 2, 17, 64, 200}) {
-      for (const int64_t dim : {1, 40, 64, 128}) {
+      for (const int64_t dim : {1, 33, 40, 64, 128}) {
         for (int variant = 0; variant < 3; variant++) {
           Problem p = problem("types", {9}, {keys}, 2, 1, dim, dim);
           set_types(p, dtype);

@@ -13,11 +13,12 @@ import (
 type ISA int32
 
 const (
-	ISAAuto   ISA = 0
-	ISAScalar ISA = 1
-	ISAAVX2   ISA = 2
-	ISAAVX512 ISA = 3
-	ISANEON   ISA = 4
+	ISAAuto       ISA = 0
+	ISAScalar     ISA = 1
+	ISAAVX2       ISA = 2
+	ISAAVX512     ISA = 3
+	ISANEON       ISA = 4
+	ISAAVX512BF16 ISA = 5 // AVX512 with products of bf16
 )
 
 // LogLevel is how much a message of the log matters.

@@ -145,7 +145,7 @@ def draw(results: Results) -> None:
     if not rows:
         return
     try:
-        import matplotlib
+        import matplotlib  # type: ignore[import-not-found]
 
         matplotlib.use("svg")
         from matplotlib import pyplot

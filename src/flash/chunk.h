@@ -245,7 +245,7 @@ void weigh(const QueryTile& tile, const Scratch& scratch, const Group& group) {
   const State& state = scratch.state;
   alignas(64) float alpha[kPaddedRows];
   Stage::apply(tile, group);
-  softmax<true>(group, state.m + group.row, state.l + group.row * kLanes, alpha);
+  softmax<true>(group, nullptr, state.m + group.row, state.l + group.row * kLanes, alpha);
   rescale(group.rows, tile.shape.head_dim_v, alpha, state.o + group.row * state.ldo, state.ldo);
 }
 

@@ -44,8 +44,9 @@ using flash::Storage;
 using flash::TileShape;
 
 constexpr int64_t kMaxHeadDim = 1024;
-constexpr int64_t kTileKMultiple = 64;                  // a multiple of every panel
-constexpr int64_t kMaxSeqlen = int64_t{1} << 40;        // keeps all sizes far from overflow
+constexpr int64_t kTileKMultiple = 64;            // a multiple of every panel
+constexpr int64_t kMaxSeqlen = int64_t{1} << 40;  // keeps all sizes far from overflow
+constexpr float kLog2E = 1.44269504f;
 constexpr int64_t kUnbounded = int64_t{1} << 61;        // more than any difference of positions
 constexpr int64_t kPackedCapacity = int64_t{16} << 20;  // bytes; more where one unit needs more
 constexpr int64_t kMaxUnits = 256;                      // in a batch
@@ -67,6 +68,7 @@ constexpr attn_features kFeatureStage = ATTN_BIAS | ATTN_MASK | ATTN_ALIBI | ATT
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 constexpr int64_t round_up(int64_t n, int64_t multiple) { return ceil_div(n, multiple) * multiple; }
 
+// The kernels that take every problem.
 const FlashKernels* kernels_for(attn_isa isa) {
   switch (isa) {
     case ATTN_ISA_SCALAR:
@@ -75,6 +77,7 @@ const FlashKernels* kernels_for(attn_isa isa) {
     case ATTN_ISA_AVX2:
       return &flash::kFlashAvx2;
     case ATTN_ISA_AVX512:
+    case ATTN_ISA_AVX512_BF16:
       return &flash::kFlashAvx512;
 #elif defined(__aarch64__)
     case ATTN_ISA_NEON:
@@ -83,6 +86,32 @@ const FlashKernels* kernels_for(attn_isa isa) {
     default:
       return nullptr;
   }
+}
+
+// bf16 holds the type's elements without rounding.
+bool fits_bf16(attn_dtype dtype) {
+  return dtype == ATTN_DTYPE_BF16 || dtype == ATTN_DTYPE_I8 || dtype == ATTN_DTYPE_F8E4M3;
+}
+
+// The kernels whose products are of bf16, where they may serve the problem; else NULL.
+const FlashKernels* bf16_kernels_for(attn_isa isa, const attn_plan_config& problem) {
+#if defined(__x86_64__)
+  if (isa == ATTN_ISA_AVX512_BF16 && problem.q_dtype == ATTN_DTYPE_BF16 &&
+      fits_bf16(problem.k_dtype) && fits_bf16(problem.v_dtype)) {
+    return &flash::kFlashAvx512Bf16;
+  }
+#endif
+  return nullptr;
+}
+
+// Those of a run's tiles. Scales of blocks within a row cannot be put off until after the products.
+const FlashKernels& tile_kernels_for(attn_isa isa, const attn_plan_config& problem,
+                                     const attn_run_args& args) {
+  const auto in_blocks = [](const attn_tensor* scale) {
+    return scale && scale->rank == 4 && scale->shape[3] > 1;
+  };
+  const FlashKernels* bf16 = bf16_kernels_for(isa, problem);
+  return bf16 && !in_blocks(args.k_scale) && !in_blocks(args.v_scale) ? *bf16 : *kernels_for(isa);
 }
 
 // How the kernels call a type.
@@ -103,12 +132,21 @@ Storage storage_of(attn_dtype dtype) {
 
 // ---- sizes, all in bytes and multiples of 64
 
+constexpr int64_t kItem = 4;
+
 int64_t packed_k_size(const FlashKernels& kernels, int64_t seqlen_k, int64_t head_dim) {
-  return round_up(round_up(seqlen_k, kernels.panel) * head_dim * int64_t{sizeof(float)}, 64);
+  const int64_t items = ceil_div(head_dim, kernels.item_width);
+  return round_up(round_up(seqlen_k, kernels.panel) * items * kItem, 64);
 }
 
 int64_t packed_v_size(const FlashKernels& kernels, int64_t seqlen_k, int64_t head_dim_v) {
-  return round_up(seqlen_k * round_up(head_dim_v, kernels.lanes) * int64_t{sizeof(float)}, 64);
+  const int64_t items = ceil_div(seqlen_k, kernels.item_width);
+  return round_up(items * round_up(head_dim_v, kernels.lanes) * kItem, 64);
+}
+
+// Of K and V each: only products of bf16 have them apart.
+int64_t packed_scales_size(const FlashKernels& kernels, int64_t seqlen_k) {
+  return kernels.item_width == 1 ? 0 : round_up(seqlen_k * int64_t{sizeof(float)}, 64);
 }
 
 int64_t nonfinite_size(int64_t seqlen_k, int64_t tile_k) {
@@ -122,6 +160,8 @@ struct Unit {
   int64_t end_key;
   float* packed_k;
   float* packed_v;
+  float* packed_k_scales;
+  float* packed_v_scales;
   uint8_t* nonfinite;
   flash::Span next_k;  // in the caller's memory, what is likely to be packed after this
   flash::Span next_v;
@@ -201,13 +241,16 @@ int64_t partials_size(const FlashKernels& kernels, const attn_plan_config& probl
   return chunks * size;
 }
 
-Workspace lay_out(const FlashKernels& kernels, const attn_host& host,
-                  const attn_plan_config& problem, const attn_backend_plan& plan) {
+// tile_kernels: those that pack, and compute tiles.
+Workspace lay_out(const FlashKernels& kernels, const FlashKernels& tile_kernels,
+                  const attn_host& host, const attn_plan_config& problem,
+                  const attn_backend_plan& plan) {
   const TileShape tile = tile_shape(kernels, problem, plan);
   const TileShape chunk = chunk_shape(kernels, problem, plan);
   const int64_t unit_size =
-      packs(problem) ? packed_k_size(kernels, problem.max_seqlen_k, problem.head_dim) +
-                           packed_v_size(kernels, problem.max_seqlen_k, problem.head_dim_v) +
+      packs(problem) ? packed_k_size(tile_kernels, problem.max_seqlen_k, problem.head_dim) +
+                           packed_v_size(tile_kernels, problem.max_seqlen_k, problem.head_dim_v) +
+                           2 * packed_scales_size(tile_kernels, problem.max_seqlen_k) +
                            nonfinite_size(problem.max_seqlen_k, plan.tile_k)
                      : 0;
   const int64_t workers = host.concurrency;
@@ -245,6 +288,7 @@ struct Run {
   const attn_run_args& args;
   const attn_run_shape& shape;
   const FlashKernels& kernels;
+  const FlashKernels& tile_kernels;  // those that pack, and compute tiles
   int64_t tile_q;
   int64_t tile_k;
   int64_t kv_chunk;
@@ -347,12 +391,15 @@ void pack(const Run& run, const Unit& unit, int64_t key_begin, int64_t key_end) 
 
   pack.keys = k_of(run, unit.sequence, unit.head_kv);
   pack.packed = unit.packed_k;
-  run.kernels.pack_k(&pack);
+  pack.scales_packed = unit.packed_k_scales;
+  pack.factor = run.problem.scale * kLog2E;
+  run.tile_kernels.pack_k(&pack);
 
   pack.keys = v_of(run, unit.sequence, unit.head_kv);
   pack.packed = unit.packed_v;
+  pack.scales_packed = unit.packed_v_scales;
   pack.nonfinite = unit.nonfinite;
-  run.kernels.pack_v(&pack);
+  run.tile_kernels.pack_v(&pack);
 }
 
 // Rows [begin, end) of o are 0 and of lse -inf.
@@ -496,6 +543,9 @@ void attend(const Run& run, const Unit& unit, int64_t tile, int64_t next_tile, i
   attend.tile.shape = run.tile_shape;
   attend.packed_k = unit.packed_k;
   attend.packed_v = unit.packed_v;
+  attend.packed_k_scales = unit.packed_k_scales;
+  if (run.args.v_scale && run.tile_kernels.item_width > 1)
+    attend.packed_v_scales = unit.packed_v_scales;
   attend.nonfinite = unit.nonfinite;
   attend.next[0] =
       span_of(*run.args.o, problem.head_dim_v, static_cast<char*>(attend.tile.o), attend.tile.rows);
@@ -508,7 +558,7 @@ void attend(const Run& run, const Unit& unit, int64_t tile, int64_t next_tile, i
     attend.next[1] = unit.next_k;
     attend.next[2] = unit.next_v;
   }
-  run.kernels.attend(&attend);
+  run.tile_kernels.attend(&attend);
 }
 
 Sequence sequence_of(const Run& run, int64_t unit) {
@@ -517,7 +567,7 @@ Sequence sequence_of(const Run& run, int64_t unit) {
 
 // Unit `index`, to be packed at `packed`.
 Unit unit_at(const Run& run, int64_t index, char* packed) {
-  const FlashKernels& kernels = run.kernels;
+  const FlashKernels& kernels = run.tile_kernels;
   const attn_plan_config& problem = run.problem;
   Unit unit{};
   unit.sequence = sequence_of(run, index);
@@ -528,9 +578,12 @@ Unit unit_at(const Run& run, int64_t index, char* packed) {
   const int64_t seqlen_k = unit.sequence.seqlen_k;
   const int64_t k_size = packed_k_size(kernels, seqlen_k, problem.head_dim);
   const int64_t v_size = packed_v_size(kernels, seqlen_k, problem.head_dim_v);
+  const int64_t scales_size = packed_scales_size(kernels, seqlen_k);
   unit.packed_k = reinterpret_cast<float*>(packed);
   unit.packed_v = reinterpret_cast<float*>(packed + k_size);
-  unit.nonfinite = reinterpret_cast<uint8_t*>(packed + k_size + v_size);
+  unit.packed_k_scales = reinterpret_cast<float*>(packed + k_size + v_size);
+  unit.packed_v_scales = reinterpret_cast<float*>(packed + k_size + v_size + scales_size);
+  unit.nonfinite = reinterpret_cast<uint8_t*>(packed + k_size + v_size + 2 * scales_size);
   return unit;
 }
 
@@ -792,17 +845,19 @@ attn_status run_plan(const attn_host* host, const attn_plan_config* problem,
                      const attn_backend_plan* plan, const attn_run_args* args,
                      const attn_run_shape* shape, attn_error* error) {
   const FlashKernels& kernels = *kernels_for(plan->isa);
+  const FlashKernels& tile_kernels = tile_kernels_for(plan->isa, *problem, *args);
   Run run{*host,
           *problem,
           *args,
           *shape,
           kernels,
+          tile_kernels,
           plan->tile_q,
           plan->tile_k,
           plan->kv_chunk,
           tile_shape(kernels, *problem, *plan),
           chunk_shape(kernels, *problem, *plan),
-          lay_out(kernels, *host, *problem, *plan),
+          lay_out(kernels, tile_kernels, *host, *problem, *plan),
           shape->batch * problem->heads_kv,
           nullptr,
           0,
@@ -881,7 +936,11 @@ attn_status plan_create(const attn_host* host, const attn_plan_config* problem,
   plan->tile_q = choose_tile_q(*host, *problem, kernels.micro_rows);
   plan->tile_k = problem->tile_k ? problem->tile_k : choose_tile_k(*problem);
   plan->kv_chunk = problem->kv_chunk ? problem->kv_chunk : choose_kv_chunk(*problem);
-  plan->workspace_size = lay_out(kernels, *host, *problem, *plan).size;
+  plan->workspace_size = lay_out(kernels, kernels, *host, *problem, *plan).size;
+  if (const FlashKernels* bf16 = bf16_kernels_for(host->isa, *problem)) {
+    const size_t size = lay_out(kernels, *bf16, *host, *problem, *plan).size;
+    plan->workspace_size = std::max(plan->workspace_size, size);
+  }
   return ATTN_OK;
 }
 

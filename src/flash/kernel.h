@@ -13,16 +13,17 @@
 //       O = alpha O + P V                 [kRows, head_dim_v]
 //   O = O / l,  LSE = ln 2 (m + log2 l)
 //
-// Q carries scale * log2(e), so that S is in units of log2. What a row gets is a fixed sequence of
-// operations on its own data; the grouping of rows and the trimming of keys only leave out
-// additions of 0 and maxima with -inf. A sink is where a row's m and l begin.
+// Q, or K's scales, carry scale * log2(e), so that S is in units of log2. What a row gets is a
+// fixed sequence of operations on its own data; the grouping of rows and the trimming of keys only
+// leave out additions of 0 and maxima with -inf. A sink is where a row's m and l begin.
 //
 // Storage types are seen by packing (pack.h), begin_tile and end_tile alone; the loop in between
-// knows f32 only.
+// knows items of f32 or, in the products, of pairs of bf16 (dot.h).
 //
 // That is a tile of queries against packed K and V. For short queries over long K and V see
 // chunk.h.
 #include "base.h"
+#include "dot.h"
 #include "pack.h"
 #include "stage.h"
 #include "storage.h"
@@ -42,8 +43,8 @@ static_assert(kRows <= 8);
 
 enum class Init { kZero, kRescale };
 
-// C = A B, or C = diag(alpha) C + A B:  A [m, k] row-major, B [k, n] with row stride ldb, C [m, n].
-// B and C are aligned to vectors.
+// C = A B, or C = diag(alpha) C + A B:  A [m, k] row-major, B [k, n] with row stride ldb, C [m, n];
+// k counts items. B and C are aligned to vectors.
 struct Product {
   const float* a;
   int64_t lda;
@@ -51,6 +52,7 @@ struct Product {
   int64_t ldb;
   int64_t k;
   const float* alpha;
+  const float* column_scales;  // C = A B diag(column_scales); NULL: all are 1
   float* c;
   int64_t ldc;
   const char* ahead;   // each of the k steps fetches kLines cache lines into L2: from here on,
@@ -104,16 +106,24 @@ template <Init kInit, int kLines, int kM, int kN>
       Vec x = Broadcast(row[r / 3] + (r % 3) * lda);
       Pin(x);
       ATTN_UNROLL
-      for (int v = 0; v < kN; ++v) acc[r][v] = MulAdd(x, bv[v], acc[r][v]);
+      for (int v = 0; v < kN; ++v) acc[r][v] = Dot::add(x, bv[v], acc[r][v]);
     }
     ATTN_UNROLL
     for (int i = 0; i < (kM + 2) / 3; ++i) ++row[i];
     b += ldb;
   }
+  if (Dot::kScalesKeys && kInit == Init::kZero && product.column_scales) {
+    ATTN_UNROLL
+    for (int v = 0; v < kN; ++v) {
+      const Vec scale = Load(product.column_scales + v * kLanes);
+      ATTN_UNROLL
+      for (int r = 0; r < kM; ++r) acc[r][v] = Mul(acc[r][v], scale);
+    }
+  }
   ATTN_UNROLL
   for (int r = 0; r < kM; ++r) {
     ATTN_UNROLL
-    for (int v = 0; v < kN; ++v) Store(acc[r][v], c + r * ldc + v * kLanes);
+    for (int v = 0; v < kN; ++v) Store(Dot::finish(acc[r][v]), c + r * ldc + v * kLanes);
   }
 }
 
@@ -169,14 +179,14 @@ struct Scratch {
   int64_t ldq;
   int64_t lds;
   State state;       // [tile_q] rows
-  float* q;          // [tile_q, ldq] scale * log2(e) * Q
+  float* q;          // [tile_q, ldq] items of scale * log2(e) * Q, or of Q if K's scales have that
   float* s;          // [score_rows, lds] S, then P
   uint8_t* started;  // [tile_q / kRows] whether O holds anything
   float* rows;       // [kStep, ldq or ldo] of K or V, for chunks
 
   Scratch(const TileShape& shape, void* memory)
       : arena(memory),
-        ldq(row_stride_of(shape.head_dim)),
+        ldq(row_stride_of(items(shape.head_dim))),
         lds(shape.tile_k + 16),
         state(shape, shape.tile_q, &arena),
         q(arena.take(shape.tile_q * ldq)),
@@ -186,9 +196,10 @@ struct Scratch {
 };
 
 // S -> P with the running maximum m and sum l; alpha[row] is what O is to be scaled by. With
-// kMarkMasked a masked key's P is -0 instead of 0.
+// kMarkMasked a masked key's P is -0 instead of 0. P takes V's scales, if there are any, l does
+// not.
 template <bool kMarkMasked>
-void softmax(const Group& group, float* m, float* l, float* alpha) {
+void softmax(const Group& group, const float* v_scales, float* m, float* l, float* alpha) {
   alignas(64) float row_max[kPaddedRows] = {};
   alignas(64) float shift[kPaddedRows];
   for (int r = 0; r < group.rows; ++r) {
@@ -221,13 +232,13 @@ void softmax(const Group& group, float* m, float* l, float* alpha) {
   for (int r = 0; r < group.rows; ++r) {
     float* s = group.s + r * group.lds;
     const Vec subtract = Broadcast(shift + r);
-    const auto exponentiate = [&](float* p) {
-      const Vec score = Load(p);
+    const auto exponentiate = [&](int64_t column) {
+      const Vec score = Load(s + column);
       Vec weight = Exp2(Sub(score, subtract));
       if constexpr (kMarkMasked) {
         weight = IfThenElse(Eq(score, Set(-kInfinity)), Set(kMinusZero), weight);
       }
-      Store(weight, p);
+      Dot::store_p(weight, v_scales, s, column);
       return weight;
     };
     Vec sum[kVecs];
@@ -238,7 +249,7 @@ void softmax(const Group& group, float* m, float* l, float* alpha) {
       for (int v = 0; v < kVecs; ++v) {
         const int64_t column = panel + v * kLanes;
         if (column >= group.begin && column < group.end) {
-          sum[v] = Add(sum[v], exponentiate(s + column));
+          sum[v] = Add(sum[v], exponentiate(column));
         }
       }
     };
@@ -249,7 +260,7 @@ void softmax(const Group& group, float* m, float* l, float* alpha) {
     }
     for (; column + kPanel <= group.end; column += kPanel) {
       ATTN_UNROLL
-      for (int v = 0; v < kVecs; ++v) sum[v] = Add(sum[v], exponentiate(s + column + v * kLanes));
+      for (int v = 0; v < kVecs; ++v) sum[v] = Add(sum[v], exponentiate(column + v * kLanes));
     }
     part_of_panel(column);
     ATTN_UNROLL
@@ -269,12 +280,11 @@ void multiply_marked(int rows, int vecs, const Product& product) {
       if constexpr (kInit == Init::kRescale) {
         acc = MulAdd(Broadcast(product.alpha + r), Load(out), Zero());
       }
-      for (int64_t key = 0; key < product.k; ++key) {
-        const float weight = product.a[r * product.lda + key];
-        if (weight == 0.0f && __builtin_signbit(weight)) continue;
-        acc = MulAdd(Set(weight), Load(product.b + key * product.ldb + i * kLanes), acc);
+      for (int64_t item = 0; item < product.k; ++item) {
+        acc = Dot::add_marked(product.a + r * product.lda + item,
+                              Load(product.b + item * product.ldb + i * kLanes), acc);
       }
-      Store(acc, out);
+      Store(Dot::finish(acc), out);
     }
   }
 }
@@ -320,12 +330,12 @@ void attend_group(const AttendArgs& args, const Scratch& scratch, const Group& g
                   Ahead* ahead) {
   const QueryTile& tile = args.tile;
   const int64_t tile_k = tile.shape.tile_k;
-  const int64_t head_dim = tile.shape.head_dim;
+  const int64_t dim_items = items(tile.shape.head_dim);
   Product qk{};
   qk.a = scratch.q + group.row * scratch.ldq;
   qk.lda = scratch.ldq;
   qk.ldb = kPanel;
-  qk.k = head_dim;
+  qk.k = dim_items;
   qk.ldc = group.lds;
   typename Stage::Fetch fetch(tile, group);
   for (int64_t column = group.begin; column < group.end;) {
@@ -336,7 +346,8 @@ void attend_group(const AttendArgs& args, const Scratch& scratch, const Group& g
       const int64_t columns = min(panel_end(column), group.end) - column;
       const int vecs = static_cast<int>((columns + kLanes - 1) / kLanes);
       const int64_t panel = round_down(column, kPanel);
-      qk.b = args.packed_k + (group.key + panel) * head_dim + (column - panel);
+      qk.b = args.packed_k + (group.key + panel) * dim_items + (column - panel);
+      if (Dot::kScalesKeys) qk.column_scales = args.packed_k_scales + group.key + column;
       qk.c = group.s + column;
       if (!fetch.next(qk.k, &qk.ahead, &qk.ahead_step)) {
         ahead->give(&qk);
@@ -351,14 +362,15 @@ void attend_group(const AttendArgs& args, const Scratch& scratch, const Group& g
   float* m = scratch.state.m + group.row;
   float* l = scratch.state.l + group.row * kLanes;
   const bool nonfinite = args.nonfinite[group.key / tile_k] != 0;
+  const float* v_scales = args.packed_v_scales ? args.packed_v_scales + group.key : nullptr;
   if (nonfinite) {
-    softmax<true>(group, m, l, alpha);
+    softmax<true>(group, v_scales, m, l, alpha);
   } else {
-    softmax<false>(group, m, l, alpha);
+    softmax<false>(group, v_scales, m, l, alpha);
   }
 
   const int64_t padded_dim = round_up(tile.shape.head_dim_v, kLanes);
-  const int64_t block_keys = min(tile_k, tile.seqlen_k - group.key);
+  const int64_t block_items = items(min(tile_k, tile.seqlen_k - group.key));
   Product pv{};
   pv.lda = group.lds;
   pv.ldc = scratch.state.ldo;
@@ -366,16 +378,16 @@ void attend_group(const AttendArgs& args, const Scratch& scratch, const Group& g
   for (int64_t dim = 0; dim < padded_dim; dim += panel) {
     const int64_t width = min(panel, padded_dim - dim);
     const int vecs = static_cast<int>(width / kLanes);
-    const float* v = args.packed_v + group.key * padded_dim + block_keys * dim;
+    const float* v = args.packed_v + items(group.key) * padded_dim + block_items * dim;
     pv.ldb = width;
     pv.c = scratch.state.o + group.row * scratch.state.ldo + dim;
     pv.alpha = alpha;
     bool first = group.first;
     for (int64_t column = Stage::skip(tile, group, group.begin); column < group.end;) {
       const int64_t run_end = Stage::run_end(tile, group, column);
-      pv.a = group.s + column;
-      pv.b = v + column * width;
-      pv.k = run_end - column;
+      pv.a = group.s + items(column);
+      pv.b = v + items(column) * width;
+      pv.k = items(run_end - column);
       if (!fetch.next(pv.k, &pv.ahead, &pv.ahead_step)) {
         ahead->give(&pv);
       }
@@ -405,7 +417,7 @@ void load_queries(const QueryTile& tile, const Scratch& scratch) {
     const auto* from = q + row.head * tile.q_head_stride + row.query * tile.q.row_stride;
     float* to = scratch.q + r * scratch.ldq;
     for (int64_t dim = 0; dim < head_dim; dim += kLanes) {
-      Store(Mul(load<Type>(from + dim * stride, stride, head_dim - dim), scale), to + dim);
+      Dot::store_q(load<Type>(from + dim * stride, stride, head_dim - dim), scale, to, dim);
     }
   }
 }
@@ -494,17 +506,17 @@ void attend_tile(const AttendArgs& args) {
   for (int64_t group = 0; group * kRows < tile.rows; ++group) scratch.started[group] = 0;
   const int64_t tile_k = tile.shape.tile_k;
   const int64_t seqlen_k = tile.seqlen_k;
-  const int64_t head_dim = tile.shape.head_dim;
+  const int64_t dim_items = items(tile.shape.head_dim);
   const int64_t padded_dim_v = round_up(tile.shape.head_dim_v, kLanes);
   const int64_t tile_begin = round_down(max(tile.key_lo, 0), tile_k);
   const int64_t tile_end = min(tile.queries - 1 + tile.key_hi, seqlen_k);
   for (int64_t key = tile_begin; key < tile_end; key += tile_k) {
     const int64_t next_key = key + tile_k;
-    const int64_t next_size =
-        (min(next_key + tile_k, seqlen_k) - next_key) * int64_t{sizeof(float)};
+    const int64_t next_keys = min(next_key + tile_k, seqlen_k) - next_key;
+    constexpr int64_t kItem = sizeof(float);
     const flash::Span next_block[] = {
-        {args.packed_k + next_key * head_dim, next_size * head_dim},
-        {args.packed_v + next_key * padded_dim_v, next_size * padded_dim_v}};
+        {args.packed_k + next_key * dim_items, next_keys * dim_items * kItem},
+        {args.packed_v + items(next_key) * padded_dim_v, items(next_keys) * padded_dim_v * kItem}};
     Ahead ahead = next_key < tile_end ? Ahead(next_block, 2) : Ahead(args.next, 3);
     for (int64_t row = 0; row < tile.rows; row += kRows) {
       Group group = group_at<Stage>(tile, row, key, tile_k);
@@ -533,4 +545,6 @@ void attend(const AttendArgs* args) {
 }  // namespace
 }  // namespace attn::ATTN_FLASH_ISA
 
+#ifndef ATTN_FLASH_BF16
 #include "chunk.h"
+#endif

@@ -1,12 +1,17 @@
 // What flash's host side (flash.cpp) and its kernels (one translation unit for each instruction
 // set) say to each other: plain data, and one table of functions.
 //
-// A unit is the K and V of one (sequence, kv head), packed once and read by every query tile:
-//   K  [key panel][head_dim][panel]     panel keys side by side; keys past the end are 0 up to the
+// A unit is the K and V of one (sequence, kv head), packed once and read by every query tile. An
+// item is 4 bytes: one f32, or two bf16, with which dims (K) and keys (V) go in pairs; what lacks
+// in the last pair is 0.
+//   K  [key panel][head_dim item][panel]  panel keys side by side; keys past the end are 0 up to
+//   the
 //                                       next multiple of lanes
-//   V  [key block][dv panel][key][width]  tile_k keys a block (the last one shorter), head_dim_v
-//                                       cut into panels of equal width, a multiple of lanes and
-//                                       at most panel (the last one narrower)
+//   V  [key block][dv panel][key item][width]  tile_k keys a block (the last one shorter),
+//                                       head_dim_v cut into panels of equal width, a multiple of
+//                                       lanes and at most panel (the last one narrower)
+//   scales [key]                        with bf16: what S, and P, is multiplied by; 0 past the end
+//                                       up to the next multiple of lanes
 #ifndef ATTN_FLASH_KERNEL_ARGS_H_
 #define ATTN_FLASH_KERNEL_ARGS_H_
 
@@ -62,8 +67,10 @@ struct PackArgs {
   int64_t key_begin;
   int64_t key_end;
   int64_t tile_k;
-  float* packed;       // of the unit, aligned to 64 bytes
-  uint8_t* nonfinite;  // V only: [key block], set to 1 where V holds NaN or infinities, else 0
+  float* packed;         // of the unit, aligned to 64 bytes
+  float* scales_packed;  // of the unit, likewise; bf16 only, and for V only if it has scales
+  float factor;          // K's packed scales are times this
+  uint8_t* nonfinite;    // V only: [key block], set to 1 where V holds NaN or infinities, else 0
 };
 
 // Sizes that a worker's scratch memory depends on.
@@ -155,6 +162,8 @@ struct AttendArgs {
   QueryTile tile;
   const float* packed_k;
   const float* packed_v;
+  const float* packed_k_scales;  // bf16 only; `scale` is in them
+  const float* packed_v_scales;  // NULL: all are 1
   const uint8_t* nonfinite;
   // What the worker is likely to read after this tile, and where this one writes.
   Span next[3];
@@ -184,10 +193,12 @@ struct FlashKernels {
   int32_t lanes;       // floats in a vector
   int32_t panel;       // keys (K) or dims (V) side by side in a panel; divides 64
   int32_t micro_rows;  // query rows of the register tile
+  int32_t item_width;  // elements in an item: 1 f32 or 2 bf16
   void (*pack_k)(const PackArgs* args);
   void (*pack_v)(const PackArgs* args);
   size_t (*scratch_size)(const TileShape* shape);  // bytes, a multiple of 64
   void (*attend)(const AttendArgs* args);
+  // NULL with products of bf16.
   size_t (*partial_size)(const TileShape* shape, int64_t rows);  // bytes, a multiple of 64
   void (*attend_chunk)(const ChunkArgs* args);
   void (*merge)(const MergeArgs* args);
@@ -197,6 +208,7 @@ struct FlashKernels {
 extern const FlashKernels kFlashScalar;
 extern const FlashKernels kFlashAvx2;
 extern const FlashKernels kFlashAvx512;
+extern const FlashKernels kFlashAvx512Bf16;
 extern const FlashKernels kFlashNeon;
 
 }  // namespace attn::flash

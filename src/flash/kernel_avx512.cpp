@@ -13,6 +13,7 @@ const FlashKernels kFlashAvx512 = {
     avx512::kLanes,
     avx512::kPanel,
     avx512::kRows,
+    avx512::Dot::kWidth,
     avx512::pack_k,
     avx512::pack_v,
     avx512::scratch_size,

@@ -13,6 +13,7 @@ const FlashKernels kFlashScalar = {
     scalar::kLanes,
     scalar::kPanel,
     scalar::kRows,
+    scalar::Dot::kWidth,
     scalar::pack_k,
     scalar::pack_v,
     scalar::scratch_size,

@@ -3,6 +3,7 @@
 #ifndef ATTN_FLASH_PACK_H_
 #define ATTN_FLASH_PACK_H_
 
+#include "dot.h"
 #include "storage.h"
 
 namespace attn::ATTN_FLASH_ISA {
@@ -29,7 +30,7 @@ void locate(const flash::Pages& pages, const Element* data, int64_t page_stride,
   }
 }
 
-// Keys [key, key + n), n <= kLocated, as vectors of f32: with their scales, if they have any.
+// Keys [key, key + n), n <= kLocated, as vectors of f32.
 template <class Type>
 class KeyRows {
  public:
@@ -51,11 +52,18 @@ class KeyRows {
 
   // Elements [dim, dim + kLanes) of key i, 0 past the end.
   Vec at(int64_t i, int64_t dim) const {
-    const int64_t stride = keys_.rows.dim_stride;
-    const Vec elements = load<Type>(rows_[i] + dim * stride, stride, keys_.dim - dim);
-    if constexpr (!Type::kScaled) return elements;
-    return Mul(elements, scale(scales_[i], dim));
+    if constexpr (!Type::kScaled) return elements(i, dim);
+    return Mul(elements(i, dim), scale(scales_[i], dim));
   }
+
+  // The same without their scales.
+  Vec elements(int64_t i, int64_t dim) const {
+    const int64_t stride = keys_.rows.dim_stride;
+    return load<Type>(rows_[i] + dim * stride, stride, keys_.dim - dim);
+  }
+
+  // The scale of key i, if all of its elements have the same.
+  float scale_of_key(int64_t i) const { return Type::kScaled ? *scales_[i] : 1.0f; }
 
   // fn(dim, elements) for all of key i.
   template <class Fn>
@@ -92,29 +100,39 @@ class KeyRows {
   const float* scales_[Type::kScaled ? kLocated : 1];
 };
 
-// K [key_begin .. key_end, dim] to panels [key panel][dim][kPanel], by kLanes x kLanes blocks.
+// Each key's scale times `factor`, from packed[key] on; 0 up to the end of the vector.
+template <class Type>
+void pack_scales(const KeyRows<Type>& rows, int64_t keys, float factor, float* packed) {
+  for (int64_t i = 0; i < round_up(keys, kLanes); ++i) {
+    packed[i] = i < keys ? factor * rows.scale_of_key(i) : 0.0f;
+  }
+}
+
+// K [key_begin .. key_end, dim] to panels [key panel][item][kPanel], by kLanes x kLanes blocks.
 template <class Type>
 void pack_k(const PackArgs& args) {
   KeyRows<Type> rows(args.keys);
   for (int64_t key = args.key_begin; key < args.key_end; key += kLanes) {
-    float* packed = args.packed + round_down(key, kPanel) * args.keys.dim + key % kPanel;
+    const int64_t dim_items = items(args.keys.dim);
+    float* packed = args.packed + round_down(key, kPanel) * dim_items + key % kPanel;
     const int64_t keys = min(kLanes, args.key_end - key);
     rows.seek(key, keys);
-    for (int64_t dim = 0; dim < args.keys.dim; dim += kLanes) {
-      const int64_t dims = min(kLanes, args.keys.dim - dim);
+    if constexpr (Dot::kScalesKeys) pack_scales(rows, keys, args.factor, args.scales_packed + key);
+    for (int64_t item = 0; item < dim_items; item += kLanes) {
+      const int64_t n = min(kLanes, dim_items - item);
       Vec block[kLanes];
       for (int i = 0; i < kLanes; ++i) {
-        block[i] = i < keys ? rows.at(i, dim) : Zero();
+        block[i] = i < keys ? Dot::load_k(rows, i, item) : Zero();
       }
       Transpose(block);
       for (int i = 0; i < kLanes; ++i) {
-        if (i < dims) Store(block[i], packed + (dim + i) * kPanel);
+        if (i < n) Store(block[i], packed + (item + i) * kPanel);
       }
     }
   }
 }
 
-// V [key_begin .. key_end, dim] to [key block][dv panel][key][width].
+// V [key_begin .. key_end, dim] to [key block][dv panel][item][width].
 template <class Type>
 void pack_v(const PackArgs& args) {
   KeyRows<Type> rows(args.keys);
@@ -126,14 +144,16 @@ void pack_v(const PackArgs& args) {
     for (int64_t first = 0; first < block_keys; first += kLocated) {
       const int64_t keys = min(kLocated, block_keys - first);
       rows.seek(begin + first, keys);
+      if constexpr (Dot::kScalesKeys && Type::kScaled) {
+        pack_scales(rows, keys, 1.0f, args.scales_packed + begin + first);
+      }
       for (int64_t panel = 0; panel < padded_dim; panel += panel_width) {
         const int64_t width = min(panel_width, padded_dim - panel);
-        float* packed = args.packed + begin * padded_dim + block_keys * panel + first * width;
-        for (int64_t key = 0; key < keys; ++key) {
+        float* packed = args.packed + items(begin) * padded_dim + items(block_keys) * panel +
+                        items(first) * width;
+        for (int64_t key = 0; key < keys; key += Dot::kWidth) {
           for (int64_t i = panel; i < panel + width; i += kLanes) {
-            const Vec v = rows.at(key, i);
-            poison = MulAdd(v, Zero(), poison);
-            Store(v, packed);
+            Store(Dot::load_v(rows, key, keys, i, &poison), packed);
             packed += kLanes;
           }
         }
@@ -144,11 +164,15 @@ void pack_v(const PackArgs& args) {
 }
 
 void pack_k(const PackArgs* args) {
-  with_type(args->keys.rows.storage, [args](auto type) { pack_k<decltype(type)>(*args); });
+  with_type(args->keys.rows.storage, [args](auto type) {
+    if constexpr (Dot::kHolds<decltype(type)>) pack_k<decltype(type)>(*args);
+  });
 }
 
 void pack_v(const PackArgs* args) {
-  with_type(args->keys.rows.storage, [args](auto type) { pack_v<decltype(type)>(*args); });
+  with_type(args->keys.rows.storage, [args](auto type) {
+    if constexpr (Dot::kHolds<decltype(type)>) pack_v<decltype(type)>(*args);
+  });
 }
 
 }  // namespace

@@ -1,4 +1,5 @@
 // AVX-512: vectors of 16 floats. Needs -mavx512f/bw/dq/vl -mfma; names as in Google Highway.
+// With -mavx512bf16 also products of pairs of bf16.
 // The contract of each operation is written in vec_scalar.h.
 #ifndef ATTN_SIMD_VEC_AVX512_H_
 #define ATTN_SIMD_VEC_AVX512_H_
@@ -149,6 +150,34 @@ ATTN_VEC_OP Vec Exp2(Vec x) {
   const Mask large = _mm512_cmp_ps_mask(x, Set(-100.0f), _CMP_NLT_UQ);
   return _mm512_maskz_scalef_ps(large, p, x);
 }
+
+#if defined(__AVX512BF16__)
+
+// Pairs of bf16 in each lane, the first one in its lower half. Denormal numbers count as 0, in
+// results too: that is how the instructions are.
+
+// a0 * b0 + a1 * b1 + sum
+ATTN_VEC_OP Vec DotPairs(Vec a, Vec b, Vec sum) {
+  return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b);
+}
+// low[0], low[1] | low[2], low[3] | ... | high[0], high[1] | ..., rounded to nearest even
+ATTN_VEC_OP Vec PairsInOrder(Vec low, Vec high) { return (Vec)_mm512_cvtne2ps_pbh(high, low); }
+// a[0], b[0] | a[1], b[1] | ..., of numbers that bf16 holds
+ATTN_VEC_OP Vec PairsOfLanes(Vec a, Vec b) {
+  const __m512i low = _mm512_srli_epi32(_mm512_castps_si512(a), 16);
+  const __m512i high = _mm512_and_si512(_mm512_castps_si512(b), _mm512_set1_epi32(-65536));
+  return _mm512_castsi512_ps(_mm512_or_si512(low, high));
+}
+// To 16 bf16 in order, rounded to nearest even.
+ATTN_VEC_OP void StoreRoundedBF16(Vec v, uint16_t* p) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), (__m256i)_mm512_cvtneps_pbh(v));
+}
+ATTN_VEC_OP Vec AndBits(Vec v, uint32_t bits) {
+  return _mm512_castsi512_ps(
+      _mm512_and_si512(_mm512_castps_si512(v), _mm512_set1_epi32(static_cast<int32_t>(bits))));
+}
+
+#endif
 
 ATTN_VEC_OP void Transpose(Vec (&v)[kLanes]) {
   Vec t[kLanes];

@@ -183,6 +183,7 @@ func TestConstants(t *testing.T) {
 		"ATTN_SINK": attn.Sink, "ATTN_BLOCK_MASK": attn.BlockMask,
 		"ATTN_ISA_AUTO": attn.ISAAuto, "ATTN_ISA_SCALAR": attn.ISAScalar, "ATTN_ISA_AVX2": attn.ISAAVX2,
 		"ATTN_ISA_AVX512": attn.ISAAVX512, "ATTN_ISA_NEON": attn.ISANEON,
+		"ATTN_ISA_AVX512_BF16": attn.ISAAVX512BF16,
 		"ATTN_LOG_DEBUG": attn.LogDebug, "ATTN_LOG_INFO": attn.LogInfo, "ATTN_LOG_WARNING": attn.LogWarning,
 		"ATTN_LAYOUT_PADDED": attn.PaddedLayout, "ATTN_LAYOUT_PACKED": attn.PackedLayout,
 		"ATTN_LAYOUT_PAGED":       attn.PagedLayout,

@@ -113,13 +113,13 @@ typedef long long swig_type_80;
 typedef long long swig_type_81;
 typedef long long swig_type_82;
 typedef long long swig_type_83;
-typedef _gostring_ swig_type_84;
-typedef long long swig_type_85;
-typedef _goslice_ swig_type_86;
+typedef long long swig_type_84;
+typedef _gostring_ swig_type_85;
+typedef _gostring_ swig_type_86;
 typedef long long swig_type_87;
-typedef long long swig_type_88;
+typedef _gostring_ swig_type_88;
 typedef long long swig_type_89;
-typedef long long swig_type_90;
+typedef _goslice_ swig_type_90;
 typedef long long swig_type_91;
 typedef long long swig_type_92;
 typedef long long swig_type_93;
@@ -128,6 +128,10 @@ typedef long long swig_type_95;
 typedef long long swig_type_96;
 typedef long long swig_type_97;
 typedef long long swig_type_98;
+typedef long long swig_type_99;
+typedef long long swig_type_100;
+typedef long long swig_type_101;
+typedef long long swig_type_102;
 extern void _wrap_Swig_free_raw_ebac4eed59fe8dc6(uintptr_t arg1);
 extern uintptr_t _wrap_Swig_malloc_raw_ebac4eed59fe8dc6(swig_intgo arg1);
 extern swig_intgo _wrap_ATTN_VERSION_raw_ebac4eed59fe8dc6(void);
@@ -204,6 +208,7 @@ extern swig_intgo _wrap_ATTN_ISA_SCALAR_raw_ebac4eed59fe8dc6(void);
 extern swig_intgo _wrap_ATTN_ISA_AVX2_raw_ebac4eed59fe8dc6(void);
 extern swig_intgo _wrap_ATTN_ISA_AVX512_raw_ebac4eed59fe8dc6(void);
 extern swig_intgo _wrap_ATTN_ISA_NEON_raw_ebac4eed59fe8dc6(void);
+extern swig_intgo _wrap_ATTN_ISA_AVX512_BF16_raw_ebac4eed59fe8dc6(void);
 extern void _wrap_attn_allocator_struct_size_set_raw_ebac4eed59fe8dc6(uintptr_t arg1, swig_intgo arg2);
 extern swig_intgo _wrap_attn_allocator_struct_size_get_raw_ebac4eed59fe8dc6(uintptr_t arg1);
 extern void _wrap_attn_allocator_reserved_set_raw_ebac4eed59fe8dc6(uintptr_t arg1, swig_intgo arg2);
@@ -261,6 +266,7 @@ extern swig_intgo _wrap_ATTN_LAYOUT_PACKED_raw_ebac4eed59fe8dc6(void);
 extern swig_intgo _wrap_ATTN_LAYOUT_PAGED_raw_ebac4eed59fe8dc6(void);
 extern swig_intgo _wrap_ATTN_ALIGN_BOTTOM_RIGHT_raw_ebac4eed59fe8dc6(void);
 extern swig_intgo _wrap_ATTN_ALIGN_TOP_LEFT_raw_ebac4eed59fe8dc6(void);
+extern swig_intgo _wrap_ATTN_PLAN_TRUST_POINTERS_raw_ebac4eed59fe8dc6(void);
 extern void _wrap_attn_plan_config_struct_size_set_raw_ebac4eed59fe8dc6(uintptr_t arg1, swig_intgo arg2);
 extern swig_intgo _wrap_attn_plan_config_struct_size_get_raw_ebac4eed59fe8dc6(uintptr_t arg1);
 extern void _wrap_attn_plan_config_kind_set_raw_ebac4eed59fe8dc6(uintptr_t arg1, swig_intgo arg2);
@@ -325,6 +331,10 @@ extern void _wrap_attn_plan_config_tile_k_set_raw_ebac4eed59fe8dc6(uintptr_t arg
 extern swig_type_47 _wrap_attn_plan_config_tile_k_get_raw_ebac4eed59fe8dc6(uintptr_t arg1);
 extern void _wrap_attn_plan_config_kv_chunk_set_raw_ebac4eed59fe8dc6(uintptr_t arg1, swig_type_48 arg2);
 extern swig_type_49 _wrap_attn_plan_config_kv_chunk_get_raw_ebac4eed59fe8dc6(uintptr_t arg1);
+extern void _wrap_attn_plan_config_flags_set_raw_ebac4eed59fe8dc6(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_plan_config_flags_get_raw_ebac4eed59fe8dc6(uintptr_t arg1);
+extern void _wrap_attn_plan_config_reserved_set_raw_ebac4eed59fe8dc6(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_plan_config_reserved_get_raw_ebac4eed59fe8dc6(uintptr_t arg1);
 extern void _wrap_delete_attn_plan_config_raw_ebac4eed59fe8dc6(uintptr_t arg1);
 extern uintptr_t _wrap_new_attn_plan_config_raw_ebac4eed59fe8dc6(void);
 extern void _wrap_attn_plan_config_init_raw_ebac4eed59fe8dc6(uintptr_t arg1, swig_type_50 arg2);
@@ -387,6 +397,10 @@ extern uintptr_t _wrap_new_attn_run_args_raw_ebac4eed59fe8dc6(void);
 extern void _wrap_delete_attn_run_args_raw_ebac4eed59fe8dc6(uintptr_t arg1);
 extern void _wrap_attn_run_args_init_raw_ebac4eed59fe8dc6(uintptr_t arg1, swig_type_53 arg2);
 extern swig_intgo _wrap_attn_run_raw_ebac4eed59fe8dc6(uintptr_t arg1, uintptr_t arg2, uintptr_t arg3);
+extern swig_intgo _wrap_ATTN_REQUEST_BAD_SEQLEN_Q_raw_ebac4eed59fe8dc6(void);
+extern swig_intgo _wrap_ATTN_REQUEST_BAD_SEQLEN_K_raw_ebac4eed59fe8dc6(void);
+extern swig_intgo _wrap_ATTN_REQUEST_BAD_PAGE_raw_ebac4eed59fe8dc6(void);
+extern swig_intgo _wrap_ATTN_REQUEST_BAD_POSITION_raw_ebac4eed59fe8dc6(void);
 extern void _wrap_attn_merge_args_struct_size_set_raw_ebac4eed59fe8dc6(uintptr_t arg1, swig_intgo arg2);
 extern swig_intgo _wrap_attn_merge_args_struct_size_get_raw_ebac4eed59fe8dc6(uintptr_t arg1);
 extern void _wrap_attn_merge_args_count_set_raw_ebac4eed59fe8dc6(uintptr_t arg1, swig_intgo arg2);
@@ -470,28 +484,32 @@ extern void _wrap_attn_plan_info_workspace_size_set_raw_ebac4eed59fe8dc6(uintptr
 extern swig_type_80 _wrap_attn_plan_info_workspace_size_get_raw_ebac4eed59fe8dc6(uintptr_t arg1);
 extern void _wrap_attn_plan_info_standard_workspace_size_set_raw_ebac4eed59fe8dc6(uintptr_t arg1, swig_type_81 arg2);
 extern swig_type_82 _wrap_attn_plan_info_standard_workspace_size_get_raw_ebac4eed59fe8dc6(uintptr_t arg1);
+extern void _wrap_attn_plan_info_request_status_count_set_raw_ebac4eed59fe8dc6(uintptr_t arg1, swig_type_83 arg2);
+extern swig_type_84 _wrap_attn_plan_info_request_status_count_get_raw_ebac4eed59fe8dc6(uintptr_t arg1);
+extern void _wrap_attn_plan_info_kernel_set_raw_ebac4eed59fe8dc6(uintptr_t arg1, swig_type_85 arg2);
+extern swig_type_86 _wrap_attn_plan_info_kernel_get_raw_ebac4eed59fe8dc6(uintptr_t arg1);
 extern uintptr_t _wrap_new_attn_plan_info_raw_ebac4eed59fe8dc6(void);
 extern void _wrap_delete_attn_plan_info_raw_ebac4eed59fe8dc6(uintptr_t arg1);
-extern void _wrap_attn_plan_info_init_raw_ebac4eed59fe8dc6(uintptr_t arg1, swig_type_83 arg2);
+extern void _wrap_attn_plan_info_init_raw_ebac4eed59fe8dc6(uintptr_t arg1, swig_type_87 arg2);
 extern swig_intgo _wrap_attn_plan_get_info_raw_ebac4eed59fe8dc6(uintptr_t arg1, uintptr_t arg2, uintptr_t arg3);
-extern swig_type_84 _wrap_attn_plan_refusal_raw_ebac4eed59fe8dc6(uintptr_t arg1, swig_intgo arg2);
-extern swig_type_85 _wrap_attn_plan_describe_raw_ebac4eed59fe8dc6(uintptr_t arg1, swig_type_86 arg2);
+extern swig_type_88 _wrap_attn_plan_refusal_raw_ebac4eed59fe8dc6(uintptr_t arg1, swig_intgo arg2);
+extern swig_type_89 _wrap_attn_plan_describe_raw_ebac4eed59fe8dc6(uintptr_t arg1, swig_type_90 arg2);
 extern void _wrap_attn_autotune_info_struct_size_set_raw_ebac4eed59fe8dc6(uintptr_t arg1, swig_intgo arg2);
 extern swig_intgo _wrap_attn_autotune_info_struct_size_get_raw_ebac4eed59fe8dc6(uintptr_t arg1);
 extern void _wrap_attn_autotune_info_measured_set_raw_ebac4eed59fe8dc6(uintptr_t arg1, swig_intgo arg2);
 extern swig_intgo _wrap_attn_autotune_info_measured_get_raw_ebac4eed59fe8dc6(uintptr_t arg1);
-extern void _wrap_attn_autotune_info_tile_k_set_raw_ebac4eed59fe8dc6(uintptr_t arg1, swig_type_87 arg2);
-extern swig_type_88 _wrap_attn_autotune_info_tile_k_get_raw_ebac4eed59fe8dc6(uintptr_t arg1);
-extern void _wrap_attn_autotune_info_kv_chunk_set_raw_ebac4eed59fe8dc6(uintptr_t arg1, swig_type_89 arg2);
-extern swig_type_90 _wrap_attn_autotune_info_kv_chunk_get_raw_ebac4eed59fe8dc6(uintptr_t arg1);
-extern void _wrap_attn_autotune_info_default_ns_set_raw_ebac4eed59fe8dc6(uintptr_t arg1, swig_type_91 arg2);
-extern swig_type_92 _wrap_attn_autotune_info_default_ns_get_raw_ebac4eed59fe8dc6(uintptr_t arg1);
-extern void _wrap_attn_autotune_info_tuned_ns_set_raw_ebac4eed59fe8dc6(uintptr_t arg1, swig_type_93 arg2);
-extern swig_type_94 _wrap_attn_autotune_info_tuned_ns_get_raw_ebac4eed59fe8dc6(uintptr_t arg1);
+extern void _wrap_attn_autotune_info_tile_k_set_raw_ebac4eed59fe8dc6(uintptr_t arg1, swig_type_91 arg2);
+extern swig_type_92 _wrap_attn_autotune_info_tile_k_get_raw_ebac4eed59fe8dc6(uintptr_t arg1);
+extern void _wrap_attn_autotune_info_kv_chunk_set_raw_ebac4eed59fe8dc6(uintptr_t arg1, swig_type_93 arg2);
+extern swig_type_94 _wrap_attn_autotune_info_kv_chunk_get_raw_ebac4eed59fe8dc6(uintptr_t arg1);
+extern void _wrap_attn_autotune_info_default_ns_set_raw_ebac4eed59fe8dc6(uintptr_t arg1, swig_type_95 arg2);
+extern swig_type_96 _wrap_attn_autotune_info_default_ns_get_raw_ebac4eed59fe8dc6(uintptr_t arg1);
+extern void _wrap_attn_autotune_info_tuned_ns_set_raw_ebac4eed59fe8dc6(uintptr_t arg1, swig_type_97 arg2);
+extern swig_type_98 _wrap_attn_autotune_info_tuned_ns_get_raw_ebac4eed59fe8dc6(uintptr_t arg1);
 extern uintptr_t _wrap_new_attn_autotune_info_raw_ebac4eed59fe8dc6(void);
 extern void _wrap_delete_attn_autotune_info_raw_ebac4eed59fe8dc6(uintptr_t arg1);
-extern void _wrap_attn_autotune_info_init_raw_ebac4eed59fe8dc6(uintptr_t arg1, swig_type_95 arg2);
-extern swig_intgo _wrap_attn_plan_autotune_raw_ebac4eed59fe8dc6(uintptr_t arg1, uintptr_t arg2, swig_type_96 arg3, uintptr_t arg4, uintptr_t arg5);
+extern void _wrap_attn_autotune_info_init_raw_ebac4eed59fe8dc6(uintptr_t arg1, swig_type_99 arg2);
+extern swig_intgo _wrap_attn_plan_autotune_raw_ebac4eed59fe8dc6(uintptr_t arg1, uintptr_t arg2, swig_type_100 arg3, uintptr_t arg4, uintptr_t arg5);
 
 #include <attn/attn.h>
 #include <stdio.h>
@@ -598,8 +616,8 @@ static int32_t attn_go_merge(uintptr_t context, int32_t count, attn_go_data tens
   return status;
 }
 
-extern void _wrap_attn_go_set_log_raw_ebac4eed59fe8dc6(uintptr_t arg1, swig_type_97 arg2);
-extern void _wrap_attn_go_set_parallel_for_raw_ebac4eed59fe8dc6(uintptr_t arg1, swig_type_98 arg2);
+extern void _wrap_attn_go_set_log_raw_ebac4eed59fe8dc6(uintptr_t arg1, swig_type_101 arg2);
+extern void _wrap_attn_go_set_parallel_for_raw_ebac4eed59fe8dc6(uintptr_t arg1, swig_type_102 arg2);
 #undef intgo
 */
 import "C"
@@ -1262,6 +1280,14 @@ func _swig_getATTN_ISA_NEON() (_swig_ret int) {
 
 var ATTN_ISA_NEON int = _swig_getATTN_ISA_NEON()
 
+func _swig_getATTN_ISA_AVX512_BF16() (_swig_ret int) {
+	var swig_r int
+	swig_r = (int)(C._wrap_ATTN_ISA_AVX512_BF16_raw_ebac4eed59fe8dc6())
+	return swig_r
+}
+
+var ATTN_ISA_AVX512_BF16 int = _swig_getATTN_ISA_AVX512_BF16()
+
 type SwigcptrAttn_allocator uintptr
 
 func (p SwigcptrAttn_allocator) Swigcptr() uintptr {
@@ -1725,6 +1751,14 @@ func _swig_getATTN_ALIGN_TOP_LEFT() (_swig_ret int) {
 
 var ATTN_ALIGN_TOP_LEFT int = _swig_getATTN_ALIGN_TOP_LEFT()
 
+func _swig_getATTN_PLAN_TRUST_POINTERS() (_swig_ret int) {
+	var swig_r int
+	swig_r = (int)(C._wrap_ATTN_PLAN_TRUST_POINTERS_raw_ebac4eed59fe8dc6())
+	return swig_r
+}
+
+var ATTN_PLAN_TRUST_POINTERS int = _swig_getATTN_PLAN_TRUST_POINTERS()
+
 type SwigcptrAttn_plan_config uintptr
 
 func (p SwigcptrAttn_plan_config) Swigcptr() uintptr {
@@ -2156,6 +2190,32 @@ func (arg1 SwigcptrAttn_plan_config) GetKv_chunk() (_swig_ret int64) {
 	return swig_r
 }
 
+func (arg1 SwigcptrAttn_plan_config) SetFlags(arg2 uint) {
+	_swig_i_0 := arg1
+	_swig_i_1 := arg2
+	C._wrap_attn_plan_config_flags_set_raw_ebac4eed59fe8dc6(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+}
+
+func (arg1 SwigcptrAttn_plan_config) GetFlags() (_swig_ret uint) {
+	var swig_r uint
+	_swig_i_0 := arg1
+	swig_r = (uint)(C._wrap_attn_plan_config_flags_get_raw_ebac4eed59fe8dc6(C.uintptr_t(_swig_i_0)))
+	return swig_r
+}
+
+func (arg1 SwigcptrAttn_plan_config) SetReserved(arg2 uint) {
+	_swig_i_0 := arg1
+	_swig_i_1 := arg2
+	C._wrap_attn_plan_config_reserved_set_raw_ebac4eed59fe8dc6(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+}
+
+func (arg1 SwigcptrAttn_plan_config) GetReserved() (_swig_ret uint) {
+	var swig_r uint
+	_swig_i_0 := arg1
+	swig_r = (uint)(C._wrap_attn_plan_config_reserved_get_raw_ebac4eed59fe8dc6(C.uintptr_t(_swig_i_0)))
+	return swig_r
+}
+
 func DeleteAttn_plan_config(arg1 Attn_plan_config) {
 	_swig_i_0 := getSwigcptr(arg1)
 	C._wrap_delete_attn_plan_config_raw_ebac4eed59fe8dc6(C.uintptr_t(_swig_i_0))
@@ -2234,6 +2294,10 @@ type Attn_plan_config interface {
 	GetTile_k() (_swig_ret int64)
 	SetKv_chunk(arg2 int64)
 	GetKv_chunk() (_swig_ret int64)
+	SetFlags(arg2 uint)
+	GetFlags() (_swig_ret uint)
+	SetReserved(arg2 uint)
+	GetReserved() (_swig_ret uint)
 }
 
 func Attn_plan_config_init(arg1 Attn_plan_config, arg2 int64) {
@@ -2697,6 +2761,38 @@ func Attn_run(arg1 uintptr, arg2 Attn_run_args, arg3 Attn_error) (_swig_ret int)
 	swig_r = (int)(C._wrap_attn_run_raw_ebac4eed59fe8dc6(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1), C.uintptr_t(_swig_i_2)))
 	return swig_r
 }
+
+func _swig_getATTN_REQUEST_BAD_SEQLEN_Q() (_swig_ret int) {
+	var swig_r int
+	swig_r = (int)(C._wrap_ATTN_REQUEST_BAD_SEQLEN_Q_raw_ebac4eed59fe8dc6())
+	return swig_r
+}
+
+var ATTN_REQUEST_BAD_SEQLEN_Q int = _swig_getATTN_REQUEST_BAD_SEQLEN_Q()
+
+func _swig_getATTN_REQUEST_BAD_SEQLEN_K() (_swig_ret int) {
+	var swig_r int
+	swig_r = (int)(C._wrap_ATTN_REQUEST_BAD_SEQLEN_K_raw_ebac4eed59fe8dc6())
+	return swig_r
+}
+
+var ATTN_REQUEST_BAD_SEQLEN_K int = _swig_getATTN_REQUEST_BAD_SEQLEN_K()
+
+func _swig_getATTN_REQUEST_BAD_PAGE() (_swig_ret int) {
+	var swig_r int
+	swig_r = (int)(C._wrap_ATTN_REQUEST_BAD_PAGE_raw_ebac4eed59fe8dc6())
+	return swig_r
+}
+
+var ATTN_REQUEST_BAD_PAGE int = _swig_getATTN_REQUEST_BAD_PAGE()
+
+func _swig_getATTN_REQUEST_BAD_POSITION() (_swig_ret int) {
+	var swig_r int
+	swig_r = (int)(C._wrap_ATTN_REQUEST_BAD_POSITION_raw_ebac4eed59fe8dc6())
+	return swig_r
+}
+
+var ATTN_REQUEST_BAD_POSITION int = _swig_getATTN_REQUEST_BAD_POSITION()
 
 type SwigcptrAttn_merge_args uintptr
 
@@ -3386,6 +3482,38 @@ func (arg1 SwigcptrAttn_plan_info) GetStandard_workspace_size() (_swig_ret int64
 	return swig_r
 }
 
+func (arg1 SwigcptrAttn_plan_info) SetRequest_status_count(arg2 int64) {
+	_swig_i_0 := arg1
+	_swig_i_1 := arg2
+	C._wrap_attn_plan_info_request_status_count_set_raw_ebac4eed59fe8dc6(C.uintptr_t(_swig_i_0), C.swig_type_83(_swig_i_1))
+}
+
+func (arg1 SwigcptrAttn_plan_info) GetRequest_status_count() (_swig_ret int64) {
+	var swig_r int64
+	_swig_i_0 := arg1
+	swig_r = (int64)(C._wrap_attn_plan_info_request_status_count_get_raw_ebac4eed59fe8dc6(C.uintptr_t(_swig_i_0)))
+	return swig_r
+}
+
+func (arg1 SwigcptrAttn_plan_info) SetKernel(arg2 string) {
+	_swig_i_0 := arg1
+	_swig_i_1 := arg2
+	C._wrap_attn_plan_info_kernel_set_raw_ebac4eed59fe8dc6(C.uintptr_t(_swig_i_0), *(*C.swig_type_85)(unsafe.Pointer(&_swig_i_1)))
+	if Swig_escape_always_false {
+		Swig_escape_val = arg2
+	}
+}
+
+func (arg1 SwigcptrAttn_plan_info) GetKernel() (_swig_ret string) {
+	var swig_r string
+	_swig_i_0 := arg1
+	swig_r_p := C._wrap_attn_plan_info_kernel_get_raw_ebac4eed59fe8dc6(C.uintptr_t(_swig_i_0))
+	swig_r = *(*string)(unsafe.Pointer(&swig_r_p))
+	var swig_r_1 string
+	swig_r_1 = takeString(swig_r)
+	return swig_r_1
+}
+
 func NewAttn_plan_info() (_swig_ret Attn_plan_info) {
 	var swig_r Attn_plan_info
 	swig_r = (Attn_plan_info)(SwigcptrAttn_plan_info(C._wrap_new_attn_plan_info_raw_ebac4eed59fe8dc6()))
@@ -3416,12 +3544,16 @@ type Attn_plan_info interface {
 	GetWorkspace_size() (_swig_ret int64)
 	SetStandard_workspace_size(arg2 int64)
 	GetStandard_workspace_size() (_swig_ret int64)
+	SetRequest_status_count(arg2 int64)
+	GetRequest_status_count() (_swig_ret int64)
+	SetKernel(arg2 string)
+	GetKernel() (_swig_ret string)
 }
 
 func Attn_plan_info_init(arg1 Attn_plan_info, arg2 int64) {
 	_swig_i_0 := getSwigcptr(arg1)
 	_swig_i_1 := arg2
-	C._wrap_attn_plan_info_init_raw_ebac4eed59fe8dc6(C.uintptr_t(_swig_i_0), C.swig_type_83(_swig_i_1))
+	C._wrap_attn_plan_info_init_raw_ebac4eed59fe8dc6(C.uintptr_t(_swig_i_0), C.swig_type_87(_swig_i_1))
 }
 
 func Attn_plan_get_info(arg1 uintptr, arg2 Attn_plan_info, arg3 Attn_error) (_swig_ret int) {
@@ -3448,7 +3580,7 @@ func Attn_plan_describe(arg1 uintptr, arg2 []byte) (_swig_ret int64) {
 	var swig_r int64
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	swig_r = (int64)(C._wrap_attn_plan_describe_raw_ebac4eed59fe8dc6(C.uintptr_t(_swig_i_0), *(*C.swig_type_86)(unsafe.Pointer(&_swig_i_1))))
+	swig_r = (int64)(C._wrap_attn_plan_describe_raw_ebac4eed59fe8dc6(C.uintptr_t(_swig_i_0), *(*C.swig_type_90)(unsafe.Pointer(&_swig_i_1))))
 	if Swig_escape_always_false {
 		Swig_escape_val = arg2
 	}
@@ -3493,7 +3625,7 @@ func (arg1 SwigcptrAttn_autotune_info) GetMeasured() (_swig_ret int) {
 func (arg1 SwigcptrAttn_autotune_info) SetTile_k(arg2 int64) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_autotune_info_tile_k_set_raw_ebac4eed59fe8dc6(C.uintptr_t(_swig_i_0), C.swig_type_87(_swig_i_1))
+	C._wrap_attn_autotune_info_tile_k_set_raw_ebac4eed59fe8dc6(C.uintptr_t(_swig_i_0), C.swig_type_91(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_autotune_info) GetTile_k() (_swig_ret int64) {
@@ -3506,7 +3638,7 @@ func (arg1 SwigcptrAttn_autotune_info) GetTile_k() (_swig_ret int64) {
 func (arg1 SwigcptrAttn_autotune_info) SetKv_chunk(arg2 int64) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_autotune_info_kv_chunk_set_raw_ebac4eed59fe8dc6(C.uintptr_t(_swig_i_0), C.swig_type_89(_swig_i_1))
+	C._wrap_attn_autotune_info_kv_chunk_set_raw_ebac4eed59fe8dc6(C.uintptr_t(_swig_i_0), C.swig_type_93(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_autotune_info) GetKv_chunk() (_swig_ret int64) {
@@ -3519,7 +3651,7 @@ func (arg1 SwigcptrAttn_autotune_info) GetKv_chunk() (_swig_ret int64) {
 func (arg1 SwigcptrAttn_autotune_info) SetDefault_ns(arg2 int64) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_autotune_info_default_ns_set_raw_ebac4eed59fe8dc6(C.uintptr_t(_swig_i_0), C.swig_type_91(_swig_i_1))
+	C._wrap_attn_autotune_info_default_ns_set_raw_ebac4eed59fe8dc6(C.uintptr_t(_swig_i_0), C.swig_type_95(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_autotune_info) GetDefault_ns() (_swig_ret int64) {
@@ -3532,7 +3664,7 @@ func (arg1 SwigcptrAttn_autotune_info) GetDefault_ns() (_swig_ret int64) {
 func (arg1 SwigcptrAttn_autotune_info) SetTuned_ns(arg2 int64) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_autotune_info_tuned_ns_set_raw_ebac4eed59fe8dc6(C.uintptr_t(_swig_i_0), C.swig_type_93(_swig_i_1))
+	C._wrap_attn_autotune_info_tuned_ns_set_raw_ebac4eed59fe8dc6(C.uintptr_t(_swig_i_0), C.swig_type_97(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_autotune_info) GetTuned_ns() (_swig_ret int64) {
@@ -3573,7 +3705,7 @@ type Attn_autotune_info interface {
 func Attn_autotune_info_init(arg1 Attn_autotune_info, arg2 int64) {
 	_swig_i_0 := getSwigcptr(arg1)
 	_swig_i_1 := arg2
-	C._wrap_attn_autotune_info_init_raw_ebac4eed59fe8dc6(C.uintptr_t(_swig_i_0), C.swig_type_95(_swig_i_1))
+	C._wrap_attn_autotune_info_init_raw_ebac4eed59fe8dc6(C.uintptr_t(_swig_i_0), C.swig_type_99(_swig_i_1))
 }
 
 func Attn_plan_autotune(arg1 uintptr, arg2 Attn_run_args, arg3 int64, arg4 Attn_autotune_info, arg5 Attn_error) (_swig_ret int) {
@@ -3583,7 +3715,7 @@ func Attn_plan_autotune(arg1 uintptr, arg2 Attn_run_args, arg3 int64, arg4 Attn_
 	_swig_i_2 := arg3
 	_swig_i_3 := getSwigcptr(arg4)
 	_swig_i_4 := getSwigcptr(arg5)
-	swig_r = (int)(C._wrap_attn_plan_autotune_raw_ebac4eed59fe8dc6(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1), C.swig_type_96(_swig_i_2), C.uintptr_t(_swig_i_3), C.uintptr_t(_swig_i_4)))
+	swig_r = (int)(C._wrap_attn_plan_autotune_raw_ebac4eed59fe8dc6(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1), C.swig_type_100(_swig_i_2), C.uintptr_t(_swig_i_3), C.uintptr_t(_swig_i_4)))
 	return swig_r
 }
 
@@ -3622,11 +3754,11 @@ func Merge(context uintptr, count int, tensors []TensorView, stream unsafe.Point
 func Attn_go_set_log(arg1 Attn_context_config, arg2 uint64) {
 	_swig_i_0 := getSwigcptr(arg1)
 	_swig_i_1 := arg2
-	C._wrap_attn_go_set_log_raw_ebac4eed59fe8dc6(C.uintptr_t(_swig_i_0), C.swig_type_97(_swig_i_1))
+	C._wrap_attn_go_set_log_raw_ebac4eed59fe8dc6(C.uintptr_t(_swig_i_0), C.swig_type_101(_swig_i_1))
 }
 
 func Attn_go_set_parallel_for(arg1 Attn_executor, arg2 uint64) {
 	_swig_i_0 := getSwigcptr(arg1)
 	_swig_i_1 := arg2
-	C._wrap_attn_go_set_parallel_for_raw_ebac4eed59fe8dc6(C.uintptr_t(_swig_i_0), C.swig_type_98(_swig_i_1))
+	C._wrap_attn_go_set_parallel_for_raw_ebac4eed59fe8dc6(C.uintptr_t(_swig_i_0), C.swig_type_102(_swig_i_1))
 }

@@ -1234,6 +1234,18 @@ intgo _wrap_ATTN_ISA_NEON_raw_ebac4eed59fe8dc6() {
 }
 
 
+intgo _wrap_ATTN_ISA_AVX512_BF16_raw_ebac4eed59fe8dc6() {
+  int result;
+  intgo _swig_go_result;
+  
+  
+  result = ATTN_ISA_AVX512_BF16;
+  
+  _swig_go_result = (intgo)result; 
+  return _swig_go_result;
+}
+
+
 void _wrap_attn_allocator_struct_size_set_raw_ebac4eed59fe8dc6(struct attn_allocator *_swig_go_0, intgo _swig_go_1) {
   struct attn_allocator *arg1 = (struct attn_allocator *) 0 ;
   uint32_t arg2 ;
@@ -1935,6 +1947,18 @@ intgo _wrap_ATTN_ALIGN_TOP_LEFT_raw_ebac4eed59fe8dc6() {
   
   
   result = ATTN_ALIGN_TOP_LEFT;
+  
+  _swig_go_result = (intgo)result; 
+  return _swig_go_result;
+}
+
+
+intgo _wrap_ATTN_PLAN_TRUST_POINTERS_raw_ebac4eed59fe8dc6() {
+  int result;
+  intgo _swig_go_result;
+  
+  
+  result = ATTN_PLAN_TRUST_POINTERS;
   
   _swig_go_result = (intgo)result; 
   return _swig_go_result;
@@ -2749,6 +2773,56 @@ long long _wrap_attn_plan_config_kv_chunk_get_raw_ebac4eed59fe8dc6(struct attn_p
 }
 
 
+void _wrap_attn_plan_config_flags_set_raw_ebac4eed59fe8dc6(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
+  struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
+  attn_plan_flags arg2 ;
+  
+  arg1 = *(struct attn_plan_config **)&_swig_go_0; 
+  arg2 = (attn_plan_flags)_swig_go_1; 
+  
+  if (arg1) (arg1)->flags = arg2;
+  
+}
+
+
+intgo _wrap_attn_plan_config_flags_get_raw_ebac4eed59fe8dc6(struct attn_plan_config *_swig_go_0) {
+  struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
+  attn_plan_flags result;
+  intgo _swig_go_result;
+  
+  arg1 = *(struct attn_plan_config **)&_swig_go_0; 
+  
+  result = (attn_plan_flags) ((arg1)->flags);
+  _swig_go_result = result; 
+  return _swig_go_result;
+}
+
+
+void _wrap_attn_plan_config_reserved_set_raw_ebac4eed59fe8dc6(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
+  struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
+  uint32_t arg2 ;
+  
+  arg1 = *(struct attn_plan_config **)&_swig_go_0; 
+  arg2 = (uint32_t)_swig_go_1; 
+  
+  if (arg1) (arg1)->reserved = arg2;
+  
+}
+
+
+intgo _wrap_attn_plan_config_reserved_get_raw_ebac4eed59fe8dc6(struct attn_plan_config *_swig_go_0) {
+  struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
+  uint32_t result;
+  intgo _swig_go_result;
+  
+  arg1 = *(struct attn_plan_config **)&_swig_go_0; 
+  
+  result = (uint32_t) ((arg1)->reserved);
+  _swig_go_result = result; 
+  return _swig_go_result;
+}
+
+
 void _wrap_delete_attn_plan_config_raw_ebac4eed59fe8dc6(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   
@@ -3524,6 +3598,54 @@ intgo _wrap_attn_run_raw_ebac4eed59fe8dc6(attn_plan *_swig_go_0, struct attn_run
   
   result = (attn_status)attn_run((struct attn_plan const *)arg1,(struct attn_run_args const *)arg2,arg3);
   _swig_go_result = result; 
+  return _swig_go_result;
+}
+
+
+intgo _wrap_ATTN_REQUEST_BAD_SEQLEN_Q_raw_ebac4eed59fe8dc6() {
+  int result;
+  intgo _swig_go_result;
+  
+  
+  result = ATTN_REQUEST_BAD_SEQLEN_Q;
+  
+  _swig_go_result = (intgo)result; 
+  return _swig_go_result;
+}
+
+
+intgo _wrap_ATTN_REQUEST_BAD_SEQLEN_K_raw_ebac4eed59fe8dc6() {
+  int result;
+  intgo _swig_go_result;
+  
+  
+  result = ATTN_REQUEST_BAD_SEQLEN_K;
+  
+  _swig_go_result = (intgo)result; 
+  return _swig_go_result;
+}
+
+
+intgo _wrap_ATTN_REQUEST_BAD_PAGE_raw_ebac4eed59fe8dc6() {
+  int result;
+  intgo _swig_go_result;
+  
+  
+  result = ATTN_REQUEST_BAD_PAGE;
+  
+  _swig_go_result = (intgo)result; 
+  return _swig_go_result;
+}
+
+
+intgo _wrap_ATTN_REQUEST_BAD_POSITION_raw_ebac4eed59fe8dc6() {
+  int result;
+  intgo _swig_go_result;
+  
+  
+  result = ATTN_REQUEST_BAD_POSITION;
+  
+  _swig_go_result = (intgo)result; 
   return _swig_go_result;
 }
 
@@ -4571,6 +4693,68 @@ long long _wrap_attn_plan_info_standard_workspace_size_get_raw_ebac4eed59fe8dc6(
   
   result =  ((arg1)->standard_workspace_size);
   _swig_go_result = result; 
+  return _swig_go_result;
+}
+
+
+void _wrap_attn_plan_info_request_status_count_set_raw_ebac4eed59fe8dc6(struct attn_plan_info *_swig_go_0, long long _swig_go_1) {
+  struct attn_plan_info *arg1 = (struct attn_plan_info *) 0 ;
+  int64_t arg2 ;
+  
+  arg1 = *(struct attn_plan_info **)&_swig_go_0; 
+  arg2 = (int64_t)_swig_go_1; 
+  
+  if (arg1) (arg1)->request_status_count = arg2;
+  
+}
+
+
+long long _wrap_attn_plan_info_request_status_count_get_raw_ebac4eed59fe8dc6(struct attn_plan_info *_swig_go_0) {
+  struct attn_plan_info *arg1 = (struct attn_plan_info *) 0 ;
+  int64_t result;
+  long long _swig_go_result;
+  
+  arg1 = *(struct attn_plan_info **)&_swig_go_0; 
+  
+  result = (int64_t) ((arg1)->request_status_count);
+  _swig_go_result = result; 
+  return _swig_go_result;
+}
+
+
+void _wrap_attn_plan_info_kernel_set_raw_ebac4eed59fe8dc6(struct attn_plan_info *_swig_go_0, _gostring_ _swig_go_1) {
+  struct attn_plan_info *arg1 = (struct attn_plan_info *) 0 ;
+  char *arg2 = (char *) 0 ;
+  
+  arg1 = *(struct attn_plan_info **)&_swig_go_0; 
+  
+  arg2 = (char *)malloc(_swig_go_1.n + 1);
+  memcpy(arg2, _swig_go_1.p, _swig_go_1.n);
+  arg2[_swig_go_1.n] = '\0';
+  
+  
+  {
+    if (arg2) {
+      arg1->kernel = (char const *) malloc(strlen((const char *)arg2)+1);
+      strcpy((char *)arg1->kernel, (const char *)arg2);
+    } else {
+      arg1->kernel = 0;
+    }
+  }
+  
+  free(arg2); 
+}
+
+
+_gostring_ _wrap_attn_plan_info_kernel_get_raw_ebac4eed59fe8dc6(struct attn_plan_info *_swig_go_0) {
+  struct attn_plan_info *arg1 = (struct attn_plan_info *) 0 ;
+  char *result = 0 ;
+  _gostring_ _swig_go_result;
+  
+  arg1 = *(struct attn_plan_info **)&_swig_go_0; 
+  
+  result = (char *) ((arg1)->kernel);
+  _swig_go_result = Swig_AllocateString((char*)result, result ? strlen((char*)result) : 0); 
   return _swig_go_result;
 }
 

@@ -174,6 +174,7 @@ pub const ATTN_ISA_SCALAR: _bindgen_ty_5 = 1;
 pub const ATTN_ISA_AVX2: _bindgen_ty_5 = 2;
 pub const ATTN_ISA_AVX512: _bindgen_ty_5 = 3;
 pub const ATTN_ISA_NEON: _bindgen_ty_5 = 4;
+pub const ATTN_ISA_AVX512_BF16: _bindgen_ty_5 = 5;
 pub type _bindgen_ty_5 = ::core::ffi::c_uint;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -382,6 +383,9 @@ pub type attn_alignment = i32;
 pub const ATTN_ALIGN_BOTTOM_RIGHT: _bindgen_ty_9 = 0;
 pub const ATTN_ALIGN_TOP_LEFT: _bindgen_ty_9 = 1;
 pub type _bindgen_ty_9 = ::core::ffi::c_uint;
+pub type attn_plan_flags = u32;
+pub const ATTN_PLAN_TRUST_POINTERS: _bindgen_ty_10 = 1;
+pub type _bindgen_ty_10 = ::core::ffi::c_uint;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct attn_plan_config {
@@ -417,10 +421,12 @@ pub struct attn_plan_config {
     pub backend: *const ::core::ffi::c_char,
     pub tile_k: i64,
     pub kv_chunk: i64,
+    pub flags: attn_plan_flags,
+    pub reserved: u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of attn_plan_config"][::core::mem::size_of::<attn_plan_config>() - 184usize];
+    ["Size of attn_plan_config"][::core::mem::size_of::<attn_plan_config>() - 192usize];
     [
         "Alignment of attn_plan_config",
     ][::core::mem::align_of::<attn_plan_config>() - 8usize];
@@ -520,6 +526,12 @@ const _: () = {
     [
         "Offset of field: attn_plan_config::kv_chunk",
     ][::core::mem::offset_of!(attn_plan_config, kv_chunk) - 176usize];
+    [
+        "Offset of field: attn_plan_config::flags",
+    ][::core::mem::offset_of!(attn_plan_config, flags) - 184usize];
+    [
+        "Offset of field: attn_plan_config::reserved",
+    ][::core::mem::offset_of!(attn_plan_config, reserved) - 188usize];
 };
 impl Default for attn_plan_config {
     fn default() -> Self {
@@ -683,6 +695,12 @@ unsafe extern "C" {
         error: *mut attn_error,
     ) -> attn_status;
 }
+pub type attn_request_status = u32;
+pub const ATTN_REQUEST_BAD_SEQLEN_Q: _bindgen_ty_11 = 1;
+pub const ATTN_REQUEST_BAD_SEQLEN_K: _bindgen_ty_11 = 2;
+pub const ATTN_REQUEST_BAD_PAGE: _bindgen_ty_11 = 4;
+pub const ATTN_REQUEST_BAD_POSITION: _bindgen_ty_11 = 8;
+pub type _bindgen_ty_11 = ::core::ffi::c_uint;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct attn_merge_args {
@@ -933,10 +951,12 @@ pub struct attn_plan_info {
     pub kv_chunk: i64,
     pub workspace_size: usize,
     pub standard_workspace_size: usize,
+    pub request_status_count: i64,
+    pub kernel: *const ::core::ffi::c_char,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of attn_plan_info"][::core::mem::size_of::<attn_plan_info>() - 64usize];
+    ["Size of attn_plan_info"][::core::mem::size_of::<attn_plan_info>() - 80usize];
     ["Alignment of attn_plan_info"][::core::mem::align_of::<attn_plan_info>() - 8usize];
     [
         "Offset of field: attn_plan_info::struct_size",
@@ -965,6 +985,12 @@ const _: () = {
     [
         "Offset of field: attn_plan_info::standard_workspace_size",
     ][::core::mem::offset_of!(attn_plan_info, standard_workspace_size) - 56usize];
+    [
+        "Offset of field: attn_plan_info::request_status_count",
+    ][::core::mem::offset_of!(attn_plan_info, request_status_count) - 64usize];
+    [
+        "Offset of field: attn_plan_info::kernel",
+    ][::core::mem::offset_of!(attn_plan_info, kernel) - 72usize];
 };
 impl Default for attn_plan_info {
     fn default() -> Self {

@@ -109,6 +109,8 @@ pub enum Isa {
     Avx512,
     /// AArch64.
     Neon,
+    /// AVX-512 with products of bf16.
+    Avx512Bf16,
     /// One that a newer library has; 0 for a device that is no CPU.
     Other(i32),
 }
@@ -120,6 +122,7 @@ impl Isa {
             Isa::Avx2 => sys::ATTN_ISA_AVX2 as i32,
             Isa::Avx512 => sys::ATTN_ISA_AVX512 as i32,
             Isa::Neon => sys::ATTN_ISA_NEON as i32,
+            Isa::Avx512Bf16 => sys::ATTN_ISA_AVX512_BF16 as i32,
             Isa::Other(value) => value,
         }
     }
@@ -130,6 +133,7 @@ impl Isa {
             sys::ATTN_ISA_AVX2 => Isa::Avx2,
             sys::ATTN_ISA_AVX512 => Isa::Avx512,
             sys::ATTN_ISA_NEON => Isa::Neon,
+            sys::ATTN_ISA_AVX512_BF16 => Isa::Avx512Bf16,
             _ => Isa::Other(value),
         }
     }
