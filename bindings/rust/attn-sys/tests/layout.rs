@@ -41,7 +41,7 @@ fn structs(out: &mut String) {
         struct_size, kind, features, device_type, device_id, q_dtype, k_dtype, v_dtype, o_dtype,
         bias_dtype, q_layout, kv_layout, alignment, scale, softcap, page_size, block_q, block_k,
         heads_q, heads_kv, head_dim, head_dim_v, max_batch, max_seqlen_q, max_seqlen_k, max_total_q,
-        max_total_k, window_left, window_right, backend, tile_k, kv_chunk,
+        max_total_k, window_left, window_right, backend, tile_k, kv_chunk, flags, reserved,
     });
     layout!(out, attn_run_args {
         struct_size, reserved, q, k, v, o, lse, seqlens_q, seqlens_k, cu_seqlens_q, cu_seqlens_k,
@@ -57,7 +57,7 @@ fn structs(out: &mut String) {
     layout!(out, attn_backend_info { struct_size, available, name, description, reason });
     layout!(out, attn_plan_info {
         struct_size, isa, backend, isa_name, tile_q, tile_k, kv_chunk, workspace_size,
-        standard_workspace_size,
+        standard_workspace_size, request_status_count, kernel,
     });
     layout!(out, attn_autotune_info {
         struct_size, measured, tile_k, kv_chunk, default_ns, tuned_ns,

@@ -78,6 +78,11 @@ pub struct PlanInfo<'a> {
     pub workspace_size: usize,
     /// What the standard backend would need for the same bounds.
     pub standard_workspace_size: usize,
+    /// Words of status, one for each sequence, that a run leaves at its workspace's beginning, as
+    /// `attn_request_status` of attn.h; 0 on CPUs, which refuse what is bad.
+    pub request_status_count: usize,
+    /// On devices: which of the backend's kernels, and why none before it, in words.
+    pub kernel: &'a str,
 }
 
 /// What [`Plan::autotune`] found: values for another plan, and how long a run takes.
@@ -196,6 +201,8 @@ impl Plan {
                 kv_chunk: info.kv_chunk,
                 workspace_size: info.workspace_size,
                 standard_workspace_size: info.standard_workspace_size,
+                request_status_count: usize::try_from(info.request_status_count).unwrap_or(0),
+                kernel: text(info.kernel),
             }
         }
     }
@@ -461,6 +468,16 @@ impl PlanBuilder {
     pub fn device(mut self, device_type: sys::attn_device_type, device_id: i32) -> Self {
         self.config.device_type = device_type;
         self.config.device_id = device_id;
+        self
+    }
+
+    /// On devices, runs do not ask the driver about each pointer and the stream, which saves time.
+    /// Nothing changes on CPUs.
+    ///
+    /// # Safety
+    /// Every run's tensors, workspace and stream are ones that the plan's device can reach.
+    pub unsafe fn trust_pointers(mut self) -> Self {
+        self.config.flags |= sys::ATTN_PLAN_TRUST_POINTERS;
         self
     }
 

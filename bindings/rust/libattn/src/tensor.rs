@@ -81,7 +81,8 @@ impl<'a> Tensor<'a> {
     /// A tensor as the C interface has it: memory of a device, for example.
     ///
     /// # Safety
-    /// What it describes is memory that may be read for `'a`, and that nobody writes to.
+    /// What it describes is memory that may be read for `'a`, and that nobody writes to; on a device,
+    /// until the work of each run that has it is done.
     pub unsafe fn from_raw(raw: sys::attn_tensor) -> Tensor<'a> {
         Tensor { raw, memory: PhantomData }
     }
@@ -122,7 +123,8 @@ impl<'a> TensorMut<'a> {
     /// A tensor as the C interface has it: memory of a device, for example.
     ///
     /// # Safety
-    /// What it describes is memory that may be written for `'a`, and that nobody else uses.
+    /// What it describes is memory that may be written for `'a`, and that nobody else uses; on a
+    /// device, until the work of each run that has it is done.
     pub unsafe fn from_raw(raw: sys::attn_tensor) -> TensorMut<'a> {
         TensorMut { raw, memory: PhantomData }
     }
