@@ -103,7 +103,8 @@ def test_minimal_python() -> None:
 
 def test_minimal_rust() -> None:
     program = ["cargo", "run", "--quiet", "--locked", "--package", "attn-examples"]
-    path = {"PKG_CONFIG_PATH": str(PREFIX / "lib/pkgconfig"), "LD_LIBRARY_PATH": str(PREFIX / "lib")}
+    lib = PREFIX / "lib"
+    path = {"PKG_CONFIG_PATH": str(lib / "pkgconfig"), "LD_LIBRARY_PATH": str(lib)}
     check_minimal(run("env", "-C", ROOT / "bindings" / "rust", *program, **path))
 
 

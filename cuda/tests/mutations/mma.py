@@ -93,9 +93,7 @@ MISTAKES = [
         "bits_of(x[0]), bits_of(x[2]), bits_of(x[1]), bits_of(x[3])",
         "bits_of(x[0]), bits_of(x[1]), bits_of(x[2]), bits_of(x[3])",
     ),
-    Mistake(
-        "f32 without its low halves", TRAITS, "  mma_tf32(sum, a.low, b.high);\n", ""
-    ),
+    Mistake("f32 without its low halves", TRAITS, "  mma_tf32(sum, a.low, b.high);\n", ""),
     Mistake(
         "a page's rows",
         LOAD,
@@ -159,11 +157,12 @@ MISTAKES = [
         "int64_t{params.seqlen_k} - int64_t{params.seqlen_q}",
     ),
     Mistake(
-        "the mask's edge", SCORES, "key < info.begin || key >= info.end", "key < info.begin || key > info.end"
+        "the mask's edge",
+        SCORES,
+        "key < info.begin || key >= info.end",
+        "key < info.begin || key > info.end",
     ),
-    Mistake(
-        "a bias of -inf is added", SCORES, "s = bias == -kInfinity ? bias : fmaf", "s = fmaf"
-    ),
+    Mistake("a bias of -inf is added", SCORES, "s = bias == -kInfinity ? bias : fmaf", "s = fmaf"),
     Mistake(
         "a range's first column",
         SCORES,
@@ -196,9 +195,7 @@ MISTAKES = [
         "fmaf(acc.l[block][half], alpha, sum)",
         "acc.l[block][half] + sum",
     ),
-    Mistake(
-        "rows without a key", SOFTMAX, "m_new == -kInfinity ? 0.0f : m_new", "m_new"
-    ),
+    Mistake("rows without a key", SOFTMAX, "m_new == -kInfinity ? 0.0f : m_new", "m_new"),
     Mistake(
         "the maximum of half a row's lanes",
         SOFTMAX,
@@ -207,12 +204,8 @@ MISTAKES = [
     ),
     Mistake("the sum of half a row's lanes", SOFTMAX, "l += shuffle_xor(l, 2);", ""),
     # Results.
-    Mistake(
-        "NaN of masked values stays", EPILOGUE, "ballot(zero != zero)", "ballot(false)"
-    ),
-    Mistake(
-        "the exact path sees masked keys", EXACT, "if (s == -kInfinity) continue;", ""
-    ),
+    Mistake("NaN of masked values stays", EPILOGUE, "ballot(zero != zero)", "ballot(false)"),
+    Mistake("the exact path sees masked keys", EXACT, "if (s == -kInfinity) continue;", ""),
     Mistake(
         "the exact path forgets the interval",
         EXACT,
@@ -258,7 +251,12 @@ MISTAKES = [
         "params.num_chunks",
     ),
     Mistake("parts of -inf weigh in", COMBINE, "if (lse != -kInfinity) sum", "sum"),
-    Mistake("the merge forgets its maximum", COMBINE, "expf(lse_of(p) - parts.largest)", "expf(lse_of(p))"),
+    Mistake(
+        "the merge forgets its maximum",
+        COMBINE,
+        "expf(lse_of(p) - parts.largest)",
+        "expf(lse_of(p))",
+    ),
     Mistake("LSE is written before all parts are read", COMBINE, "    warp_sync();\n", ""),
 ]
 
