@@ -29,8 +29,7 @@ __device__ __forceinline__ float dim_at(const typename T::Element* row, int64_t 
 
 template <class Traits>
 __device__ __forceinline__ ExactRow<Traits> exact_row(const AttendParams& params, const Tile& tile,
-                                                      const Covered& covered, const RowInfo& info,
-                                                      int row, float scale) {
+                                                      const RowInfo& info, int row, float scale) {
   using T = typename Traits::T;
   using Element = typename Traits::Element;
   constexpr int kDims = Traits::kDim / kWarpSize;
@@ -57,7 +56,7 @@ __device__ __forceinline__ ExactRow<Traits> exact_row(const AttendParams& params
       }
     }
     float s = warp_sum(dot) * scale;
-    if constexpr (Traits::kFeatures) s = score_of<T>(params, info, covered, key, s);
+    if constexpr (Traits::kFeatures) s = score_of<T>(params, info, tile.covered, key, s);
     if (s == -kInfinity) continue;
     const float m = fmaxf(result.m, s);
     const float alpha = exp2_fast(result.m - m);
@@ -82,12 +81,11 @@ template <class Traits>
 __device__ __forceinline__ void repair_rows(const AttendParams& params, const Tile& tile,
                                             SharedAddress rows, uint32_t spoiled, int first_row,
                                             float scale) {
-  const Covered covered = Traits::kFeatures ? covered_keys(params, tile.sequence) : Covered{};
 #pragma unroll 1
   for (int row = first_row; spoiled != 0; spoiled >>= 4, ++row) {
     if (!(spoiled & 15u) || row >= tile.rows) continue;
     const RowInfo info = load_shared<RowInfo>(rows + row * static_cast<int>(sizeof(RowInfo)));
-    ExactRow<Traits> exact = exact_row<Traits>(params, tile, covered, info, row, scale);
+    ExactRow<Traits> exact = exact_row<Traits>(params, tile, info, row, scale);
     const EndOfRow end = end_row(params, tile, row, exact.m, exact.l, lane_index() == 0);
     const RowPlace place = row_place(params, tile, row);
 #pragma unroll

@@ -38,7 +38,7 @@ __device__ __forceinline__ void multiply_qk(SharedAddress q, SharedAddress k, Sc
   const SharedAddress k_lane = chunk_address<Traits>(k, lane / 16 * 8 + lane % 8, lane / 8 % 2);
   // Not all at once: what nvcc would gather in advance leaves too few registers.
   constexpr int kSteps = Traits::kDim / Traits::kStepDims;
-  constexpr int kUnroll = kIsF32<T> ? 2 : 4;
+  constexpr int kUnroll = kIsF32<T> ? 1 : 4;
 #pragma unroll kUnroll
   for (int step = 0; step < kSteps; ++step) {
     FragmentA<T> a[Traits::kRowBlocks];
@@ -148,8 +148,6 @@ __device__ __forceinline__ void attend_tile(const AttendParams& params, const Ti
   const SharedAddress k = shared_base() + Traits::kOffsetK;
   const SharedAddress v = shared_base() + Traits::kOffsetV;
   const SharedAddress rows = shared_base() + Traits::kOffsetRows;
-  const Covered covered = Traits::kFeatures ? covered_keys(params, tile.sequence) : Covered{};
-
   Accumulator<Traits> acc;
   acc.clear();
   int32_t first = next_block<Traits>(
@@ -179,7 +177,7 @@ __device__ __forceinline__ void attend_tile(const AttendParams& params, const Ti
     copy_async_commit();
 
     if (Traits::kFeatures && tile.scaling.modified) {
-      apply_features<Traits>(params, covered, rows, s, first, tile.scaling.scores);
+      apply_features<Traits>(params, tile.covered, rows, s, first, tile.scaling.scores);
     } else {
       if (tile.scaling.modified) scale_scores<Traits>(s, tile.scaling.scores);
       if (first < tile.all_rows.begin || first + Traits::kTileK > tile.all_rows.end) {

@@ -10,36 +10,6 @@
 
 namespace attn::cuda {
 
-// Keys that a bias or a mask covers, in both cases the same for all rows of a sequence.
-struct Covered {
-  KeyRange bias;
-  KeyRange mask;
-};
-
-struct FirstColumn {
-  KeyRange keys;
-  int64_t k0;
-};
-
-// Column c of `map` is key k0 + c.
-__device__ __forceinline__ FirstColumn first_column(const ScoreMap& map, bool ranged,
-                                                    const Sequence& s) {
-  if (!map.data) return {{0, 0}, 0};
-  if (!ranged) return {{0, s.seqlen_k}, 0};
-  int64_t k0 = map.k0.data ? map.k0.data[s.index * map.k0.stride] : 0;
-  k0 = clamp_to(k0, -kMaxPosition, kMaxPosition);  // beyond, it covers no key either way
-  const int64_t end = k0 + map.columns;
-  const int64_t keys = s.seqlen_k;
-  return {{static_cast<int32_t>(clamp_to(k0, int64_t{0}, keys)),
-           static_cast<int32_t>(clamp_to(end, int64_t{0}, keys))},
-          k0};
-}
-
-__device__ __forceinline__ Covered covered_keys(const AttendParams& params, const Sequence& s) {
-  return {first_column(params.bias, params.features & ATTN_BIAS_RANGE, s).keys,
-          first_column(params.mask, params.features & ATTN_MASK_RANGE, s).keys};
-}
-
 // Offset in elements of (query row, key 0) of a bias or a mask.
 __device__ __forceinline__ int64_t map_offset(const ScoreMap& map, bool ranged, const Sequence& s,
                                               const TileRow& row) {

@@ -31,6 +31,36 @@ __device__ __forceinline__ Scaling scaling_of(const AttendParams& params) {
   return scaling;
 }
 
+// Keys that a bias or a mask covers, in both cases the same for all rows of a sequence.
+struct Covered {
+  KeyRange bias;
+  KeyRange mask;
+};
+
+struct FirstColumn {
+  KeyRange keys;
+  int64_t k0;
+};
+
+// Column c of `map` is key k0 + c.
+__device__ __forceinline__ FirstColumn first_column(const ScoreMap& map, bool ranged,
+                                                    const Sequence& s) {
+  if (!map.data) return {{0, 0}, 0};
+  if (!ranged) return {{0, s.seqlen_k}, 0};
+  int64_t k0 = map.k0.data ? map.k0.data[s.index * map.k0.stride] : 0;
+  k0 = clamp_to(k0, -kMaxPosition, kMaxPosition);  // beyond, it covers no key either way
+  const int64_t end = k0 + map.columns;
+  const int64_t keys = s.seqlen_k;
+  return {{static_cast<int32_t>(clamp_to(k0, int64_t{0}, keys)),
+           static_cast<int32_t>(clamp_to(end, int64_t{0}, keys))},
+          k0};
+}
+
+__device__ __forceinline__ Covered covered_keys(const AttendParams& params, const Sequence& s) {
+  return {first_column(params.bias, params.features & ATTN_BIAS_RANGE, s).keys,
+          first_column(params.mask, params.features & ATTN_MASK_RANGE, s).keys};
+}
+
 // Lies in shared memory: all threads need it now and then, and registers are dear.
 struct Tile {
   Sequence sequence;
@@ -41,6 +71,7 @@ struct Tile {
   int32_t rows;       // that exist, may be <= 0
   int32_t chunk;      // of keys
   KeyRange keys;      // of the chunk, that some row attends to as far as intervals go
+  Covered covered;
   Scaling scaling;
   KeyRange all_rows;  // every row attends to these: blocks inside need no mask of intervals
 };
@@ -78,6 +109,7 @@ __device__ __forceinline__ Tile tile_at(const AttendParams& params, int64_t numb
   tile.sequence = sequence_at(params, static_cast<int32_t>(rest / units));
   tile.first_row = index * kTileQ;
   tile.rows = min_of(tile.sequence.seqlen_q * tile.pack - tile.first_row, kTileQ);
+  if (Traits::kFeatures) tile.covered = covered_keys(params, tile.sequence);
   const KeyRange first = attended_keys(params, tile.sequence, row_of(tile, 0).query);
   const KeyRange last = attended_keys(params, tile.sequence, row_of(tile, tile.rows - 1).query);
   tile.all_rows = {last.begin, first.end};

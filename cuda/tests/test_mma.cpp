@@ -190,6 +190,14 @@ std::vector<Case> cases() {
     c.alibi = 1, c.sink = true, c.dtype = ATTN_DTYPE_F32, c.seqlens_q = {20}, c.seqlens_k = {100};
     c.q_start = {100000};
   });
+  add("alibi, far from all keys, no sink", [](Case& c) {
+    c.alibi = 1, c.dtype = ATTN_DTYPE_F32, c.seqlens_q = {20}, c.seqlens_k = {100};
+    c.q_start = {1000000};
+  });
+  add("NaN in K behind a bias of -inf", [](Case& c) {
+    c.bias_dtype = ATTN_DTYPE_F32, c.bias_has_inf = c.nan_k = true, c.nan_keys = {60},
+    c.heads_q = 1;
+  });
   add("bias", [](Case& c) { c.bias_dtype = ATTN_DTYPE_F32, c.bias_has_inf = true; });
   add("bias in the type of q", [](Case& c) {
     c.bias_dtype = c.dtype = ATTN_DTYPE_F16, c.q_layout = Layout::kPacked,

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[3]
-LIMIT = 120  # seconds for one run of the tests
+LIMIT = 60  # seconds for one run of the tests
 
 
 class Mistake(NamedTuple):
@@ -80,7 +80,12 @@ MISTAKES = [
         "  for (int i = lane;",
     ),
     # Addresses.
-    Mistake("half a swizzle", TRAITS, "(chunk ^ (row & 7)) << 4", "(chunk ^ (row & 3)) << 4"),
+    Mistake(
+        "steps are added to a swizzled address",
+        TRAITS,
+        "(lane ^ static_cast",
+        "(lane + static_cast",
+    ),
     Mistake(
         "A's halves of rows and dims exchanged",
         LOOP,
@@ -106,7 +111,12 @@ MISTAKES = [
         "params.block_table[s.index * params.block_table_strides[0] +",
         "params.block_table[(s.index + 1) % params.batch * params.block_table_strides[0] +",
     ),
-    Mistake("a bad page goes unseen", LOAD, "page < 0 || page >= params.num_pages", "page < 0"),
+    Mistake(
+        "a bad page goes unseen",
+        LOAD,
+        "page < 0 || page >= params.num_pages",
+        "page >= params.num_pages",
+    ),
     Mistake(
         "keys past the length are read",
         LOAD,
@@ -195,7 +205,8 @@ MISTAKES = [
         "fmaf(acc.l[block][half], alpha, sum)",
         "acc.l[block][half] + sum",
     ),
-    Mistake("rows without a key", SOFTMAX, "m_new == -kInfinity ? 0.0f : m_new", "m_new"),
+    # Without its select, a row without a key gets NaN here and is put right by the exact path: slow,
+    # not wrong, and so not in this list. Nor is a narrower swizzle, which costs bank conflicts alone.
     Mistake(
         "the maximum of half a row's lanes",
         SOFTMAX,
@@ -260,7 +271,7 @@ MISTAKES = [
     Mistake("LSE is written before all parts are read", COMBINE, "    warp_sync();\n", ""),
 ]
 
-FLAGS = "-std=c++20 -w -ffp-contract=off -DATTN_TEST_FEW_KERNELS".split()
+FLAGS = ["-std=c++20", "-w", "-ffp-contract=off", "-DATTN_TEST_FEW_KERNELS"]
 
 
 def build_objects(compiler: str, objects: Path) -> None:
