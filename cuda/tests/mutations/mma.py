@@ -205,8 +205,8 @@ MISTAKES = [
         "fmaf(acc.l[block][half], alpha, sum)",
         "acc.l[block][half] + sum",
     ),
-    # Without its select, a row without a key gets NaN here and is put right by the exact path: slow,
-    # not wrong, and so not in this list. Nor is a narrower swizzle, which costs bank conflicts alone.
+    # Without its select, a row without a key gets NaN here and is put right by the exact path:
+    # slow, not wrong, and so not in this list. Nor is a narrower swizzle: bank conflicts alone.
     Mistake(
         "the maximum of half a row's lanes",
         SOFTMAX,
