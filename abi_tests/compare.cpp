@@ -20,6 +20,7 @@ std::vector<Optional> optional_parts(const Problem& p) {
       {p.head_dim > 1024, {"head_dim", nullptr, nullptr}},
       {p.head_dim_v > 1024, {"head_dim_v", nullptr, nullptr}},
       {p.tile_k % 64 != 0, {"tile_k", nullptr, nullptr}},
+      {p.kv_chunk % 64 != 0, {"kv_chunk", nullptr, nullptr}},
   };
 }
 

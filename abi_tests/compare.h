@@ -8,7 +8,7 @@
 namespace attn_test {
 
 // The named backend has to serve this problem: standard everything here, flash head sizes up to
-// 1024 and no tile_k but multiples of 64.
+// 1024 and no tile_k and kv_chunk but multiples of 64.
 bool must_serve(const std::string& backend, const Problem& problem);
 
 // The message names one of the things in the problem that only standard has to serve.

@@ -178,6 +178,7 @@ Problem build(const Choice& c, uint64_t seed) {
   constexpr int32_t kPageSizes[] = {1, 4, 16, 5};
   p.page_size = kPageSizes[random.below(4)];
   if (random.chance(0.5)) p.tile_k = 64;  // several key blocks even in short sequences
+  if (random.chance(0.5)) p.kv_chunk = 64;
   // Broadcast lines cannot hold a poison of their own.
   p.poison_masked = c[kPoison] == 1 && (p.k_order.broadcast | p.v_order.broadcast) == 0;
   return p;

@@ -369,6 +369,7 @@ attn_plan_config Placement::config() const {
   config.scale = p.scale;
   config.softcap = p.softcap;
   config.tile_k = p.tile_k;
+  config.kv_chunk = p.kv_chunk;
   if (p.k_rows == Rows::kPaged) config.page_size = p.page_size;
   if (p.block_mask.present) {
     config.block_q = p.block_q;

@@ -109,6 +109,7 @@ struct Problem {
   bool sink = false;
   bool lse = true;
   int64_t tile_k = 0;
+  int64_t kv_chunk = 0;
 
   // Where things lie.
   int64_t slack_q = 0;  // padded with lengths: rows beyond the longest; packed: unowned rows

@@ -377,6 +377,7 @@ void fallback_and_reasons() {
       {"head_dim 1025", SPOIL(c.head_dim = 1025), {"head_dim"}},
       {"head_dim_v 1025", SPOIL(c.head_dim_v = 1025), {"head_dim_v"}},
       {"tile_k 32", SPOIL(c.tile_k = 32), {"tile_k"}},
+      {"kv_chunk 100", SPOIL(c.kv_chunk = 100), {"kv_chunk"}},
   };
   int32_t flash = -1, standard = -1;
   for (int32_t i = 0; i < attn_context_backend_count(context()); i++) {

@@ -210,6 +210,42 @@ void large_scores() {
   }
 }
 
+// Short queries around the greatest length that is cut into chunks, keys around ends of chunks.
+void chunks() {
+  uint64_t seed = 900;
+  for (const int64_t kv_chunk : {0, 64, 192, 4096}) {
+    for (const int64_t queries : {1, 2, 7, 16, 17}) {
+      for (const int64_t keys : {1, 63, 64, 65, 191, 193, 640}) {
+        for (const int64_t group : {1, 4, 7}) {
+          Problem p = problem("chunks", {queries, 1}, {keys, 130}, 2 * group, 2, 40, 24);
+          p.seed = seed++;
+          p.kv_chunk = kv_chunk;
+          p.tile_k = seed % 2 ? 64 : 0;
+          if (seed % 3 == 0) set_types(p, ATTN_DTYPE_BF16);
+          p.q_rows = seed % 4 == 0 ? Rows::kPaddedLengths : Rows::kPacked;
+          p.k_rows = seed % 4 == 0   ? Rows::kPaddedLengths
+                     : seed % 4 == 1 ? Rows::kPacked
+                                     : Rows::kPaged;
+          p.page_size = seed % 5 == 0 ? 1 : seed % 5 == 1 ? 256 : 16;
+          p.slack_k = 9;
+          p.causal = seed % 2 == 0;
+          if (seed % 5 == 0) p.window_left = 70;
+          if (seed % 7 < 3) p.softcap = 5, p.alibi = 1, p.sink = true;
+          if (seed % 11 < 3) p.bias.present = p.mask.present = true;
+          if (seed % 13 < 4) p.block_mask.present = true, p.block_q = 2, p.block_k = 24;
+          p.poison_masked = seed % 3 == 1;
+          check_everywhere(p);
+        }
+      }
+    }
+  }
+  // Latent attention's shapes: many heads on one, more rows than a tile has.
+  Problem p = problem("chunks of many heads", {3}, {300}, 128, 1, 192, 128);
+  p.kv_chunk = 128;
+  p.causal = true;
+  check_everywhere(p);
+}
+
 // All scores the same: O is the mean of V, LSE is the score + ln(seqlen_k).
 void equal_scores() {
   for (const int64_t keys : {1, 100, 1000}) {
@@ -527,6 +563,7 @@ int main(int argc, char** argv) {
       TEST(many_units),
       TEST(given_tiles),
       TEST(large_scores),
+      TEST(chunks),
       TEST(equal_scores),
       TEST(storage_types),
       TEST(quantised),

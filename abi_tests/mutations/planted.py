@@ -21,6 +21,7 @@ STANDARD = "src/standard/standard.cpp"
 FLASH = "src/flash/flash.cpp"
 KERNEL = "src/flash/kernel.h"
 PACK = "src/flash/pack.h"
+CHUNK = "src/flash/chunk.h"
 DOT = "src/flash/dot.h"
 STAGE = "src/flash/stage.h"
 AUTOTUNE = "src/autotune.cpp"
@@ -203,14 +204,14 @@ MISTAKES = [
     Mistake(
         "flash: K and V's scales of the wrong head",
         FLASH,
-        "unit.head_kv * broadcast_stride(scale, 1) +",
-        "(run.problem.heads_kv - 1 - unit.head_kv) * broadcast_stride(scale, 1) +",
+        "head_kv * broadcast_stride(scale, 1) +",
+        "(run.problem.heads_kv - 1 - head_kv) * broadcast_stride(scale, 1) +",
     ),
     Mistake(
         "flash: scales without the order of the pages",
         PACK,
-        "locate(args_.pages, scales.data, scales.page_stride,",
-        "locate(args_.pages, scales.data, 0 * scales.page_stride,",
+        "locate(keys_.pages, scales.data, scales.page_stride,",
+        "locate(keys_.pages, scales.data, 0 * scales.page_stride,",
     ),
     Mistake(
         "flash: one token's scale for all",
@@ -227,8 +228,8 @@ MISTAKES = [
     Mistake(
         "flash: wrong scale",
         KERNEL,
-        "Set(args.scale * static_cast<float>(kLog2E))",
-        "Set(args.scale * 1.443f)",
+        "Set(tile.scale * static_cast<float>(kLog2E))",
+        "Set(tile.scale * 1.443f)",
     ),
     Mistake(
         "flash: O is not rescaled when the maximum moves",
@@ -245,20 +246,20 @@ MISTAKES = [
     Mistake(
         "flash: causal mask off by one",
         FLASH,
-        "if (problem.features & ATTN_CAUSAL) attend.key_hi = diagonal + 1;",
-        "if (problem.features & ATTN_CAUSAL) attend.key_hi = diagonal;",
+        "if (problem.features & ATTN_CAUSAL) tile.key_hi = diagonal + 1;",
+        "if (problem.features & ATTN_CAUSAL) tile.key_hi = diagonal;",
     ),
     Mistake(
         "flash: right window off by one",
         FLASH,
-        "attend.key_hi = std::min(attend.key_hi, diagonal + problem.window_right + 1);",
-        "attend.key_hi = std::min(attend.key_hi, diagonal + problem.window_right);",
+        "tile.key_hi = std::min(tile.key_hi, diagonal + problem.window_right + 1);",
+        "tile.key_hi = std::min(tile.key_hi, diagonal + problem.window_right);",
     ),
     Mistake(
         "flash: left window off by one",
         FLASH,
-        "attend.key_lo = diagonal - problem.window_left;",
-        "attend.key_lo = diagonal - problem.window_left - 1;",
+        "tile.key_lo = diagonal - problem.window_left;",
+        "tile.key_lo = diagonal - problem.window_left - 1;",
     ),
     Mistake(
         "flash: query heads interleaved instead of grouped",
@@ -269,14 +270,14 @@ MISTAKES = [
     Mistake(
         "flash: the last key of a sequence is left out",
         FLASH,
-        "attend.seqlen_k = sequence.seqlen_k;",
-        "attend.seqlen_k = sequence.seqlen_k - (sequence.seqlen_k > 1);",
+        "tile.seqlen_k = sequence.seqlen_k;",
+        "tile.seqlen_k = sequence.seqlen_k - (sequence.seqlen_k > 1);",
     ),
     Mistake(
         "flash: the tail of a register tile is not masked",
         STAGE,
-        "min(group.row + args.key_hi, args.seqlen_k) >= group.key + end) {",
-        "group.row + args.key_hi >= group.key + end) {",
+        "min(queries.first + tile.key_hi, tile.seqlen_k) >= group.key + end) {",
+        "queries.first + tile.key_hi >= group.key + end) {",
     ),
     Mistake(
         "flash: the columns before a group's first key count",
@@ -287,14 +288,14 @@ MISTAKES = [
     Mistake(
         "flash: a key block boundary off by one",
         KERNEL,
-        "int64_t end = min(hi - key, tile_k);",
-        "int64_t end = min(hi - key, tile_k - 1);",
+        "int64_t end = min(hi - key, keys);",
+        "int64_t end = min(hi - key, keys - 1);",
     ),
     Mistake(
         "flash: too few key blocks for the last queries",
         KERNEL,
-        "const int64_t tile_end = min(args.rows - 1 + args.key_hi, seqlen_k);",
-        "const int64_t tile_end = min(args.key_hi, seqlen_k);",
+        "const int64_t tile_end = min(tile.queries - 1 + tile.key_hi, seqlen_k);",
+        "const int64_t tile_end = min(tile.key_hi, seqlen_k);",
     ),
     Mistake(
         "flash: O begins with what the workspace held",
@@ -305,20 +306,20 @@ MISTAKES = [
     Mistake(
         "flash: LSE without the row's maximum",
         KERNEL,
-        "const double m = static_cast<double>(scratch.m[r]) * kLn2 + left_out(args, r);",
-        "const double m = left_out(args, r);",
+        "const double m = static_cast<double>(state.m[r]) * kLn2 + left_out(tile, r);",
+        "const double m = left_out(tile, r);",
     ),
     Mistake(
         "flash: LSE in units of log2",
         KERNEL,
-        "static_cast<double>(scratch.m[r]) * kLn2 + left_out(args, r);",
-        "static_cast<double>(scratch.m[r]) + left_out(args, r);",
+        "static_cast<double>(state.m[r]) * kLn2 + left_out(tile, r);",
+        "static_cast<double>(state.m[r]) + left_out(tile, r);",
     ),
     Mistake(
         "flash: a row without a key divides by 0",
         KERNEL,
-        "const Vec out = IfThenElse(empty, Zero(), Mul(Load(from + dim), inverse));",
-        "const Vec out = Mul(Load(from + dim), inverse);",
+        "IfThenElse(empty, Zero(), MulAdd(Load(from + dim), inverse, Zero()));",
+        "MulAdd(Load(from + dim), inverse, Zero());",
     ),
     Mistake(
         "flash: 0 * NaN of masked values reaches the output",
@@ -419,14 +420,14 @@ MISTAKES = [
     Mistake(
         "flash: ALiBi without the absolute value",
         STAGE,
-        "Store(MulAdd(Abs(distance), slope, Load(s + column)), s + column);",
-        "Store(MulAdd(distance, slope, Load(s + column)), s + column);",
+        "Store(MulAdd(Abs(distance), factor, Load(s + column)), s + column);",
+        "Store(MulAdd(distance, factor, Load(s + column)), s + column);",
     ),
     Mistake(
         "flash: ALiBi's common part is left out of the LSE too",
         KERNEL,
-        "scratch.m[r]) * kLn2 + left_out(args, r);",
-        "scratch.m[r]) * kLn2;",
+        "state.m[r]) * kLn2 + left_out(tile, r);",
+        "state.m[r]) * kLn2;",
     ),
     Mistake(
         "flash: the bias in natural units",
@@ -449,8 +450,8 @@ MISTAKES = [
     Mistake(
         "flash: a block of queries counted from the tile instead of the sequence",
         STAGE,
-        "mask.data + (mask.first_query + row) / mask.block_q * mask.q_stride;",
-        "mask.data + row / mask.block_q * mask.q_stride;",
+        "(mask.first_query + row.query) / mask.block_q * mask.q_stride;",
+        "row.query / mask.block_q * mask.q_stride;",
     ),
     Mistake(
         "flash: an attended block at the end is skipped",
@@ -467,8 +468,8 @@ MISTAKES = [
     Mistake(
         "flash: the sink in natural units",
         KERNEL,
-        "(args.sink - left_out(args, r)) * kLog2E;",
-        "args.sink - left_out(args, r);",
+        "(sink - left_out(tile, r)) * kLog2E;",
+        "sink - left_out(tile, r);",
     ),
     # Merging.
     Mistake(
@@ -499,12 +500,75 @@ MISTAKES = [
         "",
         "merge",
     ),
+    # Chunks of keys for short queries.
+    Mistake(
+        "flash: the last chunk is lost",
+        FLASH,
+        "args.num_partials = unit.num_chunks;",
+        "args.num_partials = unit.num_chunks - (unit.num_chunks > 1);",
+    ),
+    Mistake(
+        "flash: a chunk begins where the one before it does",
+        FLASH,
+        "args.key_begin = (unit.first_chunk + chunk) * run.kv_chunk;",
+        "args.key_begin = (unit.first_chunk + chunk / 2 * 2) * run.kv_chunk;",
+    ),
+    Mistake(
+        "flash: chunks are merged without rescaling",
+        CHUNK,
+        "Mul(Load(sum), Broadcast(alpha + r));",
+        "Load(sum);",
+    ),
+    Mistake(
+        "flash: a chunk's sum goes in unscaled",
+        CHUNK,
+        "MulAdd(Load(addend), Broadcast(beta + r), kept)",
+        "Add(Load(addend), kept)",
+    ),
+    Mistake(
+        "flash: a key block of a chunk does not rescale O",
+        CHUNK,
+        "Store(Mul(Load(c + i), Broadcast(alpha + r)), c + i);",
+        "Store(Load(c + i), c + i);",
+    ),
+    Mistake(
+        "flash: each chunk has the sink",
+        CHUNK,
+        "begin_chunk(tile, scratch, !args.partial);",
+        "begin_chunk(tile, scratch, true);",
+    ),
+    Mistake(
+        "flash: the heads of a group swap places",
+        FLASH,
+        "const int64_t head = unit.head_kv * heads_per_kv(run) + first;",
+        "const int64_t head = (unit.head_kv ^ 1) % run.problem.heads_kv * heads_per_kv(run) + first;",
+    ),
+    Mistake(
+        "flash: rows of other heads have the first head's mask",
+        STAGE,
+        "row.head * overlay.head_stride",
+        "0 * overlay.head_stride",
+    ),
+    Mistake(
+        "flash: NaN in V leaks out of masked keys of a chunk",
+        CHUNK,
+        "return !kCheck || AllFinite(poison);",
+        "return true;",
+        "nonfinite",
+    ),
     # Promises about bits.
     Mistake(
         "flash: the key tile depends on the plan's bounds",
         FLASH,
         "plan->tile_k = problem->tile_k ? problem->tile_k : choose_tile_k(*problem);",
         "plan->tile_k = problem->max_seqlen_k > 1000 ? 64 : choose_tile_k(*problem);",
+        "determinism",
+    ),
+    Mistake(
+        "flash: the chunk depends on the plan's bounds",
+        FLASH,
+        "plan->kv_chunk = problem->kv_chunk ? problem->kv_chunk : choose_kv_chunk(*problem);",
+        "plan->kv_chunk = problem->max_seqlen_k > 1000 ? 64 : choose_kv_chunk(*problem);",
         "determinism",
     ),
     Mistake(
@@ -524,8 +588,8 @@ MISTAKES = [
     Mistake(
         "flash: a group's first keys are those of its panel",
         KERNEL,
-        "qk.b = args.packed_k + (group.key + panel) * head_dim + (column - panel);",
-        "qk.b = args.packed_k + (group.key + panel) * head_dim;",
+        "qk.b = args.packed_k + (group.key + panel) * dim_items + (column - panel);",
+        "qk.b = args.packed_k + (group.key + panel) * dim_items;",
     ),
     Mistake(
         "tuning: the slowest value is taken",
