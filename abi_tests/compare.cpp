@@ -17,8 +17,6 @@ struct Optional {
 // What flash need not serve, as far as the problem uses it.
 std::vector<Optional> optional_parts(const Problem& p) {
   return {
-      {is_quantised(p.k_dtype), {"k_dtype", nullptr, nullptr}},
-      {is_quantised(p.v_dtype), {"v_dtype", nullptr, nullptr}},
       {p.head_dim > 1024, {"head_dim", nullptr, nullptr}},
       {p.head_dim_v > 1024, {"head_dim_v", nullptr, nullptr}},
       {p.tile_k % 64 != 0, {"tile_k", nullptr, nullptr}},

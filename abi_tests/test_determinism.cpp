@@ -50,6 +50,17 @@ std::vector<Problem> problems() {
   p.k_scaling.block = 8;
   list.push_back(p);
   p.k_scaling = {};
+  p.name = "bf16 over i8 and f8e4m3";
+  p.q_dtype = p.o_dtype = ATTN_DTYPE_BF16;
+  list.push_back(p);
+  p.name = "additions in bf16";
+  p.k_dtype = p.v_dtype = ATTN_DTYPE_BF16;
+  list.push_back(p);
+  p.name = "masks in bf16";  // of each row its own
+  p.bias.present = p.mask.present = p.block_mask.present = true;
+  p.block_q = p.block_k = 5;
+  list.push_back(p);
+  p.bias.present = p.mask.present = p.block_mask.present = false;
   p.name = "masks";  // of each row its own
   p.q_dtype = p.k_dtype = p.v_dtype = p.o_dtype = ATTN_DTYPE_F32;
   p.seqlens_q = {70, 7, 100, 1};

@@ -71,6 +71,8 @@ void enums_and_types() {
       {"kind 1", SPOIL(c.kind = 1), {kInvalid}, {"kind"}, "1"},
       {"kind -1", SPOIL(c.kind = -1), {kInvalid}, {"kind"}, "-1"},
       {"a feature of tomorrow", SPOIL(c.features = 1u << 14), {kInvalid}, {"features"}, ""},
+      {"a flag of tomorrow", SPOIL(c.flags = 1u << 1), {kInvalid}, {"flags"}, "0x2"},
+      {"reserved", SPOIL(c.reserved = 7), {kInvalid}, {"reserved"}, "7"},
       {"the last feature bit", SPOIL(c.features = 1u << 31), {kInvalid}, {"features"}, ""},
       {"device_type 77",
        SPOIL(c.device_type = 77),

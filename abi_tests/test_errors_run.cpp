@@ -289,11 +289,11 @@ void shapes_that_disagree() {
       if (!original) continue;
       for (int d = 0; d < original->rank; d++) {
         const std::string name = named.name;
-        // What may be larger than need be, or broadcast.
-        const bool columns = d == 3 && (name == "bias" || name == "mask" || name == "block_mask");
-        const bool blocks = d == 2 && name == "block_mask";
+        // What may be larger than need be, or have any number of columns.
+        const bool columns = d == 3 && (name == "bias" || name == "mask");
+        const bool blocks = d >= 2 && name == "block_mask";
         const bool table = d == 1 && name == "block_table";
-        if (blocks || table || (columns && p.bias.ranged)) continue;
+        if (blocks || table || (columns && p.bias.ranged)) continue;  // see too_few_blocks
         for (const int64_t change : {-1, 1}) {
           if (change > 0 && columns) continue;
           if (original->shape[d] + change == 1) continue;
@@ -328,6 +328,37 @@ void shapes_that_disagree() {
       }
     }
   }
+}
+
+// Block masks and block tables may be larger than the lengths need, but not smaller.
+void too_few_blocks() {
+  for (const Problem& p : problems()) {
+    const auto check = [&](const char* name, TensorField field, int dim, int64_t length,
+                           int64_t block, const std::initializer_list<const char*>& fields) {
+      Spoilable run(p);
+      if (!(run.args().*field)) return;
+      const int64_t needed = (length + block - 1) / block;
+      attn_tensor tensor = *(run.args().*field);
+      attn_run_args args = run.args();
+      args.*field = &tensor;
+      tensor.shape[dim] = needed;
+      CHECK(attn_run(run.plan(), &args, nullptr) == ATTN_OK, "%s: %s: %s", p.name.c_str(), name,
+            attn_last_error());
+      run.reset_outputs();
+      for (const int64_t few : {needed - 1, int64_t{0}}) {
+        tensor.shape[dim] = few;
+        if (few == 1 && dim >= 2) continue;  // broadcasts
+        run.expect(std::string("too small a ") + name, args, {kInvalid}, fields,
+                   few > 0 ? std::to_string(few) : "");
+        count("too few blocks");
+      }
+    };
+    check("block_mask", &attn_run_args::block_mask, 2, p.longest_q(), p.block_q, {"block_mask"});
+    check("block_mask", &attn_run_args::block_mask, 3, p.longest_k(), p.block_k, {"block_mask"});
+    check("block_table", &attn_run_args::block_table, 1, p.longest_k(), p.page_size,
+          {"block_table", "seqlens_k"});
+  }
+  CHECK(counted("too few blocks") >= 8, "%d", counted("too few blocks"));
 }
 
 // Numbers in the lists: each entry below and above what is allowed.
@@ -595,6 +626,23 @@ void overlaps() {
   tensor.data = run.args().k->data;
   run.expect("lse over k", &attn_run_args::lse, tensor, {kInvalid}, {"lse"});
 
+  // Over each of the inputs, whatever it is.
+  for (const Problem& problem : problems()) {
+    Spoilable spoilable(problem);
+    for (const NamedField& named : kTensors) {
+      const attn_tensor* input = spoilable.args().*named.field;
+      if (!input || input == spoilable.args().o || input == spoilable.args().lse) continue;
+      for (const TensorField output : {&attn_run_args::o, &attn_run_args::lse}) {
+        attn_tensor over = *(spoilable.args().*output);
+        over.data =
+            reinterpret_cast<void*>(reinterpret_cast<uintptr_t>(input->data) & ~uintptr_t{3});
+        const char* name = output == &attn_run_args::o ? "o" : "lse";
+        spoilable.expect(std::string(name) + " over " + named.name, output, over, {kInvalid},
+                         {name});
+      }
+    }
+  }
+
   // Heads between rows are no overlap: [batch, seqlen, heads, dim].
   std::vector<float> buffer(2 * 4 * 12 * 8);
   attn_run_args args = run.args();
@@ -669,6 +717,7 @@ int main(int argc, char** argv) {
       TEST(presence),
       TEST(fields_of_every_tensor),
       TEST(shapes_that_disagree),
+      TEST(too_few_blocks),
       TEST(lengths_and_offsets),
       TEST(bad_scales),
       TEST(extreme_positions),

@@ -88,6 +88,37 @@ void k_and_v_in_one() {
   }
 }
 
+// Multi-head latent attention: one K and V head of 576 and 512, V the first part of K's rows, for
+// all query heads; prefill and decode, across key blocks, padded and paged.
+void latent_attention() {
+  for (const attn_dtype dtype : {ATTN_DTYPE_F32, ATTN_DTYPE_BF16}) {
+    for (const Rows rows : {Rows::kPadded, Rows::kPaged}) {
+      for (const int64_t queries : {1, 3, 40}) {
+        Problem p = small_problem();
+        p.name = "latent attention";
+        p.k_rows = rows;
+        p.page_size = 64;
+        p.q_dtype = p.k_dtype = p.v_dtype = p.o_dtype = dtype;
+        p.heads_q = 16;
+        p.heads_kv = 1;
+        p.head_dim = 576;
+        p.head_dim_v = 512;
+        p.seqlens_q = {queries};
+        p.seqlens_k = {300};
+        p.causal = true;
+        Data data = make_data(p);
+        for (int64_t j = 0; j < 300; j++)
+          for (int64_t x = 0; x < 512; x++) data.v.at(0, 0, j, x) = data.k.at(0, 0, j, x);
+        Placement placement(p, data);
+        attn_tensor v = *placement.args().k;
+        v.shape[3] = 512;
+        placement.args().v = &v;
+        run_and_compare(p, data, placement);
+      }
+    }
+  }
+}
+
 // The stride of a dimension with one element is of no account, nor what lies past the rank.
 void strides_that_do_not_matter() {
   Problem p = small_problem();
@@ -190,9 +221,10 @@ void wide_heads() {
 int main(int argc, char** argv) {
   using namespace attn_test;
   const Test tests[] = {
-      TEST(fused_qkv),   TEST(k_and_v_in_one), TEST(strides_that_do_not_matter),
-      TEST(tensor_init), TEST(one_call),       TEST(tiny_overlays),
-      TEST(wide_heads),
+      TEST(fused_qkv),        TEST(k_and_v_in_one),
+      TEST(latent_attention), TEST(strides_that_do_not_matter),
+      TEST(tensor_init),      TEST(one_call),
+      TEST(tiny_overlays),    TEST(wide_heads),
   };
   return run_tests("layouts", argc, argv, tests);
 }

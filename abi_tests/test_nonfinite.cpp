@@ -176,9 +176,10 @@ void f8e4m3() {
 
 // NaN in a masked key and value changes no bit of the rows that do not see it, though it may take
 // another path through the library.
-void masked_numbers_change_no_bit() {
+void masked_numbers_change_no_bit(attn_dtype dtype) {
   Problem p = square("bits beside a NaN");
   p.causal = true;
+  p.q_dtype = p.k_dtype = p.v_dtype = p.o_dtype = dtype;
   const Data data = make_data(p);
   for (const Target& target : targets()) {
     const Outcome base = execute(target.context, target.backend.c_str(), p, data);
@@ -202,6 +203,11 @@ void masked_numbers_change_no_bit() {
             static_cast<long long>(key));
     }
   }
+}
+
+void masked_numbers_change_no_bit() {
+  masked_numbers_change_no_bit(ATTN_DTYPE_F32);
+  masked_numbers_change_no_bit(ATTN_DTYPE_BF16);
 }
 
 void ran_on_everything() {

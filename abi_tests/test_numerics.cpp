@@ -226,7 +226,7 @@ void equal_scores() {
 void storage_types() {
   for (const attn_dtype dtype : {ATTN_DTYPE_F16, ATTN_DTYPE_BF16}) {
     for (const int64_t keys : {1, 2, 17, 64, 200}) {
-      for (const int64_t dim : {1, 40, 64, 128}) {
+      for (const int64_t dim : {1, 33, 40, 64, 128}) {
         for (int variant = 0; variant < 3; variant++) {
           Problem p = problem("types", {9}, {keys}, 2, 1, dim, dim);
           set_types(p, dtype);
@@ -299,6 +299,152 @@ void sinks() {
       Data data = make_data(p);
       for (double& x : data.sink) x = sink;
       check_everywhere(p, data);
+    }
+  }
+}
+
+// The ways in which a row can be left without a key; each takes keys from some rows.
+enum Emptying { kNoKeys, kCausal, kWindow, kKeysLater, kMask, kBias, kBlockMask, kEmptyings };
+
+void empty_rows_by(Problem& p, Emptying way) {
+  switch (way) {
+    case kNoKeys:
+      p.seqlens_k[0] = 0;
+      break;
+    case kCausal:  // all of a sequence, and the first ones of the other
+      p.causal = true;
+      p.q_start = {-100, -3};
+      break;
+    case kWindow:
+      p.window_left = 4;
+      if (p.q_start.empty()) p.q_start = {68, 200};
+      break;
+    case kKeysLater:
+      p.window_right = 0;
+      p.k_start = {9, 80};
+      break;
+    case kMask:
+      p.mask.present = true;
+      break;
+    case kBias:
+      p.bias.present = true;
+      break;
+    default:
+      p.block_mask.present = true;
+      p.block_q = 3;
+      p.block_k = 16;
+  }
+}
+
+// O exactly 0, LSE the sink or exactly -inf, on every target; the other rows as the reference has
+// them.
+void check_empty_rows(const Problem& p, const Data& data) {
+  const Expected expected = reference(p, data);
+  for (const Target& target : targets()) {
+    Placement placement(p, data);
+    const Outcome outcome = execute(target.context, target.backend.c_str(), p, placement, nullptr);
+    if (!CHECK(outcome.status == ATTN_OK, "%s: %s", target.label().c_str(),
+               outcome.error.message)) {
+      continue;
+    }
+    count(target.label());
+    const std::string wrong = difference(p, placement, expected);
+    CHECK(wrong.empty(), "%s on %s: %s", target.label().c_str(), describe(p).c_str(),
+          wrong.c_str());
+    for (int64_t b = 0; b < p.batch(); b++)
+      for (int64_t h = 0; h < p.heads_q; h++)
+        for (int64_t i = 0; i < p.seqlens_q[static_cast<size_t>(b)]; i++) {
+          bool empty = true;
+          for (int64_t j = 0; j < p.seqlens_k[static_cast<size_t>(b)]; j++) {
+            empty = empty && !attends(p, data, b, h, i, j);
+          }
+          if (!empty) continue;
+          count("rows without a key");
+          for (int64_t x = 0; x < p.head_dim_v; x++) {
+            CHECK(placement.o(b, h, i, x) == 0, "%s on %s: o is %g", target.label().c_str(),
+                  describe(p).c_str(), placement.o(b, h, i, x));
+          }
+          const double lse = p.sink ? data.sink[static_cast<size_t>(h)] : -double{INFINITY};
+          CHECK(close(placement.lse(b, h, i), lse, p.sink ? lse_tolerance(lse) : 0),
+                "%s on %s: lse is %g, expected %g", target.label().c_str(), describe(p).c_str(),
+                placement.lse(b, h, i), lse);
+        }
+  }
+}
+
+// Every way and every pair of them, with everything that the result of such a row depends on.
+void rows_without_a_key() {
+  constexpr struct {
+    Rows q, k;
+  } kRows[] = {{Rows::kPaddedLengths, Rows::kPaddedLengths},
+               {Rows::kPacked, Rows::kPacked},
+               {Rows::kPacked, Rows::kPaged}};
+  for (int first = 0; first < kEmptyings; first++) {
+    for (int second = first; second < kEmptyings; second++) {
+      for (unsigned variant = 0; variant < 12; variant++) {
+        Problem p = problem("without a key", {7, 20}, {70, 33}, 4, 2, 16, 24);
+        p.q_rows = kRows[variant % 3].q;
+        p.k_rows = kRows[variant % 3].k;
+        if (variant & 1) set_types(p, ATTN_DTYPE_BF16);
+        empty_rows_by(p, static_cast<Emptying>(first));
+        empty_rows_by(p, static_cast<Emptying>(second));
+        p.sink = variant >= 6;
+        if (variant & 2) p.softcap = 3, p.alibi = 1;
+        if (variant & 4) p.tile_k = 64;  // some blocks of a row have keys, others none
+        Data data = make_data(p);
+        for (int64_t b = 0; b < data.mask.n[0]; b++)
+          for (int64_t h = 0; h < data.mask.n[1]; h++)
+            for (int64_t i = 0; i < data.mask.n[2]; i += 2)
+              for (int64_t j = 0; j < data.mask.n[3]; j++) data.mask.at(b, h, i, j) = 0;
+        for (int64_t b = 0; b < data.bias.n[0]; b++)
+          for (int64_t h = 0; h < data.bias.n[1]; h++)
+            for (int64_t i = 0; i < data.bias.n[2]; i += 3)
+              for (int64_t j = 0; j < data.bias.n[3]; j++) data.bias.at(b, h, i, j) = -INFINITY;
+        for (int64_t b = 0; b < data.block_mask.n[0]; b++)
+          for (int64_t h = 0; h < data.block_mask.n[1]; h++)
+            for (int64_t j = 0; j < data.block_mask.n[3]; j++) data.block_mask.at(b, h, 1, j) = 0;
+        check_empty_rows(p, data);
+      }
+    }
+  }
+  CHECK(counted("rows without a key") > 10000, "%d", counted("rows without a key"));
+}
+
+// Speculative decoding: the last keys are the queries' own, a tree in which each attends to itself
+// and its ancestors, and to all keys before. The mask covers the tree alone, and lies between guard
+// pages.
+void trees() {
+  for (const int64_t queries : {1, 5, 17, 32, 64, 100}) {
+    for (const int64_t keys : {queries, queries + 1, int64_t{130}, int64_t{512}, int64_t{1055}}) {
+      if (keys < queries) continue;
+      for (unsigned variant = 0; variant < 4; variant++) {
+        Problem p =
+            problem("tree", {queries, queries}, {keys, keys - (keys - queries) / 3}, 8, 2, 16, 16);
+        p.q_rows = Rows::kPacked;
+        p.k_rows = variant & 1 ? Rows::kPaged : Rows::kPaddedLengths;
+        p.page_size = 16;
+        if (variant & 1) set_types(p, ATTN_DTYPE_BF16);
+        p.causal = variant < 2;  // follows from a tree whose parents come first
+        p.mask.present = p.mask.ranged = true;
+        p.mask.range_n = std::max<int64_t>(queries, 2);
+        p.mask.broadcast = 2;  // the same for all heads
+        p.mask.k0 = {p.seqlens_k[0] - queries, p.seqlens_k[1] - queries};
+        p.guard = variant & 1 ? Guard::kBefore : Guard::kAfter;
+        Data data = make_data(p);
+        for (double& x : data.mask.x) x = 0;
+        for (int64_t b = 0; b < 2; b++)
+          for (int64_t i = 0; i < queries; i++)
+            for (int64_t node = i;; node = (node - 1) / 2) {
+              data.mask.at(0, 0, p.overlay_row(b, i), node) = 1;
+              if (node == 0) break;
+            }
+        // Below, and beyond the sequence where the tree has one node: nothing to mask.
+        check_everywhere(p, data);
+        const int64_t last = queries - 1, before = keys - queries;
+        CHECK(attends(p, data, 0, 0, last, before) && attends(p, data, 0, 0, last, keys - 1));
+        if (queries > 3) CHECK(!attends(p, data, 0, 0, 3, before + 2));
+        if (before > 0) CHECK(attends(p, data, 0, 7, 0, before - 1));
+      }
     }
   }
 }
@@ -386,6 +532,8 @@ int main(int argc, char** argv) {
       TEST(quantised),
       TEST(quantised_patterns),
       TEST(sinks),
+      TEST(rows_without_a_key),
+      TEST(trees),
       TEST(pairwise),
       TEST(random_problems),
       TEST(random_long_problems),

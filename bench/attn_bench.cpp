@@ -3,7 +3,7 @@
 //   attn_bench [--threads=N] [--limit=NAME] [Google Benchmark's own options]
 //
 // Rows: limit_fma_f32_{isa}_{N}t         f32 multiply-adds in registers
-//       limit_fma_bf16_avx512_{N}t       the same of pairs of bf16, where the machine has them
+//       limit_fma_bf16_{isa}_{N}t        the same of pairs of bf16, where the library uses them
 //       limit_read_{N}t                  reading 1 GiB
 //       prefill_{type}[_h{H}]_d{D}_s{S}_{full|causal}[_{feature}]_{N}t[_avx2]/{who}
 //       block_{type}_h{HQ}_{HKV}_d{D}_q{Q}_s{S}_causal[_tree]_{N}t/{who}
@@ -485,7 +485,8 @@ void register_limit(const std::string& name, const char* unit, double work, doub
       ->MinTime(min_time);
 }
 
-void register_limits(const std::vector<attn_isa_info>& isas, int threads) {
+void register_limits(const std::vector<attn_isa_info>& isas, const attn_context_info& machine,
+                     int threads) {
   const std::string suffix = "_" + std::to_string(threads) + "t";
   constexpr int64_t kSteps = 1 << 20;  // some milliseconds, beside which a thread's start is none
   for (const attn_isa_info& info : isas) {
@@ -498,10 +499,12 @@ void register_limits(const std::vector<attn_isa_info>& isas, int threads) {
                                                       [isa](int) { bench::run_fma(isa, kSteps); });
                    });
   }
-  if (const double work = bench::bf16_flops_per_step() * kSteps * threads; work > 0) {
-    register_limit("limit_fma_bf16_avx512" + suffix, "flops_per_second", work, 0.02, [threads] {
-      return bench::seconds_on_threads(threads, [](int) { bench::run_bf16(kSteps); });
-    });
+  if (const double work = bench::bf16_flops_per_step(machine.isa) * kSteps * threads; work > 0) {
+    register_limit("limit_fma_bf16_" + std::string(machine.isa_name) + suffix, "flops_per_second",
+                   work, 0.02, [threads] {
+                     return bench::seconds_on_threads(threads,
+                                                      [](int) { bench::run_bf16(kSteps); });
+                   });
   }
   constexpr size_t kBytes = size_t{1} << 30;
   register_limit("limit_read" + suffix, "bytes_per_second", kBytes, 0.2, [threads] {
@@ -616,7 +619,7 @@ void register_rows(int threads) {
   std::vector<int> thread_counts = {1};
   if (threads > 1) thread_counts.push_back(threads);
   const std::vector<attn_isa_info> isas = available_isas(context.get());
-  for (int n : thread_counts) register_limits(isas, n);
+  for (int n : thread_counts) register_limits(isas, machine, n);
 
   const bool force_avx2 = machine.isa != ATTN_ISA_AVX2 &&
                           std::any_of(isas.begin(), isas.end(),

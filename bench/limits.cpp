@@ -154,6 +154,7 @@ double fma_flops_per_step(attn_isa isa) {
   switch (isa) {
 #if defined(__x86_64__)
     case ATTN_ISA_AVX512:
+    case ATTN_ISA_AVX512_BF16:
       return 12 * 16 * 2;
     case ATTN_ISA_AVX2:
       return 12 * 8 * 2;
@@ -173,6 +174,7 @@ void run_fma(attn_isa isa, int64_t steps) {
   switch (isa) {
 #if defined(__x86_64__)
     case ATTN_ISA_AVX512:
+    case ATTN_ISA_AVX512_BF16:
       return run_fma_avx512(steps);
     case ATTN_ISA_AVX2:
       return run_fma_avx2(steps);
@@ -188,12 +190,7 @@ void run_fma(attn_isa isa, int64_t steps) {
   }
 }
 
-double bf16_flops_per_step() {
-#if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx512bf16")) return 12 * 32 * 2;
-#endif
-  return 0;
-}
+double bf16_flops_per_step(attn_isa isa) { return isa == ATTN_ISA_AVX512_BF16 ? 12 * 32 * 2 : 0; }
 
 void run_bf16(int64_t steps) {
 #if defined(__x86_64__)

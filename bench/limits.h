@@ -23,8 +23,8 @@ double fma_flops_per_step(attn_isa isa);
 // For SCALAR this is what the compilers' baseline has: SSE2's multiply and add, or NEON.
 void run_fma(attn_isa isa, int64_t steps);
 
-// The same for dot products of pairs of bf16 (AVX512_BF16): 0 where the machine lacks them.
-double bf16_flops_per_step();
+// The same for dot products of pairs of bf16: 0 if `isa` has none.
+double bf16_flops_per_step(attn_isa isa);
 void run_bf16(int64_t steps);
 
 struct Free {

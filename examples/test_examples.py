@@ -101,6 +101,13 @@ def test_minimal_python() -> None:
     assert output == "(1, 8, 128, 64) float32 True\n"
 
 
+def test_minimal_rust() -> None:
+    program = ["cargo", "run", "--quiet", "--locked", "--package", "attn-examples"]
+    lib = PREFIX / "lib"
+    path = {"PKG_CONFIG_PATH": str(lib / "pkgconfig"), "LD_LIBRARY_PATH": str(lib)}
+    check_minimal(run("env", "-C", ROOT / "bindings" / "rust", *program, **path))
+
+
 def test_attn_info() -> None:
     info = PREFIX / "bin" / "attn-info"
     version = run(info, "--version").strip()
@@ -116,7 +123,7 @@ def test_attn_info() -> None:
     assert subprocess.run([info, "--nonsense"], capture_output=True).returncode == 2
 
 
-@pytest.mark.parametrize("name", ["c/minimal.c", "python/minimal.py"])
+@pytest.mark.parametrize("name", ["c/minimal.c", "python/minimal.py", "rust/minimal.rs"])
 def test_readme_shows_the_tested_file(name: str) -> None:
     blocks = re.findall(r"```\w*\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert (EXAMPLES / name).read_text() in blocks

@@ -123,7 +123,8 @@ attn_status choose_isa(const Cpu& cpu, attn_isa forced, attn_isa* isa, attn_erro
     }
     if (forced == ATTN_ISA_AUTO) {
       return fail(error, ATTN_ERROR_INVALID_ARGUMENT,
-                  "ATTN_FORCE_ISA is '%.64s'; allowed: scalar, neon, avx2, avx512", name);
+                  "ATTN_FORCE_ISA is '%.64s'; allowed: scalar, neon, avx2, avx512, avx512_bf16",
+                  name);
     }
   }
   for (const IsaEntry& entry : cpu.isas) {
@@ -136,7 +137,7 @@ attn_status choose_isa(const Cpu& cpu, attn_isa forced, attn_isa* isa, attn_erro
     return ATTN_OK;
   }
   return fail(error, ATTN_ERROR_INVALID_ARGUMENT, "%s is %d; allowed: 0 (auto) to %d", source,
-              forced, ATTN_ISA_NEON);
+              forced, ATTN_ISA_AVX512_BF16);
 }
 
 attn_status choose_backend_dir(const char* configured, char* path, size_t size, attn_error* error) {

@@ -13,6 +13,7 @@ class Mistake(NamedTuple):
     old: str
     new: str
     program: str = "numerics"  # the test_* program that has to fail
+    isa: str = ""  # can be noticed only where this instruction set is available
 
 
 SEQUENCE = "src/sequence.h"
@@ -20,7 +21,9 @@ STANDARD = "src/standard/standard.cpp"
 FLASH = "src/flash/flash.cpp"
 KERNEL = "src/flash/kernel.h"
 PACK = "src/flash/pack.h"
+DOT = "src/flash/dot.h"
 STAGE = "src/flash/stage.h"
+AUTOTUNE = "src/autotune.cpp"
 MERGE = "src/merge.cpp"
 
 MISTAKES = [
@@ -326,10 +329,68 @@ MISTAKES = [
     ),
     Mistake(
         "flash: an attended NaN in V is lost",
-        KERNEL,
-        "if (weight == 0.0f && __builtin_signbit(weight)) continue;",
-        "if (!AllFinite(Load(product.b + key * product.ldb + i * kLanes))) continue;",
+        DOT,
+        "return bits_of(a) == 0x80000000 ? sum : add(Broadcast(a), b, sum);",
+        "return AllFinite(b) ? add(Broadcast(a), b, sum) : sum;",
         "nonfinite",
+    ),
+    Mistake(
+        "flash: bf16 products without K's scales",
+        PACK,
+        "factor * rows.scale_of_key(i)",
+        "factor",
+        isa="avx512_bf16",
+    ),
+    Mistake(
+        "flash: bf16 products without V's scales",
+        DOT,
+        "if (v_scales) p = Mul(p, Load(v_scales + column));",
+        "",
+        isa="avx512_bf16",
+    ),
+    Mistake(
+        "flash: bf16 products though a row of V has several scales",
+        FLASH,
+        "!in_blocks(args.k_scale) && !in_blocks(args.v_scale)",
+        "!in_blocks(args.k_scale)",
+        isa="avx512_bf16",
+    ),
+    Mistake(
+        "flash: the scale of bf16 products",
+        FLASH,
+        "run.problem.scale * kLog2E",
+        "run.problem.scale * 1.443f",
+        isa="avx512_bf16",
+    ),
+    Mistake(
+        "flash: the second half of a row of K is packed over the first one's place",
+        DOT,
+        "rows.elements(i, dim + kLanes)",
+        "rows.elements(i, dim)",
+        isa="avx512_bf16",
+    ),
+    Mistake(
+        "flash: a key past the end is in the last pair",
+        DOT,
+        "i + 1 < n ? rows.elements(i + 1, dim) : Zero()",
+        "rows.elements(i + 1, dim)",
+        isa="avx512_bf16",
+    ),
+    Mistake(
+        "flash: a masked NaN in a pair's second half reaches the output",
+        DOT,
+        "bits >> 16 == 0x8000 ? 0 : 0xffff0000",
+        "0xffff0000",
+        "nonfinite",
+        isa="avx512_bf16",
+    ),
+    Mistake(
+        "flash: a pair goes with its masked half",
+        DOT,
+        "bits >> 16 == 0x8000 ? 0 : 0xffff0000",
+        "low << 16",
+        "nonfinite",
+        isa="avx512_bf16",
     ),
     Mistake(
         "flash: rows past a padded query's length are left as they were",
@@ -376,8 +437,8 @@ MISTAKES = [
     Mistake(
         "flash: a bias or mask of another key block",
         STAGE,
-        "const int64_t first = group.key + column - overlay.key_begin;",
-        "const int64_t first = column - overlay.key_begin;",
+        "(group.key - overlay.key_begin) * overlay.key_stride;  // of column 0",
+        "-overlay.key_begin * overlay.key_stride;  // of column 0",
     ),
     Mistake(
         "flash: an overlay's range ends one key late",
@@ -459,6 +520,40 @@ MISTAKES = [
         "worker * run.workspace.unit_size",
         "0 * run.workspace.unit_size",
         "determinism",
+    ),
+    Mistake(
+        "flash: a group's first keys are those of its panel",
+        KERNEL,
+        "qk.b = args.packed_k + (group.key + panel) * head_dim + (column - panel);",
+        "qk.b = args.packed_k + (group.key + panel) * head_dim;",
+    ),
+    Mistake(
+        "tuning: the slowest value is taken",
+        AUTOTUNE,
+        "if (relative >= least) continue;",
+        "if (relative <= 1.01) continue;",
+        "autotune",
+    ),
+    Mistake(
+        "tuning: the caller's output is written",
+        AUTOTUNE,
+        "  args.o = &o;\n",
+        "",
+        "autotune",
+    ),
+    Mistake(
+        "tuning: a value that the backend replaces is taken for its own",
+        AUTOTUNE,
+        "if (value == problem_.*field || value == c.plan.*chosen) {",
+        "if (true) {",
+        "autotune",
+    ),
+    Mistake(
+        "an output over a block table is accepted",
+        "src/validate.cpp",
+        '{"block_table", a_.block_table},',
+        "",
+        "errors_run",
     ),
     Mistake(
         "tasks keep their thread's floating-point modes",

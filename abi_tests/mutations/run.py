@@ -37,13 +37,20 @@ class Copy:
         subprocess.run([*configure, "-DCMAKE_BUILD_TYPE=Release"], check=True, capture_output=True)
 
     def builds(self) -> bool:
-        command = ["cmake", "--build", str(self.build), "--target", "attn"]
+        command = ["cmake", "--build", str(self.build), "--target", "attn", "attn-info"]
         done = subprocess.run(
             [*command, "-j", str(os.cpu_count() or 1)], capture_output=True, text=True
         )
         if done.returncode != 0:
             print(done.stdout + done.stderr)
         return done.returncode == 0
+
+    def instruction_sets(self) -> set[str]:
+        """The ones that this machine has."""
+        info = subprocess.run(
+            [str(self.build / "attn-info")], check=True, capture_output=True, text=True
+        )
+        return set(re.findall(r"^  (\w+) +yes", info.stdout, re.MULTILINE))
 
     def notices(self, program: Path) -> bool:
         """Whether a test of the program fails with this library; stops at the first that does."""
@@ -87,16 +94,21 @@ def main() -> int:
     parser.add_argument("--only", default="", help="only mistakes whose name matches this")
     options = parser.parse_args()
     mistakes = [mistake for mistake in MISTAKES if re.search(options.only, mistake.what)]
-    failures = 0
+    failures = skipped = 0
     with tempfile.TemporaryDirectory(prefix="attn-mutations-") as folder:
         copy = Copy(Path(folder))
         if not copy.builds():
             return 1
+        available = copy.instruction_sets()
         for name in sorted({mistake.program for mistake in mistakes}):
             if copy.notices(options.programs / f"test_{name}"):
                 sys.exit(f"test_{name} fails without any mistake")
         for mistake in mistakes:
             start = time.monotonic()
+            if mistake.isa and mistake.isa not in available:
+                print(f"SKIPPED, no {mistake.isa} here: {mistake.what}", flush=True)
+                skipped += 1
+                continue
             before = plant(copy, mistake)
             if before is None:
                 verdict = "DOES NOT APPLY"
@@ -111,7 +123,8 @@ def main() -> int:
             failures += verdict != "noticed"
             seconds = time.monotonic() - start
             print(f"{verdict:14} {seconds:5.1f} s  {mistake.what} ({mistake.program})", flush=True)
-    print(f"{len(mistakes) - failures} passed, {failures} failed in {len(mistakes)} mistakes")
+    passed = len(mistakes) - failures - skipped
+    print(f"{passed} passed, {failures} failed, {skipped} skipped in {len(mistakes)} mistakes")
     return 1 if failures else 0
 
 

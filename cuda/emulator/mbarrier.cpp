@@ -51,6 +51,7 @@ void Mbarriers::arrive(uint32_t address, uint32_t expected_bytes) {
   state.bytes += expected_bytes;
   --state.missing;
   advance(state);
+  preempt();
 }
 
 void Mbarriers::wait(uint32_t address, uint32_t parity) {

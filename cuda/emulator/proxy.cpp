@@ -3,8 +3,7 @@
 
 namespace attn::emulator {
 
-Proxy::Proxy(Cta& cta)
-    : writer_(cta.shared_bytes / kGranule + 1), by_thread_(cta.threads.size()) {
+Proxy::Proxy(Cta& cta) : writer_(cta.shared_bytes / kGranule + 1), by_thread_(cta.threads.size()) {
   cta.on_shared_write = [this](uint32_t address, uint32_t bytes, Thread& thread) {
     const uint32_t begin = address - kSharedBase;
     for (uint32_t g = begin / kGranule; g <= (begin + bytes - 1) / kGranule; ++g) {

@@ -1,5 +1,5 @@
-// The two ways into shared memory: ordinary writes by threads, and the async proxy of TMA and wgmma,
-// which does not see the former until the writing thread has fenced them.
+// The two ways into shared memory: ordinary writes by threads, and the async proxy of TMA and
+// wgmma, which does not see the former until the writing thread has fenced them.
 #ifndef ATTN_CUDA_EMULATOR_PROXY_H_
 #define ATTN_CUDA_EMULATOR_PROXY_H_
 
@@ -21,7 +21,7 @@ class Proxy : public Engine {
 
  private:
   static constexpr uint32_t kGranule = 16;
-  std::vector<int> writer_;                        // by granule: 1 + thread, 0: nothing unfenced
+  std::vector<int> writer_;                       // by granule: 1 + thread, 0: nothing unfenced
   std::vector<std::vector<uint32_t>> by_thread_;  // granules
 };
 

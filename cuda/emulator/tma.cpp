@@ -12,9 +12,7 @@ namespace {
 int elements(const TensorDescription& t) { return t.box[0] * t.box[1] * t.box[2] * t.box[3]; }
 
 // Rows of a box are 128 bytes apart in shared memory.
-uint32_t box_bytes(const TensorDescription& t) {
-  return static_cast<uint32_t>(elements(t)) * 2;
-}
+uint32_t box_bytes(const TensorDescription& t) { return static_cast<uint32_t>(elements(t)) * 2; }
 
 // Calls visit(index in the box, address or null outside of the tensor).
 template <class Visit>

@@ -21,7 +21,8 @@ struct Operand {
 
   // Of element k of row r, before the swizzle.
   uint32_t k_major(int r, int k) const {
-    return start + static_cast<uint32_t>(r / 8) * stride + static_cast<uint32_t>(r % 8 * 128 + k * 2);
+    return start + static_cast<uint32_t>(r / 8) * stride +
+           static_cast<uint32_t>(r % 8 * 128 + k * 2);
   }
   // Of element n of row k.
   uint32_t mn_major(int k, int n) const {
@@ -122,7 +123,8 @@ void Wgmma::execute(Warpgroup& warpgroup, Group& group) {
       for (int n = 0; n < in.n; ++n) {
         b[k][n] = element(in.type, in.b_mn_major ? right.mn_major(k, n) : right.k_major(n, k));
       }
-      for (int m = 0; m < 64 && !in.a_in_registers; ++m) a[m][k] = element(in.type, left.k_major(m, k));
+      for (int m = 0; m < 64 && !in.a_in_registers; ++m)
+        a[m][k] = element(in.type, left.k_major(m, k));
     }
     for (int t = 0; t < kThreads; ++t) {
       const Registers& registers = operation.threads[static_cast<size_t>(t)];
@@ -159,7 +161,8 @@ void Wgmma::retire(Warpgroup& warpgroup) {
   ++warpgroup.retired;
   for (const Operation& operation : group.operations) {
     for (const Registers& registers : operation.threads) {
-      if (registers.a && std::memcmp(registers.a, registers.a_value, sizeof(registers.a_value)) != 0) {
+      if (registers.a &&
+          std::memcmp(registers.a, registers.a_value, sizeof(registers.a_value)) != 0) {
         fail("registers of A were written while wgmma read them");
       }
       const auto found = warpgroup.pending.find(registers.d);
@@ -177,6 +180,7 @@ void Wgmma::retire(Warpgroup& warpgroup) {
 }
 
 void Wgmma::wait(int pending) {
+  preempt();
   Warpgroup& warpgroup = mine();
   if (warpgroup.waiting > 0 && warpgroup.waiting_pending != pending) {
     fail("threads of a warpgroup wait for different groups");

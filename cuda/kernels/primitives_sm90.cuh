@@ -36,8 +36,12 @@ struct Descriptor {
   static constexpr uint32_t high = 1024 >> 4 | 1u << 30;  // 8 rows, / 16; 128-byte swizzle
 
   // The same operand, `bytes` further on.
-  __device__ __forceinline__ Descriptor operator+(uint32_t bytes) const { return {low + (bytes >> 4)}; }
-  __device__ __forceinline__ uint64_t bits() const { return static_cast<uint64_t>(high) << 32 | low; }
+  __device__ __forceinline__ Descriptor operator+(uint32_t bytes) const {
+    return {low + (bytes >> 4)};
+  }
+  __device__ __forceinline__ uint64_t bits() const {
+    return static_cast<uint64_t>(high) << 32 | low;
+  }
 };
 
 __device__ __forceinline__ Descriptor wgmma_descriptor(SharedAddress address, uint32_t tile_bytes) {
@@ -58,7 +62,8 @@ __device__ __forceinline__ void barrier_init(SharedAddress barrier, uint32_t arr
 
 // Makes initialised barriers known to the async proxy; then the CTA meets.
 __device__ __forceinline__ void barrier_init_fence() {
-  asm volatile("fence.mbarrier_init.release.cluster;\n fence.proxy.async.shared::cta;" ::: "memory");
+  asm volatile("fence.mbarrier_init.release.cluster;\n fence.proxy.async.shared::cta;" ::
+                   : "memory");
 }
 
 __device__ __forceinline__ void barrier_arrive(SharedAddress barrier) {
@@ -107,8 +112,8 @@ __device__ __forceinline__ void tensor_prefetch(const TensorMap* map) {
 }
 
 // One box from global to shared memory; its bytes, clipped ones included, count at the barrier.
-__device__ __forceinline__ void tensor_load(SharedAddress to, const TensorMap* map, SharedAddress barrier, int c0,
-                             int c1, int c2, int c3) {
+__device__ __forceinline__ void tensor_load(SharedAddress to, const TensorMap* map,
+                                            SharedAddress barrier, int c0, int c1, int c2, int c3) {
   asm volatile(
       "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
       " [%0], [%1, {%3, %4, %5, %6}], [%2];" ::"r"(to),
@@ -117,12 +122,13 @@ __device__ __forceinline__ void tensor_load(SharedAddress to, const TensorMap* m
 }
 
 // One box from shared to global memory; what lies outside of the tensor is not written.
-__device__ __forceinline__ void tensor_store(const TensorMap* map, SharedAddress from, int c0, int c1, int c2,
-                              int c3) {
-  asm volatile("cp.async.bulk.tensor.4d.global.shared::cta.tile.bulk_group [%0, {%2, %3, %4, %5}],"
-               " [%1];" ::"l"(map),
-               "r"(from), "r"(c0), "r"(c1), "r"(c2), "r"(c3)
-               : "memory");
+__device__ __forceinline__ void tensor_store(const TensorMap* map, SharedAddress from, int c0,
+                                             int c1, int c2, int c3) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.global.shared::cta.tile.bulk_group [%0, {%2, %3, %4, %5}],"
+      " [%1];" ::"l"(map),
+      "r"(from), "r"(c0), "r"(c1), "r"(c2), "r"(c3)
+      : "memory");
 }
 
 __device__ __forceinline__ void tensor_store_commit() {
@@ -147,7 +153,9 @@ __device__ __forceinline__ int forget(int x) {
 }
 
 // The next number of a counter in global memory.
-__device__ __forceinline__ uint32_t take_ticket(uint32_t* counter) { return atomicAdd(counter, 1u); }
+__device__ __forceinline__ uint32_t take_ticket(uint32_t* counter) {
+  return atomicAdd(counter, 1u);
+}
 
 __device__ __forceinline__ float log2_fast(float x) {
   float y;
@@ -183,8 +191,8 @@ __device__ __forceinline__ void named_barrier_arrive(int id, int threads) {
 }
 
 // Four 8 x 8 matrices of 16-bit values; lane i gives the address of row i % 8 of matrix i / 8.
-__device__ __forceinline__ void store_matrix_x4(SharedAddress row, uint32_t r0, uint32_t r1, uint32_t r2,
-                                 uint32_t r3) {
+__device__ __forceinline__ void store_matrix_x4(SharedAddress row, uint32_t r0, uint32_t r1,
+                                                uint32_t r2, uint32_t r3) {
   asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(row),
                "r"(r0), "r"(r1), "r"(r2), "r"(r3)
                : "memory");
@@ -202,8 +210,12 @@ __device__ __forceinline__ void pin_before(float value, SharedAddress scratch) {
 
 // ---- wgmma --------------------------------------------------------------------------------------
 
-__device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
-__device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+__device__ __forceinline__ void wgmma_fence() {
+  asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+}
+__device__ __forceinline__ void wgmma_commit() {
+  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+}
 
 // Waits until at most `Pending` groups are under way. The accumulators that are then ready are
 // named, so that no use of them moves in front of the wait.
@@ -215,55 +227,54 @@ __device__ __forceinline__ void wgmma_wait(float (&ready)[Count]) {
 }
 
 // Ten registers or accumulators at a time.
-#define ATTN_R10(p)                                                                        \
-  "%" #p "0, %" #p "1, %" #p "2, %" #p "3, %" #p "4, %" #p "5, %" #p "6, %" #p "7, %" #p \
-  "8, %" #p "9"
+#define ATTN_R10(p)                                                                                \
+  "%" #p "0, %" #p "1, %" #p "2, %" #p "3, %" #p "4, %" #p "5, %" #p "6, %" #p "7, %" #p "8, %" #p \
+  "9"
 #define ATTN_R0 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9"
-#define ATTN_R8(p) \
-  "%" #p "0, %" #p "1, %" #p "2, %" #p "3, %" #p "4, %" #p "5, %" #p "6, %" #p "7"
+#define ATTN_R8(p) "%" #p "0, %" #p "1, %" #p "2, %" #p "3, %" #p "4, %" #p "5, %" #p "6, %" #p "7"
 #define ATTN_R6(p) "%" #p "0, %" #p "1, %" #p "2, %" #p "3, %" #p "4, %" #p "5"
 #define ATTN_R4(p) "%" #p "0, %" #p "1, %" #p "2, %" #p "3"
 #define ATTN_R2(p) "%" #p "0, %" #p "1"
-#define ATTN_D8(i)                                                                              \
+#define ATTN_D8(i)                                                                            \
   "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), \
       "+f"(d[i + 6]), "+f"(d[i + 7])
 #define ATTN_D32(i) ATTN_D8(i), ATTN_D8(i + 8), ATTN_D8(i + 16), ATTN_D8(i + 24)
 
-#define ATTN_WGMMA_SS(n, type, registers, oa, ob, flag, major, ...)                          \
-  asm volatile(                                                                            \
-      "{\n .reg .pred p;\n setp.ne.b32 p, %" #flag ", 0;\n"                                \
-      " wgmma.mma_async.sync.aligned.m64n" #n "k16.f32." type "." type " {" registers      \
-      "}, %" #oa ", %" #ob ", p, 1, 1, 0, %" #major ";\n}"                                   \
-      : __VA_ARGS__                                                                        \
-      : "l"(a.bits()), "l"(b.bits()), "r"(accumulate), "n"(BMajor == Major::MN ? 1 : 0))
+#define ATTN_WGMMA_SS(n, type, registers, oa, ob, flag, major, ...)                            \
+  asm volatile("{\n .reg .pred p;\n setp.ne.b32 p, %" #flag                                    \
+               ", 0;\n"                                                                        \
+               " wgmma.mma_async.sync.aligned.m64n" #n "k16.f32." type "." type " {" registers \
+               "}, %" #oa ", %" #ob ", p, 1, 1, 0, %" #major ";\n}"                            \
+               : __VA_ARGS__                                                                   \
+               : "l"(a.bits()), "l"(b.bits()), "r"(accumulate), "n"(BMajor == Major::MN ? 1 : 0))
 #define ATTN_WGMMA_RS(n, type, registers, a0, a1, a2, a3, ob, flag, major, ...)                  \
-  asm volatile(                                                                                 \
-      "{\n .reg .pred p;\n setp.ne.b32 p, %" #flag ", 0;\n"                                     \
-      " wgmma.mma_async.sync.aligned.m64n" #n "k16.f32." type "." type " {" registers           \
-      "}, {%" #a0 ", %" #a1 ", %" #a2 ", %" #a3 "}, %" #ob ", p, 1, 1, %" #major ";\n}"          \
-      : __VA_ARGS__                                                                             \
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b.bits()), "r"(accumulate),         \
-        "n"(BMajor == Major::MN ? 1 : 0))
+  asm volatile("{\n .reg .pred p;\n setp.ne.b32 p, %" #flag                                      \
+               ", 0;\n"                                                                          \
+               " wgmma.mma_async.sync.aligned.m64n" #n "k16.f32." type "." type " {" registers   \
+               "}, {%" #a0 ", %" #a1 ", %" #a2 ", %" #a3 "}, %" #ob ", p, 1, 1, %" #major ";\n}" \
+               : __VA_ARGS__                                                                     \
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b.bits()), "r"(accumulate),     \
+                 "n"(BMajor == Major::MN ? 1 : 0))
 
-// d (+)= A B for one warpgroup: A [64][16] of T, B [16][N] of T, d in f32. `d` belongs to the tensor
-// cores until wgmma_wait names it, and so do the registers of A.
+// d (+)= A B for one warpgroup: A [64][16] of T, B [16][N] of T, d in f32. `d` belongs to the
+// tensor cores until wgmma_wait names it, and so do the registers of A.
 template <class T, int N, Major BMajor>
 struct Wgmma;
 
-#define ATTN_WGMMA_TYPE(T, type, n, registers, o0, o1, o2, o3, o4, o5, o6, ...)                  \
-  template <Major BMajor>                                                                        \
-  struct Wgmma<T, n, BMajor> {                                                                   \
+#define ATTN_WGMMA_TYPE(T, type, n, registers, o0, o1, o2, o3, o4, o5, o6, ...)              \
+  template <Major BMajor>                                                                    \
+  struct Wgmma<T, n, BMajor> {                                                               \
     static __device__ __forceinline__ void ss(float (&d)[n / 2], Descriptor a, Descriptor b, \
-                               int accumulate) {                                                 \
-      ATTN_WGMMA_SS(n, type, registers, o0, o1, o2, o3, __VA_ARGS__);                            \
-    }                                                                                            \
-    static __device__ __forceinline__ void rs(float (&d)[n / 2], const uint32_t (&a)[4], Descriptor b, \
-                               int accumulate) {                                                 \
-      ATTN_WGMMA_RS(n, type, registers, o0, o1, o2, o3, o4, o5, o6, __VA_ARGS__);                \
-    }                                                                                            \
+                                              int accumulate) {                              \
+      ATTN_WGMMA_SS(n, type, registers, o0, o1, o2, o3, __VA_ARGS__);                        \
+    }                                                                                        \
+    static __device__ __forceinline__ void rs(float (&d)[n / 2], const uint32_t (&a)[4],     \
+                                              Descriptor b, int accumulate) {                \
+      ATTN_WGMMA_RS(n, type, registers, o0, o1, o2, o3, o4, o5, o6, __VA_ARGS__);            \
+    }                                                                                        \
   };
-#define ATTN_WGMMA(...)                       \
-  ATTN_WGMMA_TYPE(F16, "f16", __VA_ARGS__)   \
+#define ATTN_WGMMA(...)                    \
+  ATTN_WGMMA_TYPE(F16, "f16", __VA_ARGS__) \
   ATTN_WGMMA_TYPE(BF16, "bf16", __VA_ARGS__)
 
 #define ATTN_R60 \
@@ -386,8 +397,8 @@ void wgmma_wait(float (&)[Count]) {
 }
 template <class T, int N, Major BMajor>
 struct Wgmma {
-  static constexpr emulator::WgmmaType kType = SameType<T, F16>::value ? emulator::WgmmaType::kF16
-                                                                       : emulator::WgmmaType::kBF16;
+  static constexpr emulator::WgmmaType kType =
+      SameType<T, F16>::value ? emulator::WgmmaType::kF16 : emulator::WgmmaType::kBF16;
   static void ss(float (&d)[N / 2], Descriptor a, Descriptor b, int accumulate) {
     emulator::current().cta->engine<emulator::Wgmma>().issue(
         {kType, N, false, a.bits(), b.bits(), BMajor == Major::MN, accumulate != 0}, d, nullptr);

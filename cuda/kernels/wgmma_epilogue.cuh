@@ -105,9 +105,8 @@ struct Epilogue {
       float final_lse = lse[i];
       weight[i] = 1;
       if (Tile::Features && !split() && attend.features & (ATTN_SINK | ATTN_ALIBI)) {
-        const FinishedRow finished =
-            finish_row(attend, lse[i], row.head,
-                       left_out(attend, work.sequence, row.head, row.query));
+        const FinishedRow finished = finish_row(
+            attend, lse[i], row.head, left_out(attend, work.sequence, row.head, row.query));
         weight[i] = finished.weight;
         final_lse = finished.lse;
       }
@@ -183,8 +182,7 @@ struct Epilogue {
   }
 
   __device__ __forceinline__ void store_from_shared(const float (&o)[Count],
-                                                    const uint32_t (&odd)[2],
-                                                    const float (&lse)[2],
+                                                    const uint32_t (&odd)[2], const float (&lse)[2],
                                                     const float (&weight)[2]) const {
     const int thread = forget(static_cast<int>(threadIdx.x) % kWarpgroup);
     const int lane = thread % kWarpSize;

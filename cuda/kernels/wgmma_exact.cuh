@@ -1,7 +1,8 @@
 // wgmma_exact.cuh: one row of O by a warp, key by key, reading attended keys alone.
 //
-// Tensor cores compute 0 * NaN for masked keys of a tile. Rows that come out non-finite are computed
-// again here: what is masked out then has no influence, and what is attended keeps its own.
+// Tensor cores compute 0 * NaN for masked keys of a tile. Rows that come out non-finite are
+// computed again here: what is masked out then has no influence, and what is attended keeps its
+// own.
 #ifndef ATTN_CUDA_KERNELS_WGMMA_EXACT_CUH_
 #define ATTN_CUDA_KERNELS_WGMMA_EXACT_CUH_
 
@@ -9,8 +10,8 @@
 
 namespace attn::cuda {
 
-// Calls write(column, value) for the columns of O that this lane holds. `lse` is the row's over the keys
-// of this chunk, without what sequence.cuh adds to it later.
+// Calls write(column, value) for the columns of O that this lane holds. `lse` is the row's over the
+// keys of this chunk, without what sequence.cuh adds to it later.
 template <class Tile, class Write>
 __device__ __forceinline__ void exact_row(const AttendParams& attend, const Work& work, int query,
                                           int head, float lse, Write write) {

@@ -6,7 +6,8 @@
 
 namespace attn::cuda {
 
-// ---- the loader: one warp of the producer ---------------------------------------------------------------------
+// ---- the loader: one warp of the producer
+// ---------------------------------------------------------------------
 
 // Keys of one box of K and V: the tile's, or what divides both it and a page.
 template <class Tile>
@@ -30,8 +31,9 @@ struct Loader {
   Ring<kStages> k_ring, v_ring;
   Ring<1> q_ring;
 
-  // Tile n of K or V [TileK][boxes * 64] into its ring, cut into boxes, the lanes taking turns. Boxes
-  // past the sequence's end are left out when they lie in other pages: those pages may not be there.
+  // Tile n of K or V [TileK][boxes * 64] into its ring, cut into boxes, the lanes taking turns.
+  // Boxes past the sequence's end are left out when they lie in other pages: those pages may not be
+  // there.
   __device__ __forceinline__ void load(bool is_v, int n) {
     const AttendParams& attend = params.attend;
     const Ring<kStages> ring = is_v ? v_ring : k_ring;
@@ -146,7 +148,8 @@ struct Consumer {
   }
 
   // O [64][HeadDimV] += P [64][TileK] V [TileK][HeadDimV], issued.
-  __device__ __forceinline__ void issue_output(float (&o)[OutputCount], const uint32_t (&p)[Tile::TileK / 16][4]) {
+  __device__ __forceinline__ void issue_output(float (&o)[OutputCount],
+                                               const uint32_t (&p)[Tile::TileK / 16][4]) {
     const Descriptor v = wgmma_descriptor(Tile::v(v_ring.stage), Tile::KBoxBytes);
     wgmma_fence();
 #pragma unroll
@@ -193,9 +196,9 @@ struct Consumer {
 #pragma unroll 1
     for (int i = thread; i < rows * Tile::BoxesV * 8; i += Tile::Consumers * kWarpgroup) {
       const int row = Tile::TileK - rows + i / 8 % rows;
-      store_shared(Tile::v(v_ring.stage) + i / 8 / rows * Tile::KBoxBytes + row * kBoxRowBytes +
-                       i % 8 * 16,
-                   Quad{});
+      store_shared(
+          Tile::v(v_ring.stage) + i / 8 / rows * Tile::KBoxBytes + row * kBoxRowBytes + i % 8 * 16,
+          Quad{});
     }
     fence_async_shared();
     named_barrier_sync(kTailBarrier, Tile::Consumers * kWarpgroup);
@@ -203,8 +206,9 @@ struct Consumer {
 
   // O and softmax over the tiles of keys [first, last), of which there is at least one. While the
   // tensor cores multiply P of tile n + 1 by V, the softmax of tile n runs.
-  __device__ __forceinline__ void attend_tile(const Mailbox<Tile>& mailbox, const Limits<Tile>& limits, float (&o)[OutputCount],
-                          Softmax<Tile>& softmax) {
+  __device__ __forceinline__ void attend_tile(const Mailbox<Tile>& mailbox,
+                                              const Limits<Tile>& limits, float (&o)[OutputCount],
+                                              Softmax<Tile>& softmax) {
     float s[ScoreCount], factor[2];
     uint32_t p[Tile::TileK / 16][4];
     const SharedAddress scratch = shared_base() + Tile::ScratchOffset;

@@ -32,8 +32,8 @@ __device__ __forceinline__ int heads_in_l2(const AttendParams& attend) {
   return static_cast<int>(clamp_to(heads, int64_t{1}, int64_t{1} << 16)) * per_kv_head;
 }
 
-// Tile number `index`. Tiles are numbered so that those of heads that share L2 are neighbours in time,
-// and among them long ones come first: with a causal mask those of the last queries.
+// Tile number `index`. Tiles are numbered so that those of heads that share L2 are neighbours in
+// time, and among them long ones come first: with a causal mask those of the last queries.
 template <class Tile>
 __device__ __forceinline__ Work work_of(const AttendParams& attend, int64_t index) {
   Work w{};
@@ -70,9 +70,9 @@ __device__ __forceinline__ Work work_of(const AttendParams& attend, int64_t inde
   return w;
 }
 
-// Hands tiles from the scheduler warp to the loader and the consumers through slots of shared memory,
-// one tile ahead. Everybody reads a slot again where it needs something, rather than keep it in
-// registers through the main loop.
+// Hands tiles from the scheduler warp to the loader and the consumers through slots of shared
+// memory, one tile ahead. Everybody reads a slot again where it needs something, rather than keep
+// it in registers through the main loop.
 template <class Tile>
 struct Mailbox {
   Ring<kStages> ring;
@@ -114,7 +114,8 @@ struct Mailbox {
     const auto word = [](int64_t x) { return static_cast<uint32_t>(x); };
     const Sequence& s = w.sequence;
     store_shared(slot(), Quad{{word(w.state), word(w.first), word(w.last), word(w.chunk)}});
-    store_shared(slot() + 16, Quad{{word(w.head), word(w.q_begin), word(s.index), word(s.seqlen_q)}});
+    store_shared(slot() + 16,
+                 Quad{{word(w.head), word(w.q_begin), word(s.index), word(s.seqlen_q)}});
     store_shared(slot() + 32, Quad{{word(s.seqlen_k), word(s.q_row), word(s.k_row), 0}});
     store_shared(slot() + 48, Quad{{word(s.diagonal), word(s.diagonal >> 32), 0, 0}});
     barrier_arrive(Tile::barrier(Tile::kWorkFull, ring.stage));
@@ -125,7 +126,8 @@ struct Mailbox {
 __device__ __forceinline__ bool bad_page(const AttendParams& attend, const Work& w, int tile_k) {
   bool bad = false;
   const int end = min_of(w.last * tile_k, w.sequence.seqlen_k);
-  for (int key = w.first * tile_k / attend.page_size + lane_index(); key * int64_t{attend.page_size} < end; key += kWarpSize) {
+  for (int key = w.first * tile_k / attend.page_size + lane_index();
+       key * int64_t{attend.page_size} < end; key += kWarpSize) {
     const int page = attend.block_table[w.sequence.index * attend.block_table_strides[0] +
                                         key * attend.block_table_strides[1]];
     bad |= page < 0 || page >= attend.num_pages;

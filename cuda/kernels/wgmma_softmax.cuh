@@ -1,7 +1,7 @@
 // wgmma_softmax.cuh: scores in a warpgroup's accumulators: features, masks, and the online softmax.
 //
-// An accumulator tile S [64][N] of a warpgroup: warp w has rows 16 w to 16 w + 15, and a thread of it
-// two of them, r = lane / 4 and r + 8:
+// An accumulator tile S [64][N] of a warpgroup: warp w has rows 16 w to 16 w + 15, and a thread of
+// it two of them, r = lane / 4 and r + 8:
 //   s[4 c], s[4 c + 1]      row r,     columns 8 c + 2 (lane % 4) and the next
 //   s[4 c + 2], s[4 c + 3]  row r + 8, the same columns
 #ifndef ATTN_CUDA_KERNELS_WGMMA_SOFTMAX_CUH_
@@ -42,7 +42,8 @@ struct Limits {
     const int queries = queries_of(attend);
     const int first = work.q_begin + consumer * queries;
     clear_to = attended_keys(attend, work.sequence, first).end;
-    clear_from = Tile::Features ? attended_keys(attend, work.sequence, first + queries - 1).begin : 0;
+    clear_from =
+        Tile::Features ? attended_keys(attend, work.sequence, first + queries - 1).begin : 0;
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const Row row = row_of(attend, work, consumer, i);
@@ -185,7 +186,7 @@ struct Softmax {
 // P in the registers of a wgmma's A: step k takes keys 16 k to 16 k + 15.
 template <class Tile>
 __device__ __forceinline__ void pack_probabilities(uint32_t (&p)[Tile::TileK / 16][4],
-                                    const float (&s)[Tile::TileK / 2]) {
+                                                   const float (&s)[Tile::TileK / 2]) {
 #pragma unroll
   for (int k = 0; k < Tile::TileK / 16; ++k) {
 #pragma unroll

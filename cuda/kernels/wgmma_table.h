@@ -47,26 +47,26 @@ constexpr KernelInfo wgmma_row(const char* symbol, const char* module, attn_dtyp
   return row;
 }
 
-#define ATTN_WGMMA_ROW(t, dtype, name, d, dv, k, consumers, serves)                               \
-  wgmma_row("attn_wgmma_" #t "_" #name, "attend_wgmma_" #t, dtype, d, dv, k, consumers, serves,   \
+#define ATTN_WGMMA_ROW(t, dtype, name, d, dv, k, consumers, serves)                             \
+  wgmma_row("attn_wgmma_" #t "_" #name, "attend_wgmma_" #t, dtype, d, dv, k, consumers, serves, \
             "HGMMA.64x" #k "x16.F32", "HGMMA.64x" #dv "x16.F32"),
-#define ATTN_WGMMA_ROWS(t, dtype)                                               \
-  ATTN_WGMMA_ROW(t, dtype, d64_plain, 64, 64, 128, 3, kWgmmaPlain)              \
-  ATTN_WGMMA_ROW(t, dtype, d64_features, 64, 64, 112, 3, kWgmmaFeatures)        \
-  ATTN_WGMMA_ROW(t, dtype, d96_plain, 96, 96, 96, 3, kWgmmaPlain)               \
-  ATTN_WGMMA_ROW(t, dtype, d96_features, 96, 96, 80, 3, kWgmmaFeatures)         \
-  ATTN_WGMMA_ROW(t, dtype, d128_full, 128, 128, 176, 2, kWgmmaFull)             \
-  ATTN_WGMMA_ROW(t, dtype, d128_plain, 128, 128, 128, 2, kWgmmaPlain)           \
-  ATTN_WGMMA_ROW(t, dtype, d128_features, 128, 128, 128, 2, kWgmmaFeatures)     \
-  ATTN_WGMMA_ROW(t, dtype, d192_v128_plain, 192, 128, 128, 2, kWgmmaPlain)      \
+#define ATTN_WGMMA_ROWS(t, dtype)                                                \
+  ATTN_WGMMA_ROW(t, dtype, d64_plain, 64, 64, 128, 3, kWgmmaPlain)               \
+  ATTN_WGMMA_ROW(t, dtype, d64_features, 64, 64, 112, 3, kWgmmaFeatures)         \
+  ATTN_WGMMA_ROW(t, dtype, d96_plain, 96, 96, 96, 3, kWgmmaPlain)                \
+  ATTN_WGMMA_ROW(t, dtype, d96_features, 96, 96, 80, 3, kWgmmaFeatures)          \
+  ATTN_WGMMA_ROW(t, dtype, d128_full, 128, 128, 176, 2, kWgmmaFull)              \
+  ATTN_WGMMA_ROW(t, dtype, d128_plain, 128, 128, 128, 2, kWgmmaPlain)            \
+  ATTN_WGMMA_ROW(t, dtype, d128_features, 128, 128, 128, 2, kWgmmaFeatures)      \
+  ATTN_WGMMA_ROW(t, dtype, d192_v128_plain, 192, 128, 128, 2, kWgmmaPlain)       \
   ATTN_WGMMA_ROW(t, dtype, d192_v128_features, 192, 128, 128, 2, kWgmmaFeatures) \
-  ATTN_WGMMA_ROW(t, dtype, d192_plain, 192, 192, 112, 2, kWgmmaPlain)           \
-  ATTN_WGMMA_ROW(t, dtype, d192_features, 192, 192, 96, 2, kWgmmaFeatures)      \
-  ATTN_WGMMA_ROW(t, dtype, d256_plain, 256, 256, 80, 2, kWgmmaPlain)            \
+  ATTN_WGMMA_ROW(t, dtype, d192_plain, 192, 192, 112, 2, kWgmmaPlain)            \
+  ATTN_WGMMA_ROW(t, dtype, d192_features, 192, 192, 96, 2, kWgmmaFeatures)       \
+  ATTN_WGMMA_ROW(t, dtype, d256_plain, 256, 256, 80, 2, kWgmmaPlain)             \
   ATTN_WGMMA_ROW(t, dtype, d256_features, 256, 256, 64, 2, kWgmmaFeatures)
 
-inline constexpr KernelInfo kWgmmaKernels[] = {
-    ATTN_WGMMA_ROWS(f16, ATTN_DTYPE_F16) ATTN_WGMMA_ROWS(bf16, ATTN_DTYPE_BF16)};
+inline constexpr KernelInfo kWgmmaKernels[] = {ATTN_WGMMA_ROWS(f16, ATTN_DTYPE_F16)
+                                                   ATTN_WGMMA_ROWS(bf16, ATTN_DTYPE_BF16)};
 
 #undef ATTN_WGMMA_ROW
 #undef ATTN_WGMMA_ROWS

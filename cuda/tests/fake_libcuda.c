@@ -6,6 +6,7 @@
 
 #include <elf.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define EXPORT __attribute__((visibility("default")))
@@ -60,6 +61,31 @@ EXPORT void* fake_cuda_stream(int32_t device, int32_t is_primary) {
   struct stream* stream = &streams[stream_count++ % kStreams];
   stream->context = is_primary ? &primary[device] : &other[device];
   return stream;
+}
+
+EXPORT void fake_cuda_add_memory(const void* begin, size_t size, int32_t device) {
+  const fake_range range = {begin, size, 2, device, 0};
+  if (fake.range_count == FAKE_RANGES) fake.range_count = 0;
+  fake.ranges[fake.range_count++] = range;
+  fake.param_bytes = sizeof(void*);
+}
+
+EXPORT const fake_launch* fake_cuda_last_launch(void) {
+  return fake.launch_count ? &fake.launches[(fake.launch_count - 1) % FAKE_LAUNCHES] : NULL;
+}
+
+EXPORT const char* fake_cuda_last_symbol(void) {
+  return fake.launch_count ? fake_cuda_last_launch()->symbol : "";
+}
+
+EXPORT void* fake_cuda_last_stream(void) {
+  return fake.launch_count ? fake_cuda_last_launch()->stream : NULL;
+}
+
+EXPORT const void* fake_cuda_last_q(void) {
+  const void* q = NULL;
+  if (fake.launch_count) memcpy(&q, fake_cuda_last_launch()->params, sizeof q);
+  return q;
 }
 
 static void violate(const char* what, const char* detail) {
@@ -400,6 +426,75 @@ static result fake_launch_kernel(void* handle, unsigned gx, unsigned gy, unsigne
 static result fake_device_get_name(char* name, int32_t size, int32_t device) {
   ENTER("cuDeviceGetName");
   snprintf(name, (size_t)size, "fake GPU %d", device);
+  return kOk;
+}
+
+/* What the runner of ./dev gpu calls: memory that is the host's, streams that do all at once, and
+ * graphs that hold nothing. */
+EXPORT result cuInit(unsigned flags) { return fake_init(flags); }
+EXPORT result cuDeviceGet(int32_t* device, int32_t ordinal) {
+  return fake_device_get(device, ordinal);
+}
+EXPORT result cuDeviceGetName(char* name, int32_t size, int32_t device) {
+  return fake_device_get_name(name, size, device);
+}
+EXPORT result cuDevicePrimaryCtxRetain(void** context, int32_t device) {
+  return fake_retain(context, device);
+}
+EXPORT result cuCtxSetCurrent(void* context) {
+  (void)context;
+  return kOk;
+}
+EXPORT result cuMemAlloc_v2(uint64_t* address, size_t size) {
+  void* memory = aligned_alloc(512, (size + 511) / 512 * 512);
+  if (!memory) return 2;
+  fake_cuda_add_memory(memory, size, 0);
+  *address = (uint64_t)(uintptr_t)memory;
+  return kOk;
+}
+EXPORT result cuMemFree_v2(uint64_t address) {
+  free((void*)(uintptr_t)address);
+  return kOk;
+}
+EXPORT result cuMemcpyHtoD_v2(uint64_t to, const void* from, size_t size) {
+  memcpy((void*)(uintptr_t)to, from, size);
+  return kOk;
+}
+EXPORT result cuMemcpyDtoH_v2(void* to, uint64_t from, size_t size) {
+  memcpy(to, (const void*)(uintptr_t)from, size);
+  return kOk;
+}
+EXPORT result cuMemsetD8_v2(uint64_t address, unsigned char value, size_t size) {
+  memset((void*)(uintptr_t)address, value, size);
+  return kOk;
+}
+EXPORT result cuStreamCreate(void** stream, unsigned flags) {
+  (void)flags;
+  *stream = fake_cuda_stream(0, 1);
+  return kOk;
+}
+EXPORT result cuStreamSynchronize(void* stream) {
+  (void)stream;
+  return kOk;
+}
+EXPORT result cuStreamBeginCapture_v2(void* stream, int32_t mode) {
+  (void)stream, (void)mode;
+  fake.capturing = 1;
+  return kOk;
+}
+EXPORT result cuStreamEndCapture(void* stream, void** graph) {
+  fake.capturing = 0;
+  *graph = stream;
+  return fake.violation[0] ? 900 : kOk;
+}
+EXPORT result cuGraphInstantiateWithFlags(void** executable, void* graph,
+                                          unsigned long long flags) {
+  (void)flags;
+  *executable = graph;
+  return kOk;
+}
+EXPORT result cuGraphLaunch(void* executable, void* stream) {
+  (void)executable, (void)stream;
   return kOk;
 }
 

@@ -9,7 +9,7 @@
 extern "C" {
 #endif
 
-enum { FAKE_DEVICES = 4, FAKE_RANGES = 64, FAKE_CALLS = 512, FAKE_LAUNCHES = 64 };
+enum { FAKE_DEVICES = 4, FAKE_RANGES = 1024, FAKE_CALLS = 512, FAKE_LAUNCHES = 64 };
 
 /* Memory that the fake driver knows. */
 typedef struct fake_range {
@@ -81,6 +81,14 @@ fake_cuda* fake_cuda_state(void);
 void fake_cuda_reset(void);
 /* A stream of device `device`'s primary context, or of another context of its. */
 void* fake_cuda_stream(int32_t device, int32_t primary);
+
+/* For callers that do not know the structs. */
+void fake_cuda_add_memory(const void* begin, size_t size, int32_t device);
+/* The last launch, or NULL. The first pointer of its parameters is q's, for the mma family. */
+const fake_launch* fake_cuda_last_launch(void);
+const char* fake_cuda_last_symbol(void);
+void* fake_cuda_last_stream(void);
+const void* fake_cuda_last_q(void);
 
 #ifdef __cplusplus
 }

@@ -19,7 +19,11 @@ import pytest
 
 BUILD = Path(os.environ.get("ATTN_CUDA_BUILD", "build/release/cuda"))
 PLUGIN = BUILD.parent / "libattn_cuda.so"
-IMAGES = sorted((BUILD / "images").glob("*.cubin")) + sorted((BUILD / "images").glob("*.ptx"))
+LIST = BUILD / "images.inc"
+IMAGES = [
+    Path(path)
+    for path in re.findall(r'"([^"]*)"\)$', LIST.read_text() if LIST.exists() else "", re.M)
+]
 CUBINS = [image for image in IMAGES if image.suffix == ".cubin"]
 PINNED_NVCC = "13.0.88"
 
@@ -84,9 +88,10 @@ class Kernel:
 @cache
 def kernels(cubin: Path) -> dict[str, Kernel]:
     usage = run(tool("cuobjdump"), "--dump-resource-usage", cubin)
+    per_kernel = r"Function (\w+):\s*REG:(\d+)\s+STACK:(\d+)\s+SHARED:\d+\s+LOCAL:(\d+)"
     resources = {
-        name: tuple(int(re.search(rf"\b{key}:(\d+)", rest)[1]) for key in ("REG", "STACK", "LOCAL"))
-        for name, rest in re.findall(r"Function (\w+):\s*\n?\s*(.*)", usage)
+        name: (int(registers), int(stack), int(local))
+        for name, registers, stack, local in re.findall(per_kernel, usage)
     }
     sass = run(tool("cuobjdump"), "--dump-sass", cubin)
     found = {}
@@ -106,6 +111,7 @@ def ids(paths: list[Path]) -> list[str]:
 
 def test_images_are_there() -> None:
     """Every target that the plugin promises, for at least one module."""
+    assert IMAGES, f"no {LIST}"
     targets = {image.name.split(".")[1] for image in IMAGES}
     assert targets == {"sm_90a", "sm_80", "compute_80"}
 

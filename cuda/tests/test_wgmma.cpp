@@ -68,7 +68,8 @@ class Run {
       cu_k_.push_back(cu_k_.back() + lengths_k_[size_t(b)]);
     }
     const int pages = c.page_size ? (c.seqlen_k + c.page_size - 1) / c.page_size : 0;
-    q_.init(c.packed_q ? 1 : c.batch, c.packed_q ? cu_q_.back() + 5 : c.seqlen_q, c.heads_q, c.head_dim);
+    q_.init(c.packed_q ? 1 : c.batch, c.packed_q ? cu_q_.back() + 5 : c.seqlen_q, c.heads_q,
+            c.head_dim);
     o_.init(c.packed_q ? 1 : c.batch, c.packed_q ? cu_q_.back() + 5 : c.seqlen_q, c.heads_q, dv_);
     const int64_t outer = c.page_size ? pages * c.batch + 2 : c.packed_k ? 1 : c.batch;
     const int64_t rows = c.page_size ? c.page_size : c.packed_k ? cu_k_.back() + 5 : c.seqlen_k;
@@ -125,7 +126,9 @@ class Run {
     if (c.alibi) p.features |= ATTN_ALIBI, p.alibi_slopes = slopes_.data(), p.alibi_strides[1] = 1;
     if (c.sink) p.features |= ATTN_SINK, p.sink = sinks_.data(), p.sink_stride = 1;
     p.q_layout = c.packed_q ? ATTN_LAYOUT_PACKED : ATTN_LAYOUT_PADDED;
-    p.kv_layout = c.page_size ? ATTN_LAYOUT_PAGED : c.packed_k ? ATTN_LAYOUT_PACKED : ATTN_LAYOUT_PADDED;
+    p.kv_layout = c.page_size  ? ATTN_LAYOUT_PAGED
+                  : c.packed_k ? ATTN_LAYOUT_PACKED
+                               : ATTN_LAYOUT_PADDED;
     p.alignment = c.top_left ? ATTN_ALIGN_TOP_LEFT : ATTN_ALIGN_BOTTOM_RIGHT;
     p.o_dtype = c.o_f32 ? ATTN_DTYPE_F32 : c.dtype;
     p.scale = c.scale != 0 ? c.scale : static_cast<float>(1 / std::sqrt(c.head_dim));
@@ -134,10 +137,14 @@ class Run {
     p.head_dim = c.head_dim, p.head_dim_v = dv_;
     p.seqlen_q = c.seqlen_q, p.seqlen_k = c.seqlen_k, p.page_size = c.page_size;
     p.total_q = cu_q_.back(), p.total_k = cu_k_.back(), p.num_pages = outer;
-    if (c.packed_q) p.cu_seqlens_q = {cu_q_.data(), 1};
-    else if (!c.seqlens_q.empty()) p.seqlens_q = {lengths_q_.data(), 1};
-    if (c.packed_k) p.cu_seqlens_k = {cu_k_.data(), 1};
-    else if (!c.seqlens_k.empty()) p.seqlens_k = {lengths_k_.data(), 1};
+    if (c.packed_q)
+      p.cu_seqlens_q = {cu_q_.data(), 1};
+    else if (!c.seqlens_q.empty())
+      p.seqlens_q = {lengths_q_.data(), 1};
+    if (c.packed_k)
+      p.cu_seqlens_k = {cu_k_.data(), 1};
+    else if (!c.seqlens_k.empty())
+      p.seqlens_k = {lengths_k_.data(), 1};
     p.block_table = table_.data();
     p.block_table_strides[0] = columns_, p.block_table_strides[1] = 1;
     p.block_table_columns = columns_;
@@ -161,19 +168,21 @@ class Run {
 #endif
     if (!kernel) return "no kernel";
     const std::string error =
-        run_wgmma(*kernel, params_, {c_.ctas, c_.dynamic, c_.use_o_map, seed});
+        run_wgmma(*kernel, params_, {c_.ctas, c_.dynamic, c_.use_o_map, seed, c_.nan_values});
     return error.empty() ? compare() : error;
   }
 
  private:
   static constexpr float kUntouched = 12345.0f;
 
-  uint16_t& element(Tensor& t, int b, int i, int h, int d, bool packed, const std::vector<int>& cu) {
+  uint16_t& element(Tensor& t, int b, int i, int h, int d, bool packed,
+                    const std::vector<int>& cu) {
     return packed ? t.at(0, cu[size_t(b)] + i, h, d) : t.at(b, i, h, d);
   }
   uint16_t& key(Tensor& t, int b, int j, int h, int d) {
     if (c_.page_size) {
-      const int page = table_[size_t(b * ((c_.seqlen_k + c_.page_size - 1) / c_.page_size) + j / c_.page_size)];
+      const int page =
+          table_[size_t(b * ((c_.seqlen_k + c_.page_size - 1) / c_.page_size) + j / c_.page_size)];
       return t.at(page, j % c_.page_size, h, d);
     }
     return element(t, b, j, h, d, c_.packed_k, cu_k_);
@@ -221,8 +230,8 @@ class Run {
     const bool real = i < len_q;
     const int g = c_.heads_q / c_.heads_kv;
     const int64_t start = c_.q_start != std::numeric_limits<int64_t>::min() ? c_.q_start
-                          : c_.top_left                                    ? 0
-                                                                           : len_k - len_q;
+                          : c_.top_left                                     ? 0
+                                                                            : len_k - len_q;
     std::vector<double> s(size_t(len_k), -INFINITY);
     double m = -INFINITY;
     for (int j = 0; j < len_k && real; ++j) {
@@ -236,7 +245,8 @@ class Run {
       }
       x *= static_cast<double>(params_.scale);
       if (c_.softcap != 0) x = c_.softcap * std::tanh(x / c_.softcap);
-      if (c_.alibi) x -= static_cast<double>(slopes_[size_t(h)]) * std::fabs(static_cast<double>(p - j));
+      if (c_.alibi)
+        x -= static_cast<double>(slopes_[size_t(h)]) * std::fabs(static_cast<double>(p - j));
       s[size_t(j)] = x;
       m = std::fmax(m, x);
     }
@@ -253,7 +263,8 @@ class Run {
     if (chunks_ > 1) {  // merging is the reader's
       double sum = 0;
       for (int ch = 0; ch < chunks_; ++ch) shift = std::fmax(shift, partial_lse(ch, row));
-      for (int ch = 0; ch < chunks_ && shift > -INFINITY; ++ch) sum += std::exp(partial_lse(ch, row) - shift);
+      for (int ch = 0; ch < chunks_ && shift > -INFINITY; ++ch)
+        sum += std::exp(partial_lse(ch, row) - shift);
       merged = shift == -INFINITY ? shift : shift + std::log(sum);
       for (int ch = 0; ch < chunks_; ++ch) {
         if (std::isnan(partial_lse(ch, row)) && !bad) return "a chunk's LSE was not written";
@@ -327,7 +338,8 @@ int main(int argc, char** argv) {
   for (int d : {64, 96, 128, 192, 256}) {
     const std::string name = "d" + std::to_string(d);
     for (bool causal : {false, true}) {
-      cases.push_back({.name = name + (causal ? " causal" : " full"), .head_dim = d, .causal = causal});
+      cases.push_back(
+          {.name = name + (causal ? " causal" : " full"), .head_dim = d, .causal = causal});
     }
     cases.push_back({.name = name + " features", .head_dim = d, .features = true, .causal = true});
   }
@@ -337,36 +349,125 @@ int main(int argc, char** argv) {
   cases.push_back({.name = "d80", .head_dim = 80, .causal = true});
   cases.push_back({.name = "d72 f16", .dtype = ATTN_DTYPE_F16, .head_dim = 72});
   cases.push_back({.name = "gqa", .heads_q = 6, .heads_kv = 2, .causal = true});
-  cases.push_back({.name = "gqa pack 4", .heads_q = 8, .heads_kv = 2, .seqlen_q = 37, .causal = true, .pack = 4});
-  cases.push_back({.name = "gqa pack 7", .heads_q = 7, .heads_kv = 1, .seqlen_q = 20, .causal = true, .pack = 7});
-  cases.push_back({.name = "decode pack 8", .heads_q = 8, .heads_kv = 1, .seqlen_q = 1, .seqlen_k = 500, .pack = 8});
-  cases.push_back({.name = "more queries than keys", .seqlen_q = 400, .seqlen_k = 100, .causal = true});
-  cases.push_back({.name = "more queries than keys, top left", .seqlen_q = 300, .seqlen_k = 100, .causal = true, .top_left = true});
-  cases.push_back({.name = "lengths", .batch = 4, .causal = true, .seqlens_q = {200, 0, 77, 129}, .seqlens_k = {300, 100, 0, 33}});
-  cases.push_back({.name = "lengths full", .batch = 3, .seqlens_q = {10, 130, 200}, .seqlens_k = {256, 1, 0}});
-  cases.push_back({.name = "packed", .batch = 4, .causal = true, .seqlens_q = {200, 0, 77, 129}, .seqlens_k = {300, 100, 0, 33}, .packed_q = true, .packed_k = true});
-  cases.push_back({.name = "packed gqa", .head_dim = 64, .heads_q = 4, .heads_kv = 2, .batch = 3, .causal = true, .seqlens_q = {61, 5, 90}, .seqlens_k = {300, 100, 90}, .packed_q = true, .packed_k = true, .pack = 2});
-  cases.push_back({.name = "paged 16", .batch = 2, .causal = true, .seqlens_k = {300, 141}, .page_size = 16});
-  cases.push_back({.name = "paged 256", .batch = 2, .causal = true, .seqlens_k = {300, 141}, .page_size = 256});
-  cases.push_back({.name = "paged 64 d256", .head_dim = 256, .batch = 2, .causal = true, .seqlens_k = {300, 141}, .page_size = 64});
-  cases.push_back({.name = "bad page", .batch = 2, .seqlens_k = {300, 141}, .page_size = 16, .bad_page = 1});
+  cases.push_back({.name = "gqa pack 4",
+                   .heads_q = 8,
+                   .heads_kv = 2,
+                   .seqlen_q = 37,
+                   .causal = true,
+                   .pack = 4});
+  cases.push_back({.name = "gqa pack 7",
+                   .heads_q = 7,
+                   .heads_kv = 1,
+                   .seqlen_q = 20,
+                   .causal = true,
+                   .pack = 7});
+  cases.push_back({.name = "decode pack 8",
+                   .heads_q = 8,
+                   .heads_kv = 1,
+                   .seqlen_q = 1,
+                   .seqlen_k = 500,
+                   .pack = 8});
+  cases.push_back(
+      {.name = "more queries than keys", .seqlen_q = 400, .seqlen_k = 100, .causal = true});
+  cases.push_back({.name = "more queries than keys, top left",
+                   .seqlen_q = 300,
+                   .seqlen_k = 100,
+                   .causal = true,
+                   .top_left = true});
+  cases.push_back({.name = "lengths",
+                   .batch = 4,
+                   .causal = true,
+                   .seqlens_q = {200, 0, 77, 129},
+                   .seqlens_k = {300, 100, 0, 33}});
+  cases.push_back(
+      {.name = "lengths full", .batch = 3, .seqlens_q = {10, 130, 200}, .seqlens_k = {256, 1, 0}});
+  cases.push_back({.name = "packed",
+                   .batch = 4,
+                   .causal = true,
+                   .seqlens_q = {200, 0, 77, 129},
+                   .seqlens_k = {300, 100, 0, 33},
+                   .packed_q = true,
+                   .packed_k = true});
+  cases.push_back({.name = "packed gqa",
+                   .head_dim = 64,
+                   .heads_q = 4,
+                   .heads_kv = 2,
+                   .batch = 3,
+                   .causal = true,
+                   .seqlens_q = {61, 5, 90},
+                   .seqlens_k = {300, 100, 90},
+                   .packed_q = true,
+                   .packed_k = true,
+                   .pack = 2});
+  cases.push_back(
+      {.name = "paged 16", .batch = 2, .causal = true, .seqlens_k = {300, 141}, .page_size = 16});
+  cases.push_back(
+      {.name = "paged 256", .batch = 2, .causal = true, .seqlens_k = {300, 141}, .page_size = 256});
+  cases.push_back({.name = "paged 64 d256",
+                   .head_dim = 256,
+                   .batch = 2,
+                   .causal = true,
+                   .seqlens_k = {300, 141},
+                   .page_size = 64});
+  cases.push_back(
+      {.name = "bad page", .batch = 2, .seqlens_k = {300, 141}, .page_size = 16, .bad_page = 1});
   cases.push_back({.name = "NaN in V", .causal = true, .nan_values = true});
-  cases.push_back({.name = "NaN in V, packed, f32", .batch = 2, .causal = true, .seqlens_q = {70, 20}, .seqlens_k = {150, 90}, .packed_q = true, .packed_k = true, .o_f32 = true, .nan_values = true});
-  cases.push_back({.name = "NaN in V, features", .seqlen_q = 100, .seqlen_k = 100, .causal = true, .left = 20, .softcap = 5, .alibi = true, .sink = true, .nan_values = true});
+  cases.push_back({.name = "NaN in V, packed, f32",
+                   .batch = 2,
+                   .causal = true,
+                   .seqlens_q = {70, 20},
+                   .seqlens_k = {150, 90},
+                   .packed_q = true,
+                   .packed_k = true,
+                   .o_f32 = true,
+                   .nan_values = true});
+  cases.push_back({.name = "NaN in V, features",
+                   .seqlen_q = 100,
+                   .seqlen_k = 100,
+                   .causal = true,
+                   .left = 20,
+                   .softcap = 5,
+                   .alibi = true,
+                   .sink = true,
+                   .nan_values = true});
   cases.push_back({.name = "window", .seqlen_q = 250, .seqlen_k = 400, .causal = true, .left = 70});
-  cases.push_back({.name = "window both", .seqlen_q = 250, .seqlen_k = 400, .left = 30, .right = 50});
+  cases.push_back(
+      {.name = "window both", .seqlen_q = 250, .seqlen_k = 400, .left = 30, .right = 50});
   cases.push_back({.name = "softcap", .causal = true, .softcap = 2});
   cases.push_back({.name = "alibi sink", .causal = true, .alibi = true, .sink = true});
-  cases.push_back({.name = "sink without keys", .seqlen_q = 300, .seqlen_k = 40, .causal = true, .sink = true});
+  cases.push_back(
+      {.name = "sink without keys", .seqlen_q = 300, .seqlen_k = 40, .causal = true, .sink = true});
   cases.push_back({.name = "negative scale", .causal = true, .scale = -0.1f});
-  cases.push_back({.name = "negative scale, features", .features = true, .causal = true, .scale = -0.1f});
+  cases.push_back(
+      {.name = "negative scale, features", .features = true, .causal = true, .scale = -0.1f});
   cases.push_back({.name = "q_start", .causal = true, .q_start = 50});
-  cases.push_back({.name = "q_start before all keys", .seqlen_q = 300, .causal = true, .q_start = -150});
+  cases.push_back(
+      {.name = "q_start before all keys", .seqlen_q = 300, .causal = true, .q_start = -150});
   cases.push_back({.name = "split", .seqlen_k = 700, .causal = true, .kv_chunk = 256});
-  cases.push_back({.name = "split packed", .batch = 2, .seqlen_k = 700, .causal = true, .seqlens_q = {70, 20}, .seqlens_k = {700, 90}, .packed_q = true, .packed_k = true, .kv_chunk = 256, .nan_values = true});
+  cases.push_back({.name = "split packed",
+                   .batch = 2,
+                   .seqlen_k = 700,
+                   .causal = true,
+                   .seqlens_q = {70, 20},
+                   .seqlens_k = {700, 90},
+                   .packed_q = true,
+                   .packed_k = true,
+                   .kv_chunk = 256,
+                   .nan_values = true});
   cases.push_back({.name = "rows of O one by one", .causal = true, .use_o_map = false});
-  cases.push_back({.name = "static tiles", .heads_q = 3, .heads_kv = 1, .causal = true, .ctas = 4, .dynamic = false});
-  cases.push_back({.name = "many tiles, one CTA", .head_dim = 64, .heads_q = 4, .heads_kv = 4, .seqlen_q = 500, .causal = true, .ctas = 1});
+  cases.push_back({.name = "static tiles",
+                   .heads_q = 3,
+                   .heads_kv = 1,
+                   .causal = true,
+                   .ctas = 4,
+                   .dynamic = false});
+  cases.push_back({.name = "many tiles, one CTA",
+                   .head_dim = 64,
+                   .heads_q = 4,
+                   .heads_kv = 4,
+                   .seqlen_q = 500,
+                   .causal = true,
+                   .ctas = 1});
 
   Results results;
   if (only.empty()) {
@@ -376,7 +477,8 @@ int main(int argc, char** argv) {
   for (const Case& c : cases) {
     if (!only.empty() && c.name.find(only) == std::string::npos) continue;
     for (int seed = 1; seed <= seeds; ++seed) {
-      results.check(c.name + " seed " + std::to_string(seed), Run(c).launch(static_cast<uint64_t>(seed)));
+      results.check(c.name + " seed " + std::to_string(seed),
+                    Run(c).launch(static_cast<uint64_t>(seed)));
     }
   }
   return results.report();

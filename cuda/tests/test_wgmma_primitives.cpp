@@ -21,8 +21,8 @@ constexpr int kN = 64;  // columns of B
 uint16_t small(int i) { return BF16::from_float(static_cast<float>(i * 37 % 13 - 6)); }
 
 TensorMap map_of(void* data, int columns, int rows, int box_rows, int stride) {
-  const TensorDescription d{static_cast<char*>(data), {stride * 2, 16, 16}, {columns, rows, 1, 1},
-                            {64, box_rows, 1, 1}};
+  const TensorDescription d{
+      static_cast<char*>(data), {stride * 2, 16, 16}, {columns, rows, 1, 1}, {64, box_rows, 1, 1}};
   TensorMap map{};
   std::memcpy(&map, &d, sizeof(d));
   return map;
@@ -30,16 +30,16 @@ TensorMap map_of(void* data, int columns, int rows, int box_rows, int stride) {
 
 enum Mistake {
   kNone,
-  kNoWait,          // for the loads
-  kTooFewBytes,     // expected
+  kNoWait,       // for the loads
+  kTooFewBytes,  // expected
   kTooManyBytes,
   kWrongParity,
-  kNoFence,         // wgmma.fence
+  kNoFence,  // wgmma.fence
   kNoWgmmaWait,
-  kTouchA,          // registers of A while wgmma reads them
-  kNoProxyFence,    // after ordinary writes
-  kNoStoreWait,     // before the source is written again
-  kWrongStride,     // of the descriptor
+  kTouchA,        // registers of A while wgmma reads them
+  kNoProxyFence,  // after ordinary writes
+  kNoStoreWait,   // before the source is written again
+  kWrongStride,   // of the descriptor
   kNoInitFence,
 };
 
@@ -60,8 +60,8 @@ std::string product(bool a_in_registers, bool mn_major, Mistake mistake) {
     const int rows_b = 60;  // the rest is zeros
     const TensorMap a_map = map_of(a, 64, 64, 64, 72), b_map = map_of(b, 64, rows_b, 64, 72),
                     d_map = map_of(d, 64, 50, 64, 72);
-    const Launch launch{.block = {128}, .shared_bytes = 3 * 8192 + 64,
-                        .seed = static_cast<uint64_t>(seed)};
+    const Launch launch{
+        .block = {128}, .shared_bytes = 3 * 8192 + 64, .seed = static_cast<uint64_t>(seed)};
     const std::string error = attn::emulator::run(launch, [&] {
       const SharedAddress at_a = shared_base(), at_b = at_a + 8192, at_d = at_b + 8192,
                           barrier = at_d + 8192;
@@ -83,7 +83,8 @@ std::string product(bool a_in_registers, bool mn_major, Mistake mistake) {
       uint32_t registers[4][4];
       for (int k = 0; k < 4; ++k) {
         for (int i = 0; i < 4; ++i) {
-          const int row = t / 32 * 16 + t % 32 / 4 + i % 2 * 8, column = k * 16 + i / 2 * 8 + t % 4 * 2;
+          const int row = t / 32 * 16 + t % 32 / 4 + i % 2 * 8,
+                    column = k * 16 + i / 2 * 8 + t % 4 * 2;
           registers[k][i] = a[row][column] | static_cast<uint32_t>(a[row][column + 1]) << 16;
         }
       }
@@ -106,10 +107,12 @@ std::string product(bool a_in_registers, bool mn_major, Mistake mistake) {
       if (mistake == kTouchA) registers[2][1] += 1;
       if (mistake != kNoWgmmaWait) wgmma_wait<0>(acc);
       for (int c = 0; c < kN / 16; ++c) {
-        const uint32_t row = static_cast<uint32_t>(t / 32 * 16 + t % 16), chunk = static_cast<uint32_t>(2 * c + t % 32 / 16);
-        store_matrix_x4(at_d + row * 128 + ((chunk ^ (row & 7)) << 4), BF16::pack(acc[8 * c], acc[8 * c + 1]),
-                        BF16::pack(acc[8 * c + 2], acc[8 * c + 3]), BF16::pack(acc[8 * c + 4], acc[8 * c + 5]),
-                        BF16::pack(acc[8 * c + 6], acc[8 * c + 7]));
+        const uint32_t row = static_cast<uint32_t>(t / 32 * 16 + t % 16),
+                       chunk = static_cast<uint32_t>(2 * c + t % 32 / 16);
+        store_matrix_x4(
+            at_d + row * 128 + ((chunk ^ (row & 7)) << 4), BF16::pack(acc[8 * c], acc[8 * c + 1]),
+            BF16::pack(acc[8 * c + 2], acc[8 * c + 3]), BF16::pack(acc[8 * c + 4], acc[8 * c + 5]),
+            BF16::pack(acc[8 * c + 6], acc[8 * c + 7]));
       }
       if (mistake != kNoProxyFence) fence_async_shared();
       cta_sync();
@@ -127,7 +130,8 @@ std::string product(bool a_in_registers, bool mn_major, Mistake mistake) {
         float sum = 0;
         for (int k = 0; k < 64; ++k) {
           const int row = mn_major ? k : j, column = mn_major ? j : k;
-          if (row < rows_b && j < 64) sum += BF16::to_float(a[i][k]) * BF16::to_float(b[row][column]);
+          if (row < rows_b && j < 64)
+            sum += BF16::to_float(a[i][k]) * BF16::to_float(b[row][column]);
         }
         same = d[i][j] == (i < 50 && j < 64 ? BF16::from_float(sum) : 0xffff);
       }
@@ -149,10 +153,11 @@ int main() {
                     product(registers, mn_major, kNone));
     }
   }
-  const char* names[] = {"no wait for the loads", "too few bytes expected", "too many bytes expected",
-                         "the wrong parity", "no wgmma.fence", "no wgmma wait",
-                         "registers of A touched", "no proxy fence", "source of a store overwritten",
-                         "a wrong descriptor", "barriers not fenced"};
+  const char* names[] = {
+      "no wait for the loads",  "too few bytes expected", "too many bytes expected",
+      "the wrong parity",       "no wgmma.fence",         "no wgmma wait",
+      "registers of A touched", "no proxy fence",         "source of a store overwritten",
+      "a wrong descriptor",     "barriers not fenced"};
   for (int m = kNoWait; m <= kNoInitFence; ++m) {
     results.check(names[m - 1], product(true, true, static_cast<Mistake>(m)));
   }

@@ -10,9 +10,9 @@
 #include "../kernels/wgmma_entries.cuh"
 
 #ifdef ATTN_TEST_FEW_KERNELS  // for planted mistakes: what builds fast
-#define ATTN_TEST_KERNELS(X)                                       \
-  X(attn_wgmma_bf16_d64_plain, BF16, 64, 64, 128, 3, false)        \
-  X(attn_wgmma_bf16_d128_plain, BF16, 128, 128, 128, 2, false)     \
+#define ATTN_TEST_KERNELS(X)                                   \
+  X(attn_wgmma_bf16_d64_plain, BF16, 64, 64, 128, 3, false)    \
+  X(attn_wgmma_bf16_d128_plain, BF16, 128, 128, 128, 2, false) \
   X(attn_wgmma_bf16_d128_features, BF16, 128, 128, 128, 2, true)
 #else
 #define ATTN_TEST_KERNELS(X) ATTN_WGMMA_KERNELS(X, f16, F16) ATTN_WGMMA_KERNELS(X, bf16, BF16)
@@ -28,12 +28,16 @@ using attn::cuda::TensorView;
 using attn::cuda::WgmmaParams;
 using attn::emulator::TensorDescription;
 
-#define ATTN_KERNEL(name, type, d, dv, tile_k, consumers, features)                    \
-  {#name,     attn::cuda::type::kDtype,                                                \
-   d,         dv,                                                                      \
-   consumers, tile_k,                                                                  \
+#define ATTN_KERNEL(name, type, d, dv, tile_k, consumers, features)                     \
+  {#name,                                                                               \
+   attn::cuda::type::kDtype,                                                            \
+   d,                                                                                   \
+   dv,                                                                                  \
+   consumers,                                                                           \
+   tile_k,                                                                              \
    attn::cuda::Tile<attn::cuda::type, d, dv, tile_k, consumers, features>::SharedBytes, \
-   features,  name},
+   features,                                                                            \
+   name},
 const WgmmaKernel kKernels[] = {ATTN_TEST_KERNELS(ATTN_KERNEL)};
 #undef ATTN_KERNEL
 
@@ -139,11 +143,12 @@ std::string run_wgmma(const WgmmaKernel& kernel, const AttendParams& attend,
   }
   params.k_map = map_of(a.k, a.head_dim, rows_k, a.heads_kv, outer_k, box_k, 1);
   params.v_map = map_of(a.v, a.head_dim_v, rows_k, a.heads_kv, outer_k, box_k, 1);
-  const attn::emulator::Launch grid{
-      .grid = {static_cast<unsigned>(launch.ctas)},
-      .block = {static_cast<unsigned>((kernel.consumers + 1) * 128)},
-      .shared_bytes = static_cast<uint32_t>(kernel.shared_bytes),
-      .seed = launch.seed};
+  static const std::vector<uint16_t> not_numbers(256, 0xffff);
+  if (!launch.exact) a.q = {const_cast<uint16_t*>(not_numbers.data()), {0, 0, 0, 1}};
+  const attn::emulator::Launch grid{.grid = {static_cast<unsigned>(launch.ctas)},
+                                    .block = {static_cast<unsigned>((kernel.consumers + 1) * 128)},
+                                    .shared_bytes = static_cast<uint32_t>(kernel.shared_bytes),
+                                    .seed = launch.seed};
   return attn::emulator::run(grid, [&] { kernel.entry(params); });
 }
 

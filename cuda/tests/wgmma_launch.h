@@ -17,8 +17,8 @@ struct WgmmaKernel {
   bool features;
   void (*entry)(attn::cuda::WgmmaParams);
 };
-// The first kernel that serves these; features: not a plain one; full: the one with longer tiles. NULL
-// if this program has none.
+// The first kernel that serves these; features: not a plain one; full: the one with longer tiles.
+// NULL if this program has none.
 const WgmmaKernel* wgmma_kernel(attn_dtype dtype, int head_dim, int head_dim_v, bool features,
                                 bool full);
 
@@ -33,6 +33,7 @@ struct WgmmaLaunch {
   bool dynamic = true;  // tiles from a counter
   bool use_o_map = true;
   uint64_t seed = 1;
+  bool exact = true;  // false: no row should need the exact path; one that takes it becomes NaN
 };
 
 // Fills in the work and the tensor maps and runs. "" or what went wrong.

@@ -234,14 +234,18 @@ ATTN_API ATTN_MUST_CHECK attn_status attn_attention(const attn_tensor* q, const 
 
 typedef struct attn_context attn_context;
 
-/* Instruction sets of the CPU backends. */
+/* Instruction sets of the CPU backends. AVX512_BF16 is AVX512, but that flash multiplies pairs of
+ * bf16 where Q is bf16 and K and V are bf16, i8 or f8e4m3 (without more than one scale in a row):
+ * exact products, summed in f32, in which bf16 and f32 denormals count as 0. By default it is used
+ * where that is faster: on AMD's processors that have it. */
 typedef int32_t attn_isa;
 enum {
   ATTN_ISA_AUTO = 0,
   ATTN_ISA_SCALAR = 1,
   ATTN_ISA_AVX2 = 2,   /* with FMA and F16C */
   ATTN_ISA_AVX512 = 3, /* F, BW, DQ, VL */
-  ATTN_ISA_NEON = 4    /* AArch64 */
+  ATTN_ISA_NEON = 4,   /* AArch64 */
+  ATTN_ISA_AVX512_BF16 = 5
 };
 
 /* Memory that the library asks for: at creation, at warm-up and in attn_attention, never in a run
@@ -287,7 +291,7 @@ typedef void (*attn_log_fn)(void* user, attn_log_level level, const char* messag
 typedef struct attn_context_config {
   uint32_t struct_size;
   int32_t num_threads; /* of the built-in pool: 1 to 1024; 0: the CPUs that the process may use */
-  attn_isa isa;        /* force one; 0: ATTN_FORCE_ISA of the environment, else the best present */
+  attn_isa isa;        /* force one; 0: ATTN_FORCE_ISA of the environment, else the fastest */
   uint32_t reserved;   /* must be 0 */
   const attn_allocator* allocator; /* copied; NULL: malloc */
   const attn_executor* executor;   /* copied; NULL: the built-in pool. Excludes num_threads */
@@ -459,6 +463,10 @@ typedef struct attn_run_args {
    * says that column c is key k0 + c of its sequence, k0 being int64 [b] or [1] (NULL: 0): outside
    * of that range the mask attends and the bias is 0. There n = 1 is one key and does not
    * broadcast. */
+  /* Speculative decoding: draft tokens that form a tree, behind a prefix that all of them see, are
+   * queries whose last keys are their own. With ATTN_MASK_RANGE the mask is [1 or b, 1, sq, sq],
+   * and mask_k0[i] is sequence i's seqlen_k - seqlen_q: byte (i, j) says whether draft token j is i
+   * itself or one of its ancestors. Keys before mask_k0 cost no reading of a mask. */
   const attn_tensor* bias;    /* bias_dtype */
   const attn_tensor* bias_k0; /* optional, with ATTN_BIAS_RANGE */
   const attn_tensor* mask;    /* u8: a non-zero byte attends */

@@ -5,6 +5,17 @@
 
 #include "kernel_args.h"
 
+// Unrolls early enough for an array of vectors to become registers.
+#ifdef __clang__
+#define ATTN_UNROLL _Pragma("clang loop unroll(full)")
+#define ATTN_UNROLL_TWICE _Pragma("clang loop unroll_count(2)")
+#define ATTN_UNROLL_4 _Pragma("clang loop unroll_count(4)")
+#else
+#define ATTN_UNROLL _Pragma("GCC unroll 32")
+#define ATTN_UNROLL_TWICE _Pragma("GCC unroll 2")
+#define ATTN_UNROLL_4 _Pragma("GCC unroll 4")
+#endif
+
 namespace attn::ATTN_FLASH_ISA {
 namespace {
 
@@ -12,6 +23,7 @@ constexpr int kRows = ATTN_FLASH_ROWS;  // of the register tile
 constexpr int kVecs = ATTN_FLASH_VECS;  // of the register tile
 constexpr int kPanel = kVecs * kLanes;  // columns of the register tile
 constexpr int kPaddedRows = (kRows + kLanes - 1) / kLanes * kLanes;
+constexpr int64_t kStep = 32;  // keys of a chunk that are made f32 at a time
 constexpr float kInfinity = __builtin_inff();
 constexpr double kLog2E = 1.44269504088896341;
 
@@ -23,6 +35,9 @@ constexpr int64_t round_up(int64_t n, int64_t multiple) {
   return (n + multiple - 1) / multiple * multiple;
 }
 constexpr int64_t round_down(int64_t n, int64_t multiple) { return n / multiple * multiple; }
+
+// Where the panel of a column ends.
+constexpr int64_t panel_end(int64_t column) { return round_down(column, kPanel) + kPanel; }
 
 // Columns of a V panel: 5 vectors, say, become 3 + 2 rather than 4 + 1, since a register tile one
 // vector wide has too few accumulators to hide the latency of its additions.

@@ -7,7 +7,12 @@
 // than workers, and units too large for that are shared: as many as fit in the packing buffer make
 // a batch, packed in one parallel loop and computed in a second one (pack_task, attend_task).
 //
-// Workspace: [workers] scratch | [workers] Stream | [kMaxUnits] Unit | packed K and V
+// Where a sequence's queries are few, packing would cost more than what it is for. There a unit's
+// K and V are cut into chunks of kv_chunk keys, and each is read where it lies for all rows of all
+// heads at once (chunk_task); a second parallel loop merges the results (merge_task).
+//
+// Workspace: [workers] scratch | [workers] Stream | [kMaxUnits] Unit or ShortUnit |
+//            packed K and V, or the results of chunks
 #include "flash.h"
 
 #include <algorithm>
@@ -27,16 +32,21 @@ namespace attn {
 namespace {
 
 using flash::AttendArgs;
+using flash::ChunkArgs;
 using flash::Features;
 using flash::FlashKernels;
+using flash::kMaxChunkRows;
+using flash::kMaxTileK;
+using flash::MergeArgs;
 using flash::PackArgs;
+using flash::QueryTile;
 using flash::Storage;
 using flash::TileShape;
 
 constexpr int64_t kMaxHeadDim = 1024;
-constexpr int64_t kMaxTileK = 4096;
-constexpr int64_t kTileKMultiple = 64;                  // a multiple of every panel
-constexpr int64_t kMaxSeqlen = int64_t{1} << 40;        // keeps all sizes far from overflow
+constexpr int64_t kTileKMultiple = 64;            // a multiple of every panel
+constexpr int64_t kMaxSeqlen = int64_t{1} << 40;  // keeps all sizes far from overflow
+constexpr float kLog2E = 1.44269504f;
 constexpr int64_t kUnbounded = int64_t{1} << 61;        // more than any difference of positions
 constexpr int64_t kPackedCapacity = int64_t{16} << 20;  // bytes; more where one unit needs more
 constexpr int64_t kMaxUnits = 256;                      // in a batch
@@ -47,6 +57,10 @@ constexpr int64_t kTasksPerWorker = 16;  // so many that an uneven share costs l
 constexpr int64_t kTasksPerBatch = 64;   // for each worker: the end of a batch waits for the last
 constexpr int64_t kTileK = 512;
 constexpr int64_t kBlockFloats = int64_t{128} << 10;  // of K and V in a key block: stays in L2
+constexpr int64_t kShortQueries = 16;  // up to so many, a sequence is cut into chunks
+constexpr int64_t kChunkFloats = int64_t{256} << 10;  // of K and V in a chunk
+constexpr int64_t kMinChunk = 512;  // keys: beside fewer, results of many rows would be large
+constexpr int64_t kMaxChunk = 2048;
 
 // What beside softcap takes more than an interval of keys for each row.
 constexpr attn_features kFeatureStage = ATTN_BIAS | ATTN_MASK | ATTN_ALIBI | ATTN_BLOCK_MASK;
@@ -54,6 +68,7 @@ constexpr attn_features kFeatureStage = ATTN_BIAS | ATTN_MASK | ATTN_ALIBI | ATT
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 constexpr int64_t round_up(int64_t n, int64_t multiple) { return ceil_div(n, multiple) * multiple; }
 
+// The kernels that take every problem.
 const FlashKernels* kernels_for(attn_isa isa) {
   switch (isa) {
     case ATTN_ISA_SCALAR:
@@ -62,6 +77,7 @@ const FlashKernels* kernels_for(attn_isa isa) {
     case ATTN_ISA_AVX2:
       return &flash::kFlashAvx2;
     case ATTN_ISA_AVX512:
+    case ATTN_ISA_AVX512_BF16:
       return &flash::kFlashAvx512;
 #elif defined(__aarch64__)
     case ATTN_ISA_NEON:
@@ -70,6 +86,32 @@ const FlashKernels* kernels_for(attn_isa isa) {
     default:
       return nullptr;
   }
+}
+
+// bf16 holds the type's elements without rounding.
+bool fits_bf16(attn_dtype dtype) {
+  return dtype == ATTN_DTYPE_BF16 || dtype == ATTN_DTYPE_I8 || dtype == ATTN_DTYPE_F8E4M3;
+}
+
+// The kernels whose products are of bf16, where they may serve the problem; else NULL.
+const FlashKernels* bf16_kernels_for(attn_isa isa, const attn_plan_config& problem) {
+#if defined(__x86_64__)
+  if (isa == ATTN_ISA_AVX512_BF16 && problem.q_dtype == ATTN_DTYPE_BF16 &&
+      fits_bf16(problem.k_dtype) && fits_bf16(problem.v_dtype)) {
+    return &flash::kFlashAvx512Bf16;
+  }
+#endif
+  return nullptr;
+}
+
+// Those of a run's tiles. Scales of blocks within a row cannot be put off until after the products.
+const FlashKernels& tile_kernels_for(attn_isa isa, const attn_plan_config& problem,
+                                     const attn_run_args& args) {
+  const auto in_blocks = [](const attn_tensor* scale) {
+    return scale && scale->rank == 4 && scale->shape[3] > 1;
+  };
+  const FlashKernels* bf16 = bf16_kernels_for(isa, problem);
+  return bf16 && !in_blocks(args.k_scale) && !in_blocks(args.v_scale) ? *bf16 : *kernels_for(isa);
 }
 
 // How the kernels call a type.
@@ -90,12 +132,21 @@ Storage storage_of(attn_dtype dtype) {
 
 // ---- sizes, all in bytes and multiples of 64
 
+constexpr int64_t kItem = 4;
+
 int64_t packed_k_size(const FlashKernels& kernels, int64_t seqlen_k, int64_t head_dim) {
-  return round_up(round_up(seqlen_k, kernels.panel) * head_dim * int64_t{sizeof(float)}, 64);
+  const int64_t items = ceil_div(head_dim, kernels.item_width);
+  return round_up(round_up(seqlen_k, kernels.panel) * items * kItem, 64);
 }
 
 int64_t packed_v_size(const FlashKernels& kernels, int64_t seqlen_k, int64_t head_dim_v) {
-  return round_up(seqlen_k * round_up(head_dim_v, kernels.lanes) * int64_t{sizeof(float)}, 64);
+  const int64_t items = ceil_div(seqlen_k, kernels.item_width);
+  return round_up(items * round_up(head_dim_v, kernels.lanes) * kItem, 64);
+}
+
+// Of K and V each: only products of bf16 have them apart.
+int64_t packed_scales_size(const FlashKernels& kernels, int64_t seqlen_k) {
+  return kernels.item_width == 1 ? 0 : round_up(seqlen_k * int64_t{sizeof(float)}, 64);
 }
 
 int64_t nonfinite_size(int64_t seqlen_k, int64_t tile_k) {
@@ -109,6 +160,8 @@ struct Unit {
   int64_t end_key;
   float* packed_k;
   float* packed_v;
+  float* packed_k_scales;
+  float* packed_v_scales;
   uint8_t* nonfinite;
   flash::Span next_k;  // in the caller's memory, what is likely to be packed after this
   flash::Span next_v;
@@ -122,6 +175,30 @@ struct alignas(64) Stream {
   std::atomic<int64_t> tiles_left;
 };
 
+// A unit whose queries are few.
+struct ShortUnit {
+  Sequence sequence;
+  int64_t head_kv;
+  int64_t first_chunk;  // the first one that some query needs
+  int64_t num_chunks;
+  int64_t num_tiles;
+  bool merges;
+  char* partials;           // [tile][chunk], if it merges
+  int64_t chunk_tasks_end;  // tasks of this unit and the ones before it
+  int64_t merge_tasks_end;
+};
+
+// How the rows of a short sequence's heads become tiles.
+struct ShortTiles {
+  int64_t heads;  // of a tile
+  int64_t count;  // of tiles
+};
+
+ShortTiles short_tiles(int64_t seqlen_q, int64_t heads) {
+  const int64_t fit = std::min(kMaxChunkRows / std::max<int64_t>(seqlen_q, 1), heads);
+  return {fit, ceil_div(heads, fit)};
+}
+
 struct Workspace {
   int64_t unit_size;    // of packed K and V, at most
   size_t scratch_size;  // of one worker
@@ -132,27 +209,73 @@ struct Workspace {
   size_t size;
 };
 
-Workspace lay_out(const FlashKernels& kernels, const attn_host& host,
-                  const attn_plan_config& problem, int64_t tile_q, int64_t tile_k) {
-  const TileShape tile{tile_q, tile_k, problem.head_dim, problem.head_dim_v};
-  const int64_t unit_size = packed_k_size(kernels, problem.max_seqlen_k, problem.head_dim) +
-                            packed_v_size(kernels, problem.max_seqlen_k, problem.head_dim_v) +
-                            nonfinite_size(problem.max_seqlen_k, tile_k);
+// Whether the plan has sequences whose K and V are packed.
+bool packs(const attn_plan_config& problem) { return problem.max_seqlen_q > kShortQueries; }
+
+TileShape tile_shape(const FlashKernels& kernels, const attn_plan_config& problem,
+                     const attn_backend_plan& plan) {
+  return {plan.tile_q, kernels.micro_rows, plan.tile_k, problem.head_dim, problem.head_dim_v};
+}
+
+TileShape chunk_shape(const FlashKernels& kernels, const attn_plan_config& problem,
+                      const attn_backend_plan& plan) {
+  const int64_t heads = std::min(problem.heads_q / problem.heads_kv, kMaxChunkRows);
+  const int64_t rows =
+      std::min(heads * std::min(problem.max_seqlen_q, kShortQueries), kMaxChunkRows);
+  const int64_t tile_q = round_up(rows, kernels.micro_rows);
+  return {tile_q, tile_q, plan.tile_k, problem.head_dim, problem.head_dim_v};
+}
+
+// Bytes that the results of a unit's chunks need at most.
+int64_t partials_size(const FlashKernels& kernels, const attn_plan_config& problem,
+                      const attn_backend_plan& plan) {
+  const int64_t chunks = ceil_div(problem.max_seqlen_k, plan.kv_chunk);
+  if (chunks == 1) return 0;
+  const TileShape shape = chunk_shape(kernels, problem, plan);
+  int64_t size = 0;
+  for (int64_t queries = 1; queries <= std::min(problem.max_seqlen_q, kShortQueries); ++queries) {
+    const ShortTiles tiles = short_tiles(queries, problem.heads_q / problem.heads_kv);
+    const auto tile = static_cast<int64_t>(kernels.partial_size(&shape, tiles.heads * queries));
+    size = std::max(size, tiles.count * tile);
+  }
+  return chunks * size;
+}
+
+// tile_kernels: those that pack, and compute tiles.
+Workspace lay_out(const FlashKernels& kernels, const FlashKernels& tile_kernels,
+                  const attn_host& host, const attn_plan_config& problem,
+                  const attn_backend_plan& plan) {
+  const TileShape tile = tile_shape(kernels, problem, plan);
+  const TileShape chunk = chunk_shape(kernels, problem, plan);
+  const int64_t unit_size =
+      packs(problem) ? packed_k_size(tile_kernels, problem.max_seqlen_k, problem.head_dim) +
+                           packed_v_size(tile_kernels, problem.max_seqlen_k, problem.head_dim_v) +
+                           2 * packed_scales_size(tile_kernels, problem.max_seqlen_k) +
+                           nonfinite_size(problem.max_seqlen_k, plan.tile_k)
+                     : 0;
   const int64_t workers = host.concurrency;
   int64_t units;
   if (__builtin_mul_overflow(problem.max_batch, problem.heads_kv, &units)) units = kMaxUnits;
   units = std::clamp<int64_t>(units, 1, std::max(workers, kMaxUnits));
+  const auto limited = [](int64_t count, int64_t size) {
+    return static_cast<size_t>(std::min(count * size, std::max(kPackedCapacity, size)));
+  };
 
   Workspace w{};
   w.unit_size = unit_size;
-  w.scratch_size = kernels.scratch_size(&tile);
+  w.scratch_size = kernels.scratch_size(&chunk);
+  if (packs(problem)) w.scratch_size = std::max(w.scratch_size, kernels.scratch_size(&tile));
   w.streams_offset = w.scratch_size * static_cast<size_t>(workers);
-  w.units_offset = w.streams_offset + static_cast<size_t>(workers) * sizeof(Stream);
+  w.units_offset =
+      w.streams_offset + (packs(problem) ? static_cast<size_t>(workers) * sizeof(Stream) : 0);
   w.packed_offset =
-      w.units_offset + static_cast<size_t>(round_up(
-                           std::min(units, kMaxUnits) * static_cast<int64_t>(sizeof(Unit)), 64));
-  w.packed_size = static_cast<size_t>(
-      std::min(std::min(units, workers) * unit_size, std::max(kPackedCapacity, unit_size)));
+      w.units_offset +
+      static_cast<size_t>(round_up(
+          std::min(units, kMaxUnits) *
+              static_cast<int64_t>(std::max(sizeof(ShortUnit), packs(problem) ? sizeof(Unit) : 0)),
+          64));
+  w.packed_size = std::max(limited(std::min(units, workers), unit_size),
+                           limited(units, partials_size(kernels, problem, plan)));
   w.size = w.packed_offset + w.packed_size;
   return w;
 }
@@ -165,8 +288,12 @@ struct Run {
   const attn_run_args& args;
   const attn_run_shape& shape;
   const FlashKernels& kernels;
+  const FlashKernels& tile_kernels;  // those that pack, and compute tiles
   int64_t tile_q;
   int64_t tile_k;
+  int64_t kv_chunk;
+  TileShape tile_shape;
+  TileShape chunk_shape;
   Workspace workspace;
   int64_t total_units;
 
@@ -177,6 +304,7 @@ struct Run {
 
   // The batch at hand.
   Unit* units;
+  ShortUnit* short_units;
   int64_t num_units;
 };
 
@@ -191,8 +319,11 @@ int64_t rows_of(const Run& run, const Sequence& sequence) {
 
 int64_t heads_per_kv(const Run& run) { return run.problem.heads_q / run.problem.heads_kv; }
 
-// The keys that the unit's queries need, in whole blocks of tile_k.
-KeyRange needed_blocks(const Run& run, const Sequence& sequence) {
+// Whether a sequence is served by chunks: the bits depend on it, so it says nothing of the others.
+bool is_short(const Sequence& sequence) { return sequence.seqlen_q <= kShortQueries; }
+
+// The keys that the sequence's queries need, in whole blocks of block_k.
+KeyRange needed_blocks(const Run& run, const Sequence& sequence, int64_t block_k) {
   // Both ends of a row's interval move only to the right from one query to the next, but a row
   // without a key says nothing about them: so the bounds are taken without clamping each row.
   const bool causal = run.problem.features & ATTN_CAUSAL;
@@ -206,22 +337,48 @@ KeyRange needed_blocks(const Run& run, const Sequence& sequence) {
   if (causal) end = std::min(end, last + 1);
   if (right) end = std::min(end, last + run.problem.window_right + 1);
   if (begin >= end || sequence.seqlen_q == 0) return {0, 0};
-  return {begin / run.tile_k * run.tile_k, std::min(round_up(end, run.tile_k), sequence.seqlen_k)};
+  return {begin / block_k * block_k, std::min(round_up(end, block_k), sequence.seqlen_k)};
 }
 
 // The scales of a head's rows of `columns` elements.
-flash::Scales scales_at_row_0(const Run& run, const Unit& unit, const attn_tensor& scale,
-                              int64_t columns) {
+flash::Scales scales_at_row_0(const Run& run, const Sequence& sequence, int64_t head_kv,
+                              const attn_tensor& scale, int64_t columns) {
   const bool paged = run.problem.kv_layout == ATTN_LAYOUT_PAGED;
-  const KeyPlace first =
-      paged ? KeyPlace{0, 0} : key_place(run.problem, run.args, unit.sequence, 0);
+  const KeyPlace first = paged ? KeyPlace{0, 0} : key_place(run.problem, run.args, sequence, 0);
   const int64_t offset = first.outer * broadcast_stride(scale, 0) +
-                         unit.head_kv * broadcast_stride(scale, 1) +
+                         head_kv * broadcast_stride(scale, 1) +
                          first.row * broadcast_stride(scale, 2);
   const bool blocks = scale.rank == 4;
   return {reinterpret_cast<const float*>(tensor_data(scale)) + offset, broadcast_stride(scale, 2),
           broadcast_stride(scale, 0), blocks ? scale.strides[3] : 0,
           blocks ? columns / scale.shape[3] : columns};
+}
+
+// A head's rows of k or v, and their scales if they have any.
+flash::Keys keys_of(const Run& run, const Sequence& sequence, int64_t head_kv, const attn_tensor& t,
+                    const attn_tensor* scale) {
+  const bool paged = run.problem.kv_layout == ATTN_LAYOUT_PAGED;
+  const char* data =
+      paged ? tensor_at(t, 0, head_kv) : key_row(run.problem, run.args, t, sequence, head_kv, 0);
+  flash::Keys keys{};
+  keys.rows = {data, storage_of(t.dtype), t.strides[2], t.strides[3]};
+  if (paged) {
+    const attn_tensor& table = *run.args.block_table;
+    const char* entries = tensor_at(table, sequence.index);
+    keys.pages = {run.problem.page_size, t.strides[0], reinterpret_cast<const int32_t*>(entries),
+                  table.strides[1]};
+  }
+  if (scale) keys.scales = scales_at_row_0(run, sequence, head_kv, *scale, t.shape[3]);
+  keys.dim = t.shape[3];
+  return keys;
+}
+
+flash::Keys k_of(const Run& run, const Sequence& sequence, int64_t head_kv) {
+  return keys_of(run, sequence, head_kv, *run.args.k, run.args.k_scale);
+}
+
+flash::Keys v_of(const Run& run, const Sequence& sequence, int64_t head_kv) {
+  return keys_of(run, sequence, head_kv, *run.args.v, run.args.v_scale);
 }
 
 // Packs keys [key_begin, key_end) of the unit.
@@ -232,28 +389,17 @@ void pack(const Run& run, const Unit& unit, int64_t key_begin, int64_t key_end) 
   pack.key_end = key_end;
   pack.tile_k = run.tile_k;
 
-  const bool paged = run.problem.kv_layout == ATTN_LAYOUT_PAGED;
-  const auto set_rows = [&](const attn_tensor& t, const attn_tensor* scale) {
-    const char* data = paged ? tensor_at(t, 0, unit.head_kv)
-                             : key_row(run.problem, run.args, t, unit.sequence, unit.head_kv, 0);
-    pack.rows = {data, storage_of(t.dtype), t.strides[2], t.strides[3]};
-    pack.scales = scale ? scales_at_row_0(run, unit, *scale, t.shape[3]) : flash::Scales{};
-    if (!paged) return;
-    const attn_tensor& table = *run.args.block_table;
-    const char* entries = tensor_at(table, unit.sequence.index);
-    pack.pages = {run.problem.page_size, t.strides[0], reinterpret_cast<const int32_t*>(entries),
-                  table.strides[1]};
-  };
-  set_rows(*run.args.k, run.args.k_scale);
-  pack.dim = run.problem.head_dim;
+  pack.keys = k_of(run, unit.sequence, unit.head_kv);
   pack.packed = unit.packed_k;
-  run.kernels.pack_k(&pack);
+  pack.scales_packed = unit.packed_k_scales;
+  pack.factor = run.problem.scale * kLog2E;
+  run.tile_kernels.pack_k(&pack);
 
-  set_rows(*run.args.v, run.args.v_scale);
-  pack.dim = run.problem.head_dim_v;
+  pack.keys = v_of(run, unit.sequence, unit.head_kv);
   pack.packed = unit.packed_v;
+  pack.scales_packed = unit.packed_v_scales;
   pack.nonfinite = unit.nonfinite;
-  run.kernels.pack_v(&pack);
+  run.tile_kernels.pack_v(&pack);
 }
 
 // Rows [begin, end) of o are 0 and of lse -inf.
@@ -273,11 +419,11 @@ void clear_rows(const Run& run, const Sequence& sequence, int64_t head, int64_t 
   }
 }
 
-// A bias or a mask over the rows of a tile, of which query `first` is row 0.
+// A bias or a mask over the rows of a tile, which begins with that head's query `first`.
 flash::Overlay overlay_of(const Run& run, const Sequence& sequence, int64_t head, int64_t first,
                           const attn_tensor& t, bool ranged, const attn_tensor* k0) {
   const ColumnsView view = columns_of(run.problem, sequence, head, first, t, ranged, k0);
-  return {view.data,   storage_of(t.dtype), broadcast_stride(t, 2),
+  return {view.data,   storage_of(t.dtype), broadcast_stride(t, 1), broadcast_stride(t, 2),
           view.stride, view.keys.begin,     view.keys.end};
 }
 
@@ -287,7 +433,10 @@ Features features_of(const Run& run, const Sequence& sequence, int64_t head, int
   Features f{};
   f.softcap = problem.softcap;
   if (args.alibi_slopes) {
-    f.alibi = {alibi_slope(*args.alibi_slopes, sequence, head),
+    const attn_tensor& slopes = *args.alibi_slopes;
+    const char* slope =
+        slopes.rank == 1 ? tensor_at(slopes, head) : tensor_at(slopes, sequence.index, head);
+    f.alibi = {reinterpret_cast<const float*>(slope), slopes.strides[slopes.rank - 1],
                sequence.q_start + first - sequence.k_start};
   }
   if (args.bias) {
@@ -301,6 +450,7 @@ Features features_of(const Run& run, const Sequence& sequence, int64_t head, int
   if (args.block_mask) {
     const attn_tensor& mask = *args.block_mask;
     f.block_mask = {reinterpret_cast<const uint8_t*>(block_mask_of(mask, sequence, head)),
+                    broadcast_stride(mask, 1),
                     broadcast_stride(mask, 2),
                     broadcast_stride(mask, 3),
                     problem.block_q,
@@ -308,6 +458,52 @@ Features features_of(const Run& run, const Sequence& sequence, int64_t head, int
                     first};
   }
   return f;
+}
+
+// The tile of `queries` queries of each of `heads` heads, from these on. What it says of Features
+// is put into *features.
+QueryTile tile_of(const Run& run, const Sequence& sequence, int64_t head, int64_t heads,
+                  int64_t query, int64_t queries, int32_t worker, Features* features) {
+  const attn_plan_config& problem = run.problem;
+  const attn_run_args& args = run.args;
+  const int64_t diagonal = sequence.q_start + query - sequence.k_start;
+  QueryTile tile{};
+  tile.rows = heads * queries;
+  tile.queries = queries;
+  tile.q = {query_row(problem, *args.q, sequence, head, query), storage_of(problem.q_dtype),
+            args.q->strides[2], args.q->strides[3]};
+  tile.q_head_stride = args.q->strides[1];
+  tile.key_lo = -kUnbounded;
+  tile.key_hi = kUnbounded;
+  if (problem.features & ATTN_CAUSAL) tile.key_hi = diagonal + 1;
+  if (problem.features & ATTN_WINDOW_RIGHT) {
+    tile.key_hi = std::min(tile.key_hi, diagonal + problem.window_right + 1);
+  }
+  if (problem.features & ATTN_WINDOW_LEFT) tile.key_lo = diagonal - problem.window_left;
+  tile.key_lo = std::clamp(tile.key_lo, -kUnbounded, kUnbounded);
+  tile.key_hi = std::clamp(tile.key_hi, -kUnbounded, kUnbounded);
+  tile.seqlen_k = sequence.seqlen_k;
+  tile.scale = problem.scale;
+  if (problem.softcap != 0.0f || problem.features & kFeatureStage) {
+    *features = features_of(run, sequence, head, query);
+    tile.features = features;
+  }
+  if (args.sink) {
+    tile.sink_stride = broadcast_stride(*args.sink, 0);
+    tile.sinks = reinterpret_cast<const float*>(tensor_data(*args.sink)) + head * tile.sink_stride;
+  }
+  tile.o = query_row(problem, *args.o, sequence, head, query);
+  tile.o_storage = storage_of(problem.o_dtype);
+  tile.o_head_stride = args.o->strides[1];
+  tile.o_row_stride = args.o->strides[2];
+  tile.o_dim_stride = args.o->strides[3];
+  if (args.lse) {
+    tile.lse = reinterpret_cast<float*>(query_row(problem, *args.lse, sequence, head, query));
+    tile.lse_head_stride = args.lse->strides[1];
+    tile.lse_stride = args.lse->strides[2];
+  }
+  tile.scratch = workspace_at(run, run.workspace.scratch_size * static_cast<size_t>(worker));
+  return tile;
 }
 
 // Rows [begin, end) of q, k, v or o, if they lie one after the other.
@@ -341,40 +537,18 @@ void attend(const Run& run, const Unit& unit, int64_t tile, int64_t next_tile, i
   clear_rows(run, sequence, head, attended_end, end);
   if (begin == attended_end) return;
 
-  const int64_t diagonal = sequence.q_start + begin - sequence.k_start;
+  Features features;
   AttendArgs attend{};
-  attend.shape = {run.tile_q, run.tile_k, problem.head_dim, problem.head_dim_v};
-  attend.q = {query_row(problem, *run.args.q, sequence, head, begin), storage_of(problem.q_dtype),
-              run.args.q->strides[2], run.args.q->strides[3]};
-  attend.rows = attended_end - begin;
-  attend.key_lo = -kUnbounded;
-  attend.key_hi = kUnbounded;
-  if (problem.features & ATTN_CAUSAL) attend.key_hi = diagonal + 1;
-  if (problem.features & ATTN_WINDOW_RIGHT) {
-    attend.key_hi = std::min(attend.key_hi, diagonal + problem.window_right + 1);
-  }
-  if (problem.features & ATTN_WINDOW_LEFT) attend.key_lo = diagonal - problem.window_left;
-  attend.key_lo = std::clamp(attend.key_lo, -kUnbounded, kUnbounded);
-  attend.key_hi = std::clamp(attend.key_hi, -kUnbounded, kUnbounded);
-  attend.seqlen_k = sequence.seqlen_k;
-  attend.scale = problem.scale;
+  attend.tile = tile_of(run, sequence, head, 1, begin, attended_end - begin, worker, &features);
+  attend.tile.shape = run.tile_shape;
   attend.packed_k = unit.packed_k;
   attend.packed_v = unit.packed_v;
+  attend.packed_k_scales = unit.packed_k_scales;
+  if (run.args.v_scale && run.tile_kernels.item_width > 1)
+    attend.packed_v_scales = unit.packed_v_scales;
   attend.nonfinite = unit.nonfinite;
-  const Features features = features_of(run, sequence, head, begin);
-  if (problem.softcap != 0.0f || problem.features & kFeatureStage) attend.features = &features;
-  attend.sink = run.args.sink ? vector_at<float>(*run.args.sink, head)
-                              : -std::numeric_limits<float>::infinity();
-  attend.o = query_row(problem, *run.args.o, sequence, head, begin);
-  attend.o_storage = storage_of(problem.o_dtype);
-  attend.o_row_stride = run.args.o->strides[2];
-  attend.o_dim_stride = run.args.o->strides[3];
-  if (run.args.lse) {
-    attend.lse = reinterpret_cast<float*>(query_row(problem, *run.args.lse, sequence, head, begin));
-    attend.lse_stride = run.args.lse->strides[2];
-  }
   attend.next[0] =
-      span_of(*run.args.o, problem.head_dim_v, static_cast<char*>(attend.o), attend.rows);
+      span_of(*run.args.o, problem.head_dim_v, static_cast<char*>(attend.tile.o), attend.tile.rows);
   if (next_tile < num_tiles_of(run, unit)) {
     attend.next[1] =
         span_of(*run.args.q, problem.head_dim,
@@ -384,26 +558,32 @@ void attend(const Run& run, const Unit& unit, int64_t tile, int64_t next_tile, i
     attend.next[1] = unit.next_k;
     attend.next[2] = unit.next_v;
   }
-  attend.scratch = workspace_at(run, run.workspace.scratch_size * static_cast<size_t>(worker));
-  run.kernels.attend(&attend);
+  run.tile_kernels.attend(&attend);
+}
+
+Sequence sequence_of(const Run& run, int64_t unit) {
+  return sequence_at(run.problem, run.args, run.shape, unit / run.problem.heads_kv);
 }
 
 // Unit `index`, to be packed at `packed`.
 Unit unit_at(const Run& run, int64_t index, char* packed) {
-  const FlashKernels& kernels = run.kernels;
+  const FlashKernels& kernels = run.tile_kernels;
   const attn_plan_config& problem = run.problem;
   Unit unit{};
-  unit.sequence = sequence_at(problem, run.args, run.shape, index / problem.heads_kv);
+  unit.sequence = sequence_of(run, index);
   unit.head_kv = index % problem.heads_kv;
-  const KeyRange keys = needed_blocks(run, unit.sequence);
+  const KeyRange keys = needed_blocks(run, unit.sequence, run.tile_k);
   unit.first_key = keys.begin;
   unit.end_key = keys.end;
   const int64_t seqlen_k = unit.sequence.seqlen_k;
   const int64_t k_size = packed_k_size(kernels, seqlen_k, problem.head_dim);
   const int64_t v_size = packed_v_size(kernels, seqlen_k, problem.head_dim_v);
+  const int64_t scales_size = packed_scales_size(kernels, seqlen_k);
   unit.packed_k = reinterpret_cast<float*>(packed);
   unit.packed_v = reinterpret_cast<float*>(packed + k_size);
-  unit.nonfinite = reinterpret_cast<uint8_t*>(packed + k_size + v_size);
+  unit.packed_k_scales = reinterpret_cast<float*>(packed + k_size + v_size);
+  unit.packed_v_scales = reinterpret_cast<float*>(packed + k_size + v_size + scales_size);
+  unit.nonfinite = reinterpret_cast<uint8_t*>(packed + k_size + v_size + 2 * scales_size);
   return unit;
 }
 
@@ -416,7 +596,7 @@ int64_t size_of(const Run& run, const Unit& unit) {
 void set_next(const Run& run, Unit* unit, int64_t next) {
   const attn_plan_config& problem = run.problem;
   if (next >= run.total_units || problem.kv_layout == ATTN_LAYOUT_PAGED) return;
-  const Sequence sequence = sequence_at(problem, run.args, run.shape, next / problem.heads_kv);
+  const Sequence sequence = sequence_of(run, next);
   const int64_t head_kv = next % problem.heads_kv;
   const auto span = [&](const attn_tensor& t, int64_t dim) {
     return span_of(t, dim, key_row(problem, run.args, t, sequence, head_kv, 0), sequence.seqlen_k);
@@ -446,6 +626,7 @@ void stream_task(void* arg, int64_t, int32_t worker) {
   for (;;) {
     const int64_t index = run.next_streamed.fetch_add(1, std::memory_order_acq_rel);
     if (index >= run.end_streamed) break;
+    if (is_short(sequence_of(run, index))) continue;
     own.unit =
         unit_at(run, index,
                 workspace_at(run, run.workspace.packed_offset) + worker * run.workspace.unit_size);
@@ -462,11 +643,12 @@ void stream_task(void* arg, int64_t, int32_t worker) {
 // ---- units that all workers share
 
 // The unit that a task belongs to; *task becomes its number within the unit.
-const Unit& unit_of(const Run& run, int64_t Unit::*tasks_end, int64_t* task) {
+template <class Unit>
+const Unit& unit_of(const Unit* units, int64_t num_units, int64_t Unit::*tasks_end, int64_t* task) {
   const Unit* unit =
-      std::upper_bound(run.units, run.units + run.num_units, *task,
+      std::upper_bound(units, units + num_units, *task,
                        [tasks_end](int64_t t, const Unit& u) { return t < u.*tasks_end; });
-  if (unit != run.units) *task -= unit[-1].*tasks_end;
+  if (unit != units) *task -= unit[-1].*tasks_end;
   return *unit;
 }
 
@@ -474,14 +656,14 @@ int64_t keys_per_pack_task(const Run& run) { return round_up(kKeysPerPackTask, r
 
 void pack_task(void* arg, int64_t task, int32_t) {
   const Run& run = *static_cast<const Run*>(arg);
-  const Unit& unit = unit_of(run, &Unit::pack_tasks_end, &task);
+  const Unit& unit = unit_of(run.units, run.num_units, &Unit::pack_tasks_end, &task);
   const int64_t begin = unit.first_key + task * keys_per_pack_task(run);
   pack(run, unit, begin, std::min(begin + keys_per_pack_task(run), unit.end_key));
 }
 
 void attend_task(void* arg, int64_t task, int32_t worker) {
   const Run& run = *static_cast<const Run*>(arg);
-  const Unit& unit = unit_of(run, &Unit::attend_tasks_end, &task);
+  const Unit& unit = unit_of(run.units, run.num_units, &Unit::attend_tasks_end, &task);
   attend(run, unit, task, task + run.host.concurrency, worker);
 }
 
@@ -496,6 +678,7 @@ int64_t gather_units(Run* run, int64_t first) {
   int64_t next = first;
   for (; next < run->total_units && run->num_units < kMaxUnits; ++next) {
     if (attend_tasks >= run->host.concurrency * kTasksPerBatch) break;
+    if (is_short(sequence_of(*run, next))) continue;
     Unit unit = unit_at(*run, next, packed);
     if (size_of(*run, unit) > end - packed) break;
     packed += size_of(*run, unit);
@@ -509,45 +692,181 @@ int64_t gather_units(Run* run, int64_t first) {
   return next;
 }
 
+attn_status attend_packed(Run* run, attn_error* error) {
+  const attn_host& host = run->host;
+  const int64_t workers = host.concurrency;
+  const bool room =
+      workers * run->workspace.unit_size <= static_cast<int64_t>(run->workspace.packed_size);
+  if (room) run->end_streamed = run->total_units - run->total_units % workers;
+  if (run->end_streamed > 0) {
+    run->streams = reinterpret_cast<Stream*>(workspace_at(*run, run->workspace.streams_offset));
+    for (int64_t i = 0; i < workers; ++i) new (&run->streams[i]) Stream{};
+    ATTN_TRY(host.parallel_for(&host, workers, stream_task, run, error));
+  }
+  run->units = reinterpret_cast<Unit*>(workspace_at(*run, run->workspace.units_offset));
+  for (int64_t unit = run->end_streamed; unit < run->total_units;) {
+    unit = gather_units(run, unit);
+    if (run->num_units == 0) break;
+    const Unit& last = run->units[run->num_units - 1];
+    if (last.pack_tasks_end > 0) {
+      ATTN_TRY(host.parallel_for(&host, last.pack_tasks_end, pack_task, run, error));
+    }
+    if (last.attend_tasks_end > 0) {
+      ATTN_TRY(host.parallel_for(&host, last.attend_tasks_end, attend_task, run, error));
+    }
+  }
+  return ATTN_OK;
+}
+
+// ---- units that are cut into chunks
+
+// Tile `tile` of the unit; clears what its heads have past the sequence's queries.
+QueryTile short_tile(const Run& run, const ShortUnit& unit, int64_t tile, int32_t worker,
+                     Features* features) {
+  const int64_t queries = unit.sequence.seqlen_q;
+  const int64_t tile_heads = short_tiles(queries, heads_per_kv(run)).heads;
+  const int64_t first = tile * tile_heads;
+  const int64_t heads = std::min(tile_heads, heads_per_kv(run) - first);
+  const int64_t head = unit.head_kv * heads_per_kv(run) + first;
+  QueryTile t = tile_of(run, unit.sequence, head, heads, 0, queries, worker, features);
+  t.shape = run.chunk_shape;
+  return t;
+}
+
+// The result of a tile's chunk; those of a tile lie one after the other.
+char* partial_of(const Run& run, const ShortUnit& unit, int64_t tile, int64_t rows, int64_t chunk) {
+  const int64_t queries = unit.sequence.seqlen_q;
+  const int64_t full_rows = short_tiles(queries, heads_per_kv(run)).heads * queries;
+  const auto size_of = [&](int64_t n) {
+    return static_cast<int64_t>(run.kernels.partial_size(&run.chunk_shape, n));
+  };
+  return unit.partials + tile * unit.num_chunks * size_of(full_rows) + chunk * size_of(rows);
+}
+
+// Rows of a tile's heads past the sequence's queries.
+void clear_padding(const Run& run, const ShortUnit& unit, int64_t tile) {
+  const int64_t heads = short_tiles(unit.sequence.seqlen_q, heads_per_kv(run)).heads;
+  const int64_t begin = tile * heads;
+  for (int64_t i = begin; i < std::min(begin + heads, heads_per_kv(run)); ++i) {
+    clear_rows(run, unit.sequence, unit.head_kv * heads_per_kv(run) + i, unit.sequence.seqlen_q,
+               rows_of(run, unit.sequence));
+  }
+}
+
+void chunk_task(void* arg, int64_t task, int32_t worker) {
+  const Run& run = *static_cast<const Run*>(arg);
+  const ShortUnit& unit =
+      unit_of(run.short_units, run.num_units, &ShortUnit::chunk_tasks_end, &task);
+  const int64_t chunk = task / unit.num_tiles;
+  const int64_t tile = task % unit.num_tiles;
+  Features features;
+  ChunkArgs args{};
+  args.tile = short_tile(run, unit, tile, worker, &features);
+  args.k = k_of(run, unit.sequence, unit.head_kv);
+  args.v = v_of(run, unit.sequence, unit.head_kv);
+  args.key_begin = (unit.first_chunk + chunk) * run.kv_chunk;
+  args.key_end = std::min(args.key_begin + run.kv_chunk, unit.sequence.seqlen_k);
+  if (unit.merges) {
+    args.partial = partial_of(run, unit, tile, args.tile.rows, chunk);
+  } else {
+    clear_padding(run, unit, tile);
+  }
+  run.kernels.attend_chunk(&args);
+}
+
+void merge_task(void* arg, int64_t task, int32_t worker) {
+  const Run& run = *static_cast<const Run*>(arg);
+  const ShortUnit& unit =
+      unit_of(run.short_units, run.num_units, &ShortUnit::merge_tasks_end, &task);
+  clear_padding(run, unit, task);
+  Features features;
+  MergeArgs args{};
+  args.tile = short_tile(run, unit, task, worker, &features);
+  args.partials = partial_of(run, unit, task, args.tile.rows, 0);
+  args.num_partials = unit.num_chunks;
+  if (args.tile.rows > 0) run.kernels.merge(&args);
+}
+
+// Puts short units from `first` on into run->short_units, as many as fit; returns the number of the
+// next one.
+int64_t gather_short_units(Run* run, int64_t first) {
+  char* partials = workspace_at(*run, run->workspace.packed_offset);
+  const char* const end = partials + run->workspace.packed_size;
+  int64_t chunk_tasks = 0;
+  int64_t merge_tasks = 0;
+  run->num_units = 0;
+  int64_t next = first;
+  for (; next < run->total_units && run->num_units < kMaxUnits; ++next) {
+    ShortUnit unit{};
+    unit.sequence = sequence_of(*run, next);
+    if (!is_short(unit.sequence)) continue;
+    unit.head_kv = next % run->problem.heads_kv;
+    const KeyRange keys = needed_blocks(*run, unit.sequence, run->kv_chunk);
+    unit.first_chunk = keys.begin / run->kv_chunk;
+    unit.num_chunks = ceil_div(keys.end, run->kv_chunk) - unit.first_chunk;
+    unit.num_tiles = short_tiles(unit.sequence.seqlen_q, heads_per_kv(*run)).count;
+    // With one chunk nothing is merged, and a sink goes in first. That changes bits, so it is a
+    // matter of the length, not of how many chunks are needed.
+    unit.merges = unit.sequence.seqlen_k > run->kv_chunk || unit.num_chunks == 0;
+    if (unit.merges) {
+      unit.partials = partials;
+      const int64_t rows = unit.sequence.seqlen_q * heads_per_kv(*run);
+      char* const own_end = partial_of(*run, unit, unit.num_tiles, rows, 0);
+      if (own_end > end) break;
+      partials = own_end;
+      merge_tasks += unit.num_tiles;
+    }
+    chunk_tasks += unit.num_chunks * unit.num_tiles;
+    unit.chunk_tasks_end = chunk_tasks;
+    unit.merge_tasks_end = merge_tasks;
+    run->short_units[run->num_units++] = unit;
+  }
+  return next;
+}
+
+attn_status attend_short(Run* run, attn_error* error) {
+  const attn_host& host = run->host;
+  run->short_units = reinterpret_cast<ShortUnit*>(workspace_at(*run, run->workspace.units_offset));
+  for (int64_t unit = 0; unit < run->total_units;) {
+    unit = gather_short_units(run, unit);
+    if (run->num_units == 0) break;
+    const ShortUnit& last = run->short_units[run->num_units - 1];
+    if (last.chunk_tasks_end > 0) {
+      ATTN_TRY(host.parallel_for(&host, last.chunk_tasks_end, chunk_task, run, error));
+    }
+    if (last.merge_tasks_end > 0) {
+      ATTN_TRY(host.parallel_for(&host, last.merge_tasks_end, merge_task, run, error));
+    }
+  }
+  return ATTN_OK;
+}
+
 attn_status run_plan(const attn_host* host, const attn_plan_config* problem,
                      const attn_backend_plan* plan, const attn_run_args* args,
                      const attn_run_shape* shape, attn_error* error) {
   const FlashKernels& kernels = *kernels_for(plan->isa);
-  const Workspace workspace = lay_out(kernels, *host, *problem, plan->tile_q, plan->tile_k);
-  const int64_t total = shape->batch * problem->heads_kv;
-  const int64_t workers = host->concurrency;
-  const bool room = workers * workspace.unit_size <= static_cast<int64_t>(workspace.packed_size);
+  const FlashKernels& tile_kernels = tile_kernels_for(plan->isa, *problem, *args);
   Run run{*host,
           *problem,
           *args,
           *shape,
           kernels,
+          tile_kernels,
           plan->tile_q,
           plan->tile_k,
-          workspace,
-          total,
+          plan->kv_chunk,
+          tile_shape(kernels, *problem, *plan),
+          chunk_shape(kernels, *problem, *plan),
+          lay_out(kernels, tile_kernels, *host, *problem, *plan),
+          shape->batch * problem->heads_kv,
           nullptr,
-          room ? total - total % workers : 0,
+          0,
           0,
           nullptr,
+          nullptr,
           0};
-  if (run.end_streamed > 0) {
-    run.streams = reinterpret_cast<Stream*>(workspace_at(run, workspace.streams_offset));
-    for (int64_t i = 0; i < workers; ++i) new (&run.streams[i]) Stream{};
-    ATTN_TRY(host->parallel_for(host, workers, stream_task, &run, error));
-  }
-  run.units = reinterpret_cast<Unit*>(workspace_at(run, workspace.units_offset));
-  for (int64_t unit = run.end_streamed; unit < total;) {
-    unit = gather_units(&run, unit);
-    const Unit& last = run.units[run.num_units - 1];
-    if (last.pack_tasks_end > 0) {
-      ATTN_TRY(host->parallel_for(host, last.pack_tasks_end, pack_task, &run, error));
-    }
-    if (last.attend_tasks_end > 0) {
-      ATTN_TRY(host->parallel_for(host, last.attend_tasks_end, attend_task, &run, error));
-    }
-  }
-  return ATTN_OK;
+  if (packs(*problem)) ATTN_TRY(attend_packed(&run, error));
+  return attend_short(&run, error);
 }
 
 // ---- a plan
@@ -568,6 +887,13 @@ attn_status check_head_dim(const char* field, int64_t value, attn_error* error) 
 int64_t choose_tile_k(const attn_plan_config& problem) {
   const int64_t fits = kBlockFloats / (problem.head_dim + problem.head_dim_v);
   return std::clamp(fits / kTileKMultiple * kTileKMultiple, kTileKMultiple, kTileK);
+}
+
+// So is kv_chunk. Long enough for what a chunk costs beside its keys, short enough for several in a
+// few thousand keys.
+int64_t choose_kv_chunk(const attn_plan_config& problem) {
+  const int64_t fits = kChunkFloats / (problem.head_dim + problem.head_dim_v);
+  return std::clamp(fits / kTileKMultiple * kTileKMultiple, kMinChunk, kMaxChunk);
 }
 
 int64_t choose_tile_q(const attn_host& host, const attn_plan_config& problem, int64_t micro_rows) {
@@ -599,16 +925,22 @@ attn_status plan_create(const attn_host* host, const attn_plan_config* problem,
                 static_cast<long long>(problem->tile_k), static_cast<long long>(kTileKMultiple),
                 static_cast<long long>(kMaxTileK));
   }
-  if (problem->kv_chunk != 0) {
+  if (problem->kv_chunk % kTileKMultiple != 0 || problem->kv_chunk > kMaxSeqlen) {
     return fail(error, ATTN_ERROR_UNSUPPORTED,
-                "kv_chunk is %lld; flash does not split K and V yet and serves only 0",
-                static_cast<long long>(problem->kv_chunk));
+                "kv_chunk is %lld; flash serves multiples of %lld up to %lld",
+                static_cast<long long>(problem->kv_chunk), static_cast<long long>(kTileKMultiple),
+                static_cast<long long>(kMaxSeqlen));
   }
   const FlashKernels& kernels = *kernels_for(host->isa);
   plan->isa = host->isa;
   plan->tile_q = choose_tile_q(*host, *problem, kernels.micro_rows);
   plan->tile_k = problem->tile_k ? problem->tile_k : choose_tile_k(*problem);
-  plan->workspace_size = lay_out(kernels, *host, *problem, plan->tile_q, plan->tile_k).size;
+  plan->kv_chunk = problem->kv_chunk ? problem->kv_chunk : choose_kv_chunk(*problem);
+  plan->workspace_size = lay_out(kernels, kernels, *host, *problem, *plan).size;
+  if (const FlashKernels* bf16 = bf16_kernels_for(host->isa, *problem)) {
+    const size_t size = lay_out(kernels, *bf16, *host, *problem, *plan).size;
+    plan->workspace_size = std::max(plan->workspace_size, size);
+  }
   return ATTN_OK;
 }
 

@@ -13,13 +13,17 @@
 //       O = alpha O + P V                 [kRows, head_dim_v]
 //   O = O / l,  LSE = ln 2 (m + log2 l)
 //
-// Q carries scale * log2(e), so that S is in units of log2. What a row gets is a fixed sequence of
-// operations on its own data; the grouping of rows and the trimming of keys only leave out
-// additions of 0 and maxima with -inf. A sink is where a row's m and l begin.
+// Q, or K's scales, carry scale * log2(e), so that S is in units of log2. What a row gets is a
+// fixed sequence of operations on its own data; the grouping of rows and the trimming of keys only
+// leave out additions of 0 and maxima with -inf. A sink is where a row's m and l begin.
 //
 // Storage types are seen by packing (pack.h), begin_tile and end_tile alone; the loop in between
-// knows f32 only.
+// knows items of f32 or, in the products, of pairs of bf16 (dot.h).
+//
+// That is a tile of queries against packed K and V. For short queries over long K and V see
+// chunk.h.
 #include "base.h"
+#include "dot.h"
 #include "pack.h"
 #include "stage.h"
 #include "storage.h"
@@ -28,6 +32,7 @@ namespace attn::ATTN_FLASH_ISA {
 namespace {
 
 using flash::AttendArgs;
+using flash::QueryTile;
 using flash::TileShape;
 
 constexpr float kMinusZero = -0.0f;
@@ -36,19 +41,10 @@ static_assert(kRows <= 8);
 
 // ---- the register tile
 
-// Unrolls early enough for an array of vectors to become registers.
-#ifdef __clang__
-#define ATTN_UNROLL _Pragma("clang loop unroll(full)")
-#define ATTN_UNROLL_TWICE _Pragma("clang loop unroll_count(2)")
-#else
-#define ATTN_UNROLL _Pragma("GCC unroll 32")
-#define ATTN_UNROLL_TWICE _Pragma("GCC unroll 2")
-#endif
-
 enum class Init { kZero, kRescale };
 
-// C = A B, or C = diag(alpha) C + A B:  A [m, k] row-major, B [k, n] with row stride ldb, C [m, n].
-// B and C are aligned to vectors.
+// C = A B, or C = diag(alpha) C + A B:  A [m, k] row-major, B [k, n] with row stride ldb, C [m, n];
+// k counts items. B and C are aligned to vectors.
 struct Product {
   const float* a;
   int64_t lda;
@@ -56,13 +52,21 @@ struct Product {
   int64_t ldb;
   int64_t k;
   const float* alpha;
+  const float* column_scales;  // C = A B diag(column_scales); NULL: all are 1
   float* c;
   int64_t ldc;
-  const char* ahead;   // each of the k steps fetches a cache line into L2: this one,
+  const char* ahead;   // each of the k steps fetches kLines cache lines into L2: from here on,
   int64_t ahead_step;  // and so many bytes further in the next step
 };
 
-template <Init kInit, int kM, int kN>
+constexpr int kLine = 64;  // bytes
+
+template <int kLines>
+ATTN_VEC_OP void fetch_lines(const char* p) {
+  for (int i = 0; i < kLines; ++i) __builtin_prefetch(p + i * kLine, 0, 2);
+}
+
+template <Init kInit, int kLines, int kM, int kN>
 [[gnu::noinline]] void multiply(const Product& product) {
   const int64_t lda = product.lda;
   const int64_t ldb = product.ldb;
@@ -89,7 +93,7 @@ template <Init kInit, int kM, int kN>
   const int64_t ahead_step = product.ahead_step;
   ATTN_UNROLL_TWICE
   for (int64_t p = product.k; p > 0; --p) {
-    __builtin_prefetch(ahead, 0, 2);
+    fetch_lines<kLines>(ahead);
     ahead += ahead_step;
     Vec bv[kN];
     ATTN_UNROLL
@@ -102,72 +106,100 @@ template <Init kInit, int kM, int kN>
       Vec x = Broadcast(row[r / 3] + (r % 3) * lda);
       Pin(x);
       ATTN_UNROLL
-      for (int v = 0; v < kN; ++v) acc[r][v] = MulAdd(x, bv[v], acc[r][v]);
+      for (int v = 0; v < kN; ++v) acc[r][v] = Dot::add(x, bv[v], acc[r][v]);
     }
     ATTN_UNROLL
     for (int i = 0; i < (kM + 2) / 3; ++i) ++row[i];
     b += ldb;
   }
+  if (Dot::kScalesKeys && kInit == Init::kZero && product.column_scales) {
+    ATTN_UNROLL
+    for (int v = 0; v < kN; ++v) {
+      const Vec scale = Load(product.column_scales + v * kLanes);
+      ATTN_UNROLL
+      for (int r = 0; r < kM; ++r) acc[r][v] = Mul(acc[r][v], scale);
+    }
+  }
   ATTN_UNROLL
   for (int r = 0; r < kM; ++r) {
     ATTN_UNROLL
-    for (int v = 0; v < kN; ++v) Store(acc[r][v], c + r * ldc + v * kLanes);
+    for (int v = 0; v < kN; ++v) Store(Dot::finish(acc[r][v]), c + r * ldc + v * kLanes);
   }
 }
 
 // The same for `rows` <= kM and `vecs` <= kN.
-template <Init kInit, int kM = kRows, int kN = kVecs>
+template <Init kInit, int kLines = 1, int kM = kRows, int kN = kVecs>
 void multiply(int rows, int vecs, const Product& product) {
   if constexpr (kM > 1) {
-    if (rows < kM) return multiply<kInit, kM - 1, kN>(rows, vecs, product);
+    if (rows < kM) return multiply<kInit, kLines, kM - 1, kN>(rows, vecs, product);
   }
   if constexpr (kN > 1) {
-    if (vecs < kN) return multiply<kInit, kM, kN - 1>(rows, vecs, product);
+    if (vecs < kN) return multiply<kInit, kLines, kM, kN - 1>(rows, vecs, product);
   }
-  multiply<kInit, kM, kN>(product);
+  multiply<kInit, kLines, kM, kN>(product);
 }
 
 // ---- a query tile
 
-struct Scratch {
-  float* q;          // [tile_q, ldq] scale * log2(e) * Q
-  float* o;          // [tile_q, ldo]
-  float* s;          // [kRows, lds] S, then P
-  float* l;          // [tile_q, kLanes] the row sums, by lanes
-  float* m;          // [tile_q + kLanes]
-  uint8_t* started;  // [tile_q / kRows] whether O holds anything
-  int64_t ldq;  // row strides: a line more than the row, so that rows lie in different cache sets
-  int64_t ldo;
-  int64_t lds;
-  size_t size;
-
-  Scratch(const TileShape& shape, void* memory) {
-    ldq = round_up(shape.head_dim, 16) + 16;
-    ldo = round_up(shape.head_dim_v, 16) + 16;
-    lds = shape.tile_k + 16;
-    size = 0;
-    q = take(memory, shape.tile_q * ldq);
-    o = take(memory, shape.tile_q * ldo);
-    s = take(memory, kRows * lds);
-    l = take(memory, shape.tile_q * kLanes);
-    m = take(memory, shape.tile_q + kLanes);
-    started = reinterpret_cast<uint8_t*>(take(memory, shape.tile_q / kRows));
-  }
-
- private:
-  float* take(void* memory, int64_t floats) {
-    float* p = reinterpret_cast<float*>(reinterpret_cast<uintptr_t>(memory) + size);
-    size += static_cast<size_t>(round_up(floats, 16)) * sizeof(float);
+// Cuts memory into arrays of floats, each aligned to 64 bytes.
+class Arena {
+ public:
+  explicit Arena(void* memory) : memory_(memory) {}
+  float* take(int64_t floats) {
+    float* p = reinterpret_cast<float*>(reinterpret_cast<uintptr_t>(memory_) + size_);
+    size_ += static_cast<size_t>(round_up(floats, 16)) * sizeof(float);
     return p;
   }
+  size_t size() const { return size_; }
+
+ private:
+  void* memory_;
+  size_t size_ = 0;
 };
 
-size_t scratch_size(const TileShape* shape) { return Scratch(*shape, nullptr).size; }
+// Rows in memory are a line longer than they need to be, so that they lie in different cache sets.
+constexpr int64_t row_stride_of(int64_t floats) { return round_up(floats, 16) + 16; }
+
+// The softmax of each row as far as it has come.
+struct State {
+  int64_t ldo;
+  float* o;  // [rows, ldo]
+  float* l;  // [rows, kLanes] the row sums, by lanes
+  float* m;  // [rows + kLanes]
+
+  State(const TileShape& shape, int64_t rows, Arena* arena)
+      : ldo(row_stride_of(shape.head_dim_v)),
+        o(arena->take(rows * ldo)),
+        l(arena->take(rows * kLanes)),
+        m(arena->take(rows + kLanes)) {}
+};
+
+struct Scratch {
+  Arena arena;
+  int64_t ldq;
+  int64_t lds;
+  State state;       // [tile_q] rows
+  float* q;          // [tile_q, ldq] items of scale * log2(e) * Q, or of Q if K's scales have that
+  float* s;          // [score_rows, lds] S, then P
+  uint8_t* started;  // [tile_q / kRows] whether O holds anything
+  float* rows;       // [kStep, ldq or ldo] of K or V, for chunks
+
+  Scratch(const TileShape& shape, void* memory)
+      : arena(memory),
+        ldq(row_stride_of(items(shape.head_dim))),
+        lds(shape.tile_k + 16),
+        state(shape, shape.tile_q, &arena),
+        q(arena.take(shape.tile_q * ldq)),
+        s(arena.take(shape.score_rows * lds)),
+        started(reinterpret_cast<uint8_t*>(arena.take(shape.tile_q / kRows))),
+        rows(arena.take(kStep * max(ldq, state.ldo))) {}
+};
 
 // S -> P with the running maximum m and sum l; alpha[row] is what O is to be scaled by. With
-// kMarkMasked a masked key's P is -0 instead of 0.
+// kMarkMasked a masked key's P is -0 instead of 0. P takes V's scales, if there are any, l does
+// not.
 template <bool kMarkMasked>
-void softmax(const Group& group, float* m, float* l, float* alpha) {
+void softmax(const Group& group, const float* v_scales, float* m, float* l, float* alpha) {
   alignas(64) float row_max[kPaddedRows] = {};
   alignas(64) float shift[kPaddedRows];
   for (int r = 0; r < group.rows; ++r) {
@@ -176,6 +208,9 @@ void softmax(const Group& group, float* m, float* l, float* alpha) {
     ATTN_UNROLL
     for (int v = 0; v < kVecs; ++v) best[v] = Set(-kInfinity);
     int64_t column = group.begin;
+    for (; column % kPanel != 0 && column < group.end; column += kLanes) {
+      best[0] = Max(Load(s + column), best[0]);
+    }
     for (; column + kPanel <= group.end; column += kPanel) {
       ATTN_UNROLL
       for (int v = 0; v < kVecs; ++v) best[v] = Max(Load(s + column + v * kLanes), best[v]);
@@ -197,26 +232,37 @@ void softmax(const Group& group, float* m, float* l, float* alpha) {
   for (int r = 0; r < group.rows; ++r) {
     float* s = group.s + r * group.lds;
     const Vec subtract = Broadcast(shift + r);
-    const auto exponentiate = [&](float* p) {
-      const Vec score = Load(p);
+    const auto exponentiate = [&](int64_t column) {
+      const Vec score = Load(s + column);
       Vec weight = Exp2(Sub(score, subtract));
       if constexpr (kMarkMasked) {
         weight = IfThenElse(Eq(score, Set(-kInfinity)), Set(kMinusZero), weight);
       }
-      Store(weight, p);
+      Dot::store_p(weight, v_scales, s, column);
       return weight;
     };
     Vec sum[kVecs];
     ATTN_UNROLL for (int v = 0; v < kVecs; ++v) sum[v] = Zero();
-    int64_t column = group.begin;
+    // A column's place in its panel says which sum it goes to, wherever the group begins.
+    const auto part_of_panel = [&](int64_t panel) {
+      ATTN_UNROLL
+      for (int v = 0; v < kVecs; ++v) {
+        const int64_t column = panel + v * kLanes;
+        if (column >= group.begin && column < group.end) {
+          sum[v] = Add(sum[v], exponentiate(column));
+        }
+      }
+    };
+    int64_t column = round_down(group.begin, kPanel);
+    if (column < group.begin) {
+      part_of_panel(column);
+      column += kPanel;
+    }
     for (; column + kPanel <= group.end; column += kPanel) {
       ATTN_UNROLL
-      for (int v = 0; v < kVecs; ++v) sum[v] = Add(sum[v], exponentiate(s + column + v * kLanes));
+      for (int v = 0; v < kVecs; ++v) sum[v] = Add(sum[v], exponentiate(column + v * kLanes));
     }
-    ATTN_UNROLL
-    for (int v = 0; v < kVecs; ++v, column += kLanes) {
-      if (column < group.end) sum[v] = Add(sum[v], exponentiate(s + column));
-    }
+    part_of_panel(column);
     ATTN_UNROLL
     for (int v = 1; v < kVecs; ++v) sum[0] = Add(sum[0], sum[v]);
     Store(MulAdd(Load(l + r * kLanes), Broadcast(alpha + r), sum[0]), l + r * kLanes);
@@ -234,12 +280,11 @@ void multiply_marked(int rows, int vecs, const Product& product) {
       if constexpr (kInit == Init::kRescale) {
         acc = MulAdd(Broadcast(product.alpha + r), Load(out), Zero());
       }
-      for (int64_t key = 0; key < product.k; ++key) {
-        const float weight = product.a[r * product.lda + key];
-        if (weight == 0.0f && __builtin_signbit(weight)) continue;
-        acc = MulAdd(Set(weight), Load(product.b + key * product.ldb + i * kLanes), acc);
+      for (int64_t item = 0; item < product.k; ++item) {
+        acc = Dot::add_marked(product.a + r * product.lda + item,
+                              Load(product.b + item * product.ldb + i * kLanes), acc);
       }
-      Store(acc, out);
+      Store(Dot::finish(acc), out);
     }
   }
 }
@@ -274,35 +319,35 @@ class Ahead {
   int64_t offset_ = 0;
 };
 
-// A panel of S that is not worth computing.
-void mask_panel(const Group& group, int64_t column) {
-  for (int r = 0; r < group.rows; ++r) {
-    for (int v = 0; v < kVecs; ++v) {
-      Store(Set(-kInfinity), group.s + r * group.lds + column + v * kLanes);
-    }
-  }
+// A vector of S for each row that is not worth computing.
+void mask_vectors(const Group& group, int64_t column) {
+  for (int r = 0; r < group.rows; ++r) Store(Set(-kInfinity), group.s + r * group.lds + column);
 }
 
 // One group of rows against one key block. For Stage see stage.h.
 template <class Stage>
 void attend_group(const AttendArgs& args, const Scratch& scratch, const Group& group,
                   Ahead* ahead) {
-  const int64_t tile_k = args.shape.tile_k;
-  const int64_t head_dim = args.shape.head_dim;
+  const QueryTile& tile = args.tile;
+  const int64_t tile_k = tile.shape.tile_k;
+  const int64_t dim_items = items(tile.shape.head_dim);
   Product qk{};
   qk.a = scratch.q + group.row * scratch.ldq;
   qk.lda = scratch.ldq;
   qk.ldb = kPanel;
-  qk.k = head_dim;
+  qk.k = dim_items;
   qk.ldc = group.lds;
-  typename Stage::Fetch fetch(args, group);
+  typename Stage::Fetch fetch(tile, group);
   for (int64_t column = group.begin; column < group.end;) {
-    const int64_t attended = Stage::skip(args, group, column);
-    for (; column < attended; column += kPanel) mask_panel(group, column);
-    const int64_t run_end = Stage::run_end(args, group, column);
-    for (; column < run_end; column += kPanel) {
-      const int vecs = static_cast<int>(min(kVecs, (group.end - column + kLanes - 1) / kLanes));
-      qk.b = args.packed_k + (group.key + column) * head_dim;
+    const int64_t attended = Stage::skip(tile, group, column);
+    for (; column < attended; column += kLanes) mask_vectors(group, column);
+    const int64_t run_end = Stage::run_end(tile, group, column);
+    for (; column < run_end; column = panel_end(column)) {
+      const int64_t columns = min(panel_end(column), group.end) - column;
+      const int vecs = static_cast<int>((columns + kLanes - 1) / kLanes);
+      const int64_t panel = round_down(column, kPanel);
+      qk.b = args.packed_k + (group.key + panel) * dim_items + (column - panel);
+      if (Dot::kScalesKeys) qk.column_scales = args.packed_k_scales + group.key + column;
       qk.c = group.s + column;
       if (!fetch.next(qk.k, &qk.ahead, &qk.ahead_step)) {
         ahead->give(&qk);
@@ -311,37 +356,38 @@ void attend_group(const AttendArgs& args, const Scratch& scratch, const Group& g
     }
   }
 
-  Stage::apply(args, group);
+  Stage::apply(tile, group);
 
   alignas(64) float alpha[kPaddedRows];
-  float* m = scratch.m + group.row;
-  float* l = scratch.l + group.row * kLanes;
+  float* m = scratch.state.m + group.row;
+  float* l = scratch.state.l + group.row * kLanes;
   const bool nonfinite = args.nonfinite[group.key / tile_k] != 0;
+  const float* v_scales = args.packed_v_scales ? args.packed_v_scales + group.key : nullptr;
   if (nonfinite) {
-    softmax<true>(group, m, l, alpha);
+    softmax<true>(group, v_scales, m, l, alpha);
   } else {
-    softmax<false>(group, m, l, alpha);
+    softmax<false>(group, v_scales, m, l, alpha);
   }
 
-  const int64_t padded_dim = round_up(args.shape.head_dim_v, kLanes);
-  const int64_t block_keys = min(tile_k, args.seqlen_k - group.key);
+  const int64_t padded_dim = round_up(tile.shape.head_dim_v, kLanes);
+  const int64_t block_items = items(min(tile_k, tile.seqlen_k - group.key));
   Product pv{};
   pv.lda = group.lds;
-  pv.ldc = scratch.ldo;
+  pv.ldc = scratch.state.ldo;
   const int64_t panel = v_panel(padded_dim);
   for (int64_t dim = 0; dim < padded_dim; dim += panel) {
     const int64_t width = min(panel, padded_dim - dim);
     const int vecs = static_cast<int>(width / kLanes);
-    const float* v = args.packed_v + group.key * padded_dim + block_keys * dim;
+    const float* v = args.packed_v + items(group.key) * padded_dim + block_items * dim;
     pv.ldb = width;
-    pv.c = scratch.o + group.row * scratch.ldo + dim;
+    pv.c = scratch.state.o + group.row * scratch.state.ldo + dim;
     pv.alpha = alpha;
     bool first = group.first;
-    for (int64_t column = Stage::skip(args, group, group.begin); column < group.end;) {
-      const int64_t run_end = Stage::run_end(args, group, column);
-      pv.a = group.s + column;
-      pv.b = v + column * width;
-      pv.k = run_end - column;
+    for (int64_t column = Stage::skip(tile, group, group.begin); column < group.end;) {
+      const int64_t run_end = Stage::run_end(tile, group, column);
+      pv.a = group.s + items(column);
+      pv.b = v + items(column) * width;
+      pv.k = items(run_end - column);
       if (!fetch.next(pv.k, &pv.ahead, &pv.ahead_step)) {
         ahead->give(&pv);
       }
@@ -354,98 +400,128 @@ void attend_group(const AttendArgs& args, const Scratch& scratch, const Group& g
       }
       first = false;
       pv.alpha = kOnes;  // O is rescaled once
-      column = Stage::skip(args, group, run_end);
+      column = Stage::skip(tile, group, run_end);
     }
   }
 }
 
-// Q times scale * log2(e). m and l are those of the sink: -inf and 0 if there is none.
+// Q times scale * log2(e).
 template <class Type>
-void begin_tile(const AttendArgs& args, const Scratch& scratch) {
-  const auto* q = static_cast<const typename Type::Element*>(args.q.data);
-  const Vec scale = Set(args.scale * static_cast<float>(kLog2E));
-  const int64_t rows = args.rows;
-  const int64_t head_dim = args.shape.head_dim;
-  const int64_t stride = args.q.dim_stride;
-  for (int64_t r = 0; r < rows; ++r) {
-    const auto* from = q + r * args.q.row_stride;
+void load_queries(const QueryTile& tile, const Scratch& scratch) {
+  const auto* q = static_cast<const typename Type::Element*>(tile.q.data);
+  const Vec scale = Set(tile.scale * static_cast<float>(kLog2E));
+  const int64_t head_dim = tile.shape.head_dim;
+  const int64_t stride = tile.q.dim_stride;
+  for (int64_t r = 0; r < tile.rows; ++r) {
+    const Row row = row_at(tile, r);
+    const auto* from = q + row.head * tile.q_head_stride + row.query * tile.q.row_stride;
     float* to = scratch.q + r * scratch.ldq;
     for (int64_t dim = 0; dim < head_dim; dim += kLanes) {
-      Store(Mul(load<Type>(from + dim * stride, stride, head_dim - dim), scale), to + dim);
+      Dot::store_q(load<Type>(from + dim * stride, stride, head_dim - dim), scale, to, dim);
     }
-    Store(Zero(), scratch.l + r * kLanes);
   }
-  for (int64_t r = 0; r < rows + kLanes; ++r) scratch.m[r] = -kInfinity;
-  for (int64_t group = 0; group * kRows < rows; ++group) scratch.started[group] = 0;
-  if (args.sink == -kInfinity) return;
-  for (int64_t r = 0; r < rows; ++r) {  // what m loses in f32, l has
-    const double logit = (args.sink - left_out(args, r)) * kLog2E;
-    scratch.m[r] = static_cast<float>(logit);
-    const double rest = logit - static_cast<double>(scratch.m[r]);
-    scratch.l[r * kLanes] = __builtin_exp2f(static_cast<float>(rest));
+}
+
+void load_queries(const QueryTile& tile, const Scratch& scratch) {
+  with_float_type(tile.q.storage, [&](auto type) { load_queries<decltype(type)>(tile, scratch); });
+}
+
+// No key yet: m and l are -inf and 0.
+void begin(const QueryTile& tile, const State& state) {
+  for (int64_t r = 0; r < tile.rows; ++r) Store(Zero(), state.l + r * kLanes);
+  for (int64_t r = 0; r < tile.rows + kLanes; ++r) state.m[r] = -kInfinity;
+}
+
+// m and l become those of the sinks, if there are any.
+void add_sinks(const QueryTile& tile, const State& state) {
+  if (!tile.sinks) return;
+  for (int64_t r = 0; r < tile.rows; ++r) {  // what m loses in f32, l has
+    const float sink = tile.sinks[row_at(tile, r).head * tile.sink_stride];
+    if (sink == -kInfinity) continue;
+    const double logit = (sink - left_out(tile, r)) * kLog2E;
+    state.m[r] = static_cast<float>(logit);
+    const double rest = logit - static_cast<double>(state.m[r]);
+    state.l[r * kLanes] = __builtin_exp2f(static_cast<float>(rest));
   }
 }
 
 // O / l and LSE to the caller's memory. A row without a key has l = 0, or the sink's, and O may
 // hold nothing.
 template <class Type>
-void end_tile(const AttendArgs& args, const Scratch& scratch) {
-  auto* o = static_cast<typename Type::Element*>(args.o);
-  const int64_t rows = args.rows;
-  const int64_t head_dim_v = args.shape.head_dim_v;
-  const int64_t stride = args.o_dim_stride;
-  for (int64_t r = 0; r < rows; ++r) {
-    const float l = ReduceSum(Load(scratch.l + r * kLanes));
+void finish(const QueryTile& tile, const State& state, const uint8_t* started) {
+  auto* o = static_cast<typename Type::Element*>(tile.o);
+  const int64_t head_dim_v = tile.shape.head_dim_v;
+  const int64_t stride = tile.o_dim_stride;
+  for (int64_t r = 0; r < tile.rows; ++r) {
+    const Row row = row_at(tile, r);
+    const float l = ReduceSum(Load(state.l + r * kLanes));
     const Vec inverse = Set(1.0f / l);
-    const Mask empty = Eq(Set(scratch.started[r / kRows] ? l : 0.0f), Zero());
-    const float* from = scratch.o + r * scratch.ldo;
-    auto* to = o + r * args.o_row_stride;
+    const Mask empty = Eq(Set(started[r / kRows] ? l : 0.0f), Zero());
+    const float* from = state.o + r * state.ldo;
+    auto* to = o + row.head * tile.o_head_stride + row.query * tile.o_row_stride;
     for (int64_t dim = 0; dim < head_dim_v; dim += kLanes) {
-      const Vec out = IfThenElse(empty, Zero(), Mul(Load(from + dim), inverse));
+      const Vec out =
+          IfThenElse(empty, Zero(), MulAdd(Load(from + dim), inverse, Zero()));  // no -0
       store<Type>(out, to + dim * stride, stride, head_dim_v - dim);
     }
-    if (args.lse) {
+    if (tile.lse) {
       constexpr double kLn2 = 0.693147180559945309;
-      const double m = static_cast<double>(scratch.m[r]) * kLn2 + left_out(args, r);
-      args.lse[r * args.lse_stride] =
+      const double m = static_cast<double>(state.m[r]) * kLn2 + left_out(tile, r);
+      tile.lse[row.head * tile.lse_head_stride + row.query * tile.lse_stride] =
           l == 0.0f ? -kInfinity : static_cast<float>(m + static_cast<double>(__builtin_logf(l)));
     }
   }
 }
 
+void finish(const QueryTile& tile, const State& state, const uint8_t* started) {
+  with_float_type(tile.o_storage, [&](auto type) { finish<decltype(type)>(tile, state, started); });
+}
+
+// The columns of a block of `keys` keys that some of the rows attends to; empty if begin == end.
+template <class Stage>
+Group group_at(const QueryTile& tile, int64_t row, int64_t key, int64_t keys) {
+  const int64_t rows = min(kRows, tile.rows - row);
+  const Queries queries = queries_of(tile, row, rows);
+  const int64_t lo = max(queries.first + tile.key_lo, 0);
+  const int64_t hi = min(queries.last + tile.key_hi, tile.seqlen_k);
+  int64_t begin = max(lo - key, 0);
+  int64_t end = min(hi - key, keys);
+  Stage::narrow(tile, row, rows, key, &begin, &end);
+  Group group{};
+  group.row = row;
+  group.rows = static_cast<int>(rows);
+  group.key = key;
+  group.begin = round_down(begin, kLanes);
+  group.end = begin < end ? end : group.begin;
+  return group;
+}
+
 template <class Stage>
 void attend_tile(const AttendArgs& args) {
-  const Scratch scratch(args.shape, args.scratch);
-  with_float_type(args.q.storage, [&](auto type) { begin_tile<decltype(type)>(args, scratch); });
-  const int64_t tile_k = args.shape.tile_k;
-  const int64_t seqlen_k = args.seqlen_k;
-  const int64_t head_dim = args.shape.head_dim;
-  const int64_t padded_dim_v = round_up(args.shape.head_dim_v, kLanes);
-  const int64_t tile_begin = round_down(max(args.key_lo, 0), tile_k);
-  const int64_t tile_end = min(args.rows - 1 + args.key_hi, seqlen_k);
+  const QueryTile& tile = args.tile;
+  const Scratch scratch(tile.shape, tile.scratch);
+  load_queries(tile, scratch);
+  begin(tile, scratch.state);
+  add_sinks(tile, scratch.state);
+  for (int64_t group = 0; group * kRows < tile.rows; ++group) scratch.started[group] = 0;
+  const int64_t tile_k = tile.shape.tile_k;
+  const int64_t seqlen_k = tile.seqlen_k;
+  const int64_t dim_items = items(tile.shape.head_dim);
+  const int64_t padded_dim_v = round_up(tile.shape.head_dim_v, kLanes);
+  const int64_t tile_begin = round_down(max(tile.key_lo, 0), tile_k);
+  const int64_t tile_end = min(tile.queries - 1 + tile.key_hi, seqlen_k);
   for (int64_t key = tile_begin; key < tile_end; key += tile_k) {
     const int64_t next_key = key + tile_k;
-    const int64_t next_size =
-        (min(next_key + tile_k, seqlen_k) - next_key) * int64_t{sizeof(float)};
+    const int64_t next_keys = min(next_key + tile_k, seqlen_k) - next_key;
+    constexpr int64_t kItem = sizeof(float);
     const flash::Span next_block[] = {
-        {args.packed_k + next_key * head_dim, next_size * head_dim},
-        {args.packed_v + next_key * padded_dim_v, next_size * padded_dim_v}};
+        {args.packed_k + next_key * dim_items, next_keys * dim_items * kItem},
+        {args.packed_v + items(next_key) * padded_dim_v, items(next_keys) * padded_dim_v * kItem}};
     Ahead ahead = next_key < tile_end ? Ahead(next_block, 2) : Ahead(args.next, 3);
-    for (int64_t row = 0; row < args.rows; row += kRows) {
-      const int64_t rows = min(kRows, args.rows - row);
-      const int64_t lo = max(row + args.key_lo, 0);
-      const int64_t hi = min(row + rows - 1 + args.key_hi, seqlen_k);
-      int64_t begin = max(lo - key, 0);
-      int64_t end = min(hi - key, tile_k);
-      Stage::narrow(args, row, rows, key, &begin, &end);
-      if (begin >= end) continue;
+    for (int64_t row = 0; row < tile.rows; row += kRows) {
+      Group group = group_at<Stage>(tile, row, key, tile_k);
+      if (group.begin == group.end) continue;
       uint8_t* started = scratch.started + row / kRows;
-      Group group;
-      group.row = row;
-      group.rows = static_cast<int>(rows);
-      group.key = key;
-      group.begin = round_down(begin, kPanel);
-      group.end = end;
       group.first = !*started;
       group.s = scratch.s;
       group.lds = scratch.lds;
@@ -453,11 +529,13 @@ void attend_tile(const AttendArgs& args) {
       *started = 1;
     }
   }
-  with_float_type(args.o_storage, [&](auto type) { end_tile<decltype(type)>(args, scratch); });
+  finish(tile, scratch.state, scratch.started);
 }
 
+size_t scratch_size(const TileShape* shape) { return Scratch(*shape, nullptr).arena.size(); }
+
 void attend(const AttendArgs* args) {
-  if (args->features) {
+  if (args->tile.features) {
     attend_tile<FeatureStage>(*args);
   } else {
     attend_tile<IntervalMask>(*args);
@@ -466,3 +544,7 @@ void attend(const AttendArgs* args) {
 
 }  // namespace
 }  // namespace attn::ATTN_FLASH_ISA
+
+#ifndef ATTN_FLASH_BF16
+#include "chunk.h"
+#endif

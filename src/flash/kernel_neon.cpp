@@ -9,8 +9,18 @@
 namespace attn::flash {
 
 const FlashKernels kFlashNeon = {
-    "neon",       neon::kLanes, neon::kPanel,       neon::kRows,
-    neon::pack_k, neon::pack_v, neon::scratch_size, neon::attend,
+    "neon",
+    neon::kLanes,
+    neon::kPanel,
+    neon::kRows,
+    neon::Dot::kWidth,
+    neon::pack_k,
+    neon::pack_v,
+    neon::scratch_size,
+    neon::attend,
+    neon::partial_size,
+    neon::attend_chunk,
+    neon::merge,
 };
 
 }  // namespace attn::flash

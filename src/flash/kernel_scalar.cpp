@@ -9,8 +9,18 @@
 namespace attn::flash {
 
 const FlashKernels kFlashScalar = {
-    "scalar",       scalar::kLanes, scalar::kPanel,       scalar::kRows,
-    scalar::pack_k, scalar::pack_v, scalar::scratch_size, scalar::attend,
+    "scalar",
+    scalar::kLanes,
+    scalar::kPanel,
+    scalar::kRows,
+    scalar::Dot::kWidth,
+    scalar::pack_k,
+    scalar::pack_v,
+    scalar::scratch_size,
+    scalar::attend,
+    scalar::partial_size,
+    scalar::attend_chunk,
+    scalar::merge,
 };
 
 }  // namespace attn::flash

@@ -3,11 +3,13 @@
 #ifndef ATTN_FLASH_PACK_H_
 #define ATTN_FLASH_PACK_H_
 
+#include "dot.h"
 #include "storage.h"
 
 namespace attn::ATTN_FLASH_ISA {
 namespace {
 
+using flash::Keys;
 using flash::PackArgs;
 
 constexpr int kLocated = 64;  // keys whose addresses are looked up at a time
@@ -28,36 +30,63 @@ void locate(const flash::Pages& pages, const Element* data, int64_t page_stride,
   }
 }
 
-// Keys [key, key + n), n <= kLocated, as vectors of f32: with their scales, if they have any.
+// Keys [key, key + n), n <= kLocated, as vectors of f32.
 template <class Type>
 class KeyRows {
  public:
-  explicit KeyRows(const PackArgs& args) : args_(args) {}
+  using Element = typename Type::Element;
+
+  explicit KeyRows(const Keys& keys) : keys_(keys) {}
 
   void seek(int64_t key, int64_t n) {
-    const flash::Rows& rows = args_.rows;
-    locate(args_.pages, static_cast<const Element*>(rows.data), args_.pages.stride, rows.row_stride,
+    const flash::Rows& rows = keys_.rows;
+    locate(keys_.pages, static_cast<const Element*>(rows.data), keys_.pages.stride, rows.row_stride,
            key, n, rows_);
-    const flash::Scales& scales = args_.scales;
+    const flash::Scales& scales = keys_.scales;
     if constexpr (!Type::kScaled) return;
-    locate(args_.pages, scales.data, scales.page_stride, scales.row_stride, key, n, scales_);
+    locate(keys_.pages, scales.data, scales.page_stride, scales.row_stride, key, n, scales_);
   }
+
+  // Where key i lies.
+  const Element* address(int64_t i) const { return rows_[i]; }
 
   // Elements [dim, dim + kLanes) of key i, 0 past the end.
   Vec at(int64_t i, int64_t dim) const {
-    const int64_t stride = args_.rows.dim_stride;
-    const Vec elements = load<Type>(rows_[i] + dim * stride, stride, args_.dim - dim);
-    if constexpr (!Type::kScaled) return elements;
-    return Mul(elements, scale(scales_[i], dim));
+    if constexpr (!Type::kScaled) return elements(i, dim);
+    return Mul(elements(i, dim), scale(scales_[i], dim));
+  }
+
+  // The same without their scales.
+  Vec elements(int64_t i, int64_t dim) const {
+    const int64_t stride = keys_.rows.dim_stride;
+    return load<Type>(rows_[i] + dim * stride, stride, keys_.dim - dim);
+  }
+
+  // The scale of key i, if all of its elements have the same.
+  float scale_of_key(int64_t i) const { return Type::kScaled ? *scales_[i] : 1.0f; }
+
+  // fn(dim, elements) for all of key i.
+  template <class Fn>
+  [[gnu::always_inline]] inline void for_each(int64_t i, const Fn& fn) const {
+    const int64_t dims = keys_.dim;
+    const Element* row = rows_[i];
+    int64_t dim = 0;
+    if (keys_.rows.dim_stride == 1 && (!Type::kScaled || keys_.scales.block >= dims)) {
+      const Vec factor = Type::kScaled ? Broadcast(scales_[i]) : Zero();
+      ATTN_UNROLL_4
+      for (; dim + kLanes <= dims; dim += kLanes) {
+        const Vec elements = Type::load(row + dim);
+        fn(dim, Type::kScaled ? Mul(elements, factor) : elements);
+      }
+    }
+    for (; dim < dims; dim += kLanes) fn(dim, at(i, dim));
   }
 
  private:
-  using Element = typename Type::Element;
-
   Vec scale(const float* scales, int64_t dim) const {
-    const int64_t block = args_.scales.block;
-    const int64_t stride = args_.scales.block_stride;
-    const int64_t last = min(dim + kLanes, args_.dim) - 1;
+    const int64_t block = keys_.scales.block;
+    const int64_t stride = keys_.scales.block_stride;
+    const int64_t last = min(dim + kLanes, keys_.dim) - 1;
     if (block > last) return Broadcast(scales);
     const int64_t first = static_cast<uint32_t>(dim) / static_cast<uint32_t>(block);
     if (last < (first + 1) * block) return Broadcast(scales + first * stride);
@@ -66,38 +95,48 @@ class KeyRows {
     return Load(lanes);
   }
 
-  const PackArgs& args_;
+  const Keys& keys_;
   const Element* rows_[kLocated];
-  const float* scales_[kLocated] = {};
+  const float* scales_[Type::kScaled ? kLocated : 1];
 };
 
-// K [key_begin .. key_end, dim] to panels [key panel][dim][kPanel], by kLanes x kLanes blocks.
+// Each key's scale times `factor`, from packed[key] on; 0 up to the end of the vector.
+template <class Type>
+void pack_scales(const KeyRows<Type>& rows, int64_t keys, float factor, float* packed) {
+  for (int64_t i = 0; i < round_up(keys, kLanes); ++i) {
+    packed[i] = i < keys ? factor * rows.scale_of_key(i) : 0.0f;
+  }
+}
+
+// K [key_begin .. key_end, dim] to panels [key panel][item][kPanel], by kLanes x kLanes blocks.
 template <class Type>
 void pack_k(const PackArgs& args) {
-  KeyRows<Type> rows(args);
+  KeyRows<Type> rows(args.keys);
   for (int64_t key = args.key_begin; key < args.key_end; key += kLanes) {
-    float* packed = args.packed + round_down(key, kPanel) * args.dim + key % kPanel;
+    const int64_t dim_items = items(args.keys.dim);
+    float* packed = args.packed + round_down(key, kPanel) * dim_items + key % kPanel;
     const int64_t keys = min(kLanes, args.key_end - key);
     rows.seek(key, keys);
-    for (int64_t dim = 0; dim < args.dim; dim += kLanes) {
-      const int64_t dims = min(kLanes, args.dim - dim);
+    if constexpr (Dot::kScalesKeys) pack_scales(rows, keys, args.factor, args.scales_packed + key);
+    for (int64_t item = 0; item < dim_items; item += kLanes) {
+      const int64_t n = min(kLanes, dim_items - item);
       Vec block[kLanes];
       for (int i = 0; i < kLanes; ++i) {
-        block[i] = i < keys ? rows.at(i, dim) : Zero();
+        block[i] = i < keys ? Dot::load_k(rows, i, item) : Zero();
       }
       Transpose(block);
       for (int i = 0; i < kLanes; ++i) {
-        if (i < dims) Store(block[i], packed + (dim + i) * kPanel);
+        if (i < n) Store(block[i], packed + (item + i) * kPanel);
       }
     }
   }
 }
 
-// V [key_begin .. key_end, dim] to [key block][dv panel][key][width].
+// V [key_begin .. key_end, dim] to [key block][dv panel][item][width].
 template <class Type>
 void pack_v(const PackArgs& args) {
-  KeyRows<Type> rows(args);
-  const int64_t padded_dim = round_up(args.dim, kLanes);
+  KeyRows<Type> rows(args.keys);
+  const int64_t padded_dim = round_up(args.keys.dim, kLanes);
   const int64_t panel_width = v_panel(padded_dim);
   for (int64_t begin = args.key_begin; begin < args.key_end; begin += args.tile_k) {
     const int64_t block_keys = min(args.tile_k, args.key_end - begin);
@@ -105,14 +144,16 @@ void pack_v(const PackArgs& args) {
     for (int64_t first = 0; first < block_keys; first += kLocated) {
       const int64_t keys = min(kLocated, block_keys - first);
       rows.seek(begin + first, keys);
+      if constexpr (Dot::kScalesKeys && Type::kScaled) {
+        pack_scales(rows, keys, 1.0f, args.scales_packed + begin + first);
+      }
       for (int64_t panel = 0; panel < padded_dim; panel += panel_width) {
         const int64_t width = min(panel_width, padded_dim - panel);
-        float* packed = args.packed + begin * padded_dim + block_keys * panel + first * width;
-        for (int64_t key = 0; key < keys; ++key) {
+        float* packed = args.packed + items(begin) * padded_dim + items(block_keys) * panel +
+                        items(first) * width;
+        for (int64_t key = 0; key < keys; key += Dot::kWidth) {
           for (int64_t i = panel; i < panel + width; i += kLanes) {
-            const Vec v = rows.at(key, i);
-            poison = MulAdd(v, Zero(), poison);
-            Store(v, packed);
+            Store(Dot::load_v(rows, key, keys, i, &poison), packed);
             packed += kLanes;
           }
         }
@@ -123,11 +164,15 @@ void pack_v(const PackArgs& args) {
 }
 
 void pack_k(const PackArgs* args) {
-  with_type(args->rows.storage, [args](auto type) { pack_k<decltype(type)>(*args); });
+  with_type(args->keys.rows.storage, [args](auto type) {
+    if constexpr (Dot::kHolds<decltype(type)>) pack_k<decltype(type)>(*args);
+  });
 }
 
 void pack_v(const PackArgs* args) {
-  with_type(args->rows.storage, [args](auto type) { pack_v<decltype(type)>(*args); });
+  with_type(args->keys.rows.storage, [args](auto type) {
+    if constexpr (Dot::kHolds<decltype(type)>) pack_v<decltype(type)>(*args);
+  });
 }
 
 }  // namespace

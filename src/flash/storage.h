@@ -11,6 +11,7 @@ namespace {
 struct F32 {
   using Element = float;
   static constexpr bool kScaled = false;
+  static constexpr bool kFitsBF16 = false;
   static Vec load(const float* p) { return LoadU(p); }
   static Vec load_n(const float* p, int64_t n) { return LoadN(p, n); }
   static void store(Vec v, float* p) { StoreU(v, p); }
@@ -34,6 +35,7 @@ template <class Type>
 struct F16 {
   using Element = uint16_t;
   static constexpr bool kScaled = false;
+  static constexpr bool kFitsBF16 = false;
   static Vec load(const uint16_t* p) { return LoadF16(p); }
   static Vec load_n(const uint16_t* p, int64_t n) { return load_by_lanes<F16>(p, 1, n); }
   static void store(Vec v, uint16_t* p) { StoreF16(v, p); }
@@ -42,6 +44,7 @@ struct F16 {
 struct BF16 {
   using Element = uint16_t;
   static constexpr bool kScaled = false;
+  static constexpr bool kFitsBF16 = true;
   static Vec load(const uint16_t* p) { return LoadBF16(p); }
   static Vec load_n(const uint16_t* p, int64_t n) { return load_by_lanes<BF16>(p, 1, n); }
   static void store(Vec v, uint16_t* p) { StoreBF16(v, p); }
@@ -49,14 +52,16 @@ struct BF16 {
 
 struct I8 {
   using Element = int8_t;
-  static constexpr bool kScaled = true;  // with scales in the caller's memory
+  static constexpr bool kScaled = true;    // with scales in the caller's memory
+  static constexpr bool kFitsBF16 = true;  // without rounding, but for the scale
   static Vec load(const int8_t* p) { return LoadI8(p); }
   static Vec load_n(const int8_t* p, int64_t n) { return load_by_lanes<I8>(p, 1, n); }
 };
 
 struct F8E4M3 {
   using Element = uint8_t;
-  static constexpr bool kScaled = true;  // with scales in the caller's memory
+  static constexpr bool kScaled = true;    // with scales in the caller's memory
+  static constexpr bool kFitsBF16 = true;  // without rounding, but for the scale
   static Vec load(const uint8_t* p) { return LoadF8E4M3(p); }
   static Vec load_n(const uint8_t* p, int64_t n) { return load_by_lanes<F8E4M3>(p, 1, n); }
 };

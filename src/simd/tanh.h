@@ -19,7 +19,7 @@ ATTN_VEC_OP Vec Tanh(Vec x) {
   q = MulAdd(q, y, Set(2.58769803e-2f));
   q = MulAdd(q, y, Set(4.67143416e-1f));
   q = MulAdd(q, y, Set(1.0f));
-  return Div(Mul(x, p), q);
+  return FastDiv(Mul(x, p), q);
 }
 
 }  // namespace

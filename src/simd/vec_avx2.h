@@ -98,6 +98,7 @@ ATTN_VEC_OP Vec Add(Vec a, Vec b) { return _mm256_add_ps(a, b); }
 ATTN_VEC_OP Vec Sub(Vec a, Vec b) { return _mm256_sub_ps(a, b); }
 ATTN_VEC_OP Vec Mul(Vec a, Vec b) { return _mm256_mul_ps(a, b); }
 ATTN_VEC_OP Vec Div(Vec a, Vec b) { return _mm256_div_ps(a, b); }
+ATTN_VEC_OP Vec FastDiv(Vec a, Vec b) { return Div(a, b); }
 ATTN_VEC_OP Vec MulAdd(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }
 ATTN_VEC_OP Vec Max(Vec a, Vec b) { return _mm256_max_ps(a, b); }
 ATTN_VEC_OP Vec Min(Vec a, Vec b) { return _mm256_min_ps(a, b); }
@@ -119,6 +120,19 @@ ATTN_VEC_OP float ReduceMax(Vec v) {
   const __m128 b = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
   const __m128 c = _mm_max_ps(b, _mm_movehl_ps(b, b));
   return _mm_cvtss_f32(_mm_max_ss(c, _mm_movehdup_ps(c)));
+}
+
+// Each step adds the halves of two vectors (then their quarters, ...) and puts them side by side:
+// a blend, a shuffle and an addition.
+ATTN_VEC_OP Vec ReduceSums(Vec (&v)[kLanes]) {
+  for (int i = 0; i < 4; ++i) {
+    v[i] = Add(_mm256_blend_ps(v[i], v[i + 4], 0xf0), _mm256_permute2f128_ps(v[i], v[i + 4], 0x21));
+  }
+  for (int i = 0; i < 2; ++i) {
+    v[i] = Add(_mm256_blend_ps(v[i], v[i + 2], 0xcc), _mm256_shuffle_ps(v[i], v[i + 2], 0x4e));
+  }
+  return Add(_mm256_blend_ps(v[0], v[1], 0xaa),
+             _mm256_permute_ps(_mm256_blend_ps(v[1], v[0], 0xaa), 0xb1));
 }
 
 // 2^x = 2^n * 2^f, n = floor(x), f = x - n in [0, 1). The factor 2^(n - 26) is built in the

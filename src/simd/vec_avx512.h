@@ -1,4 +1,5 @@
 // AVX-512: vectors of 16 floats. Needs -mavx512f/bw/dq/vl -mfma; names as in Google Highway.
+// With -mavx512bf16 also products of pairs of bf16.
 // The contract of each operation is written in vec_scalar.h.
 #ifndef ATTN_SIMD_VEC_AVX512_H_
 #define ATTN_SIMD_VEC_AVX512_H_
@@ -89,6 +90,12 @@ ATTN_VEC_OP Vec Sub(Vec a, Vec b) { return _mm512_sub_ps(a, b); }
 ATTN_VEC_OP Vec Mul(Vec a, Vec b) { return _mm512_mul_ps(a, b); }
 ATTN_VEC_OP Vec Div(Vec a, Vec b) { return _mm512_div_ps(a, b); }
 ATTN_VEC_OP Vec MulAdd(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
+// A division keeps its unit busy for 16 cycles; this takes four.
+ATTN_VEC_OP Vec FastDiv(Vec a, Vec b) {
+  const Vec r = _mm512_rcp14_ps(b);
+  const Vec quotient = Mul(a, r);
+  return MulAdd(r, _mm512_fnmadd_ps(quotient, b, a), quotient);  // one step of Newton's
+}
 ATTN_VEC_OP Vec Max(Vec a, Vec b) { return _mm512_max_ps(a, b); }
 ATTN_VEC_OP Vec Min(Vec a, Vec b) { return _mm512_min_ps(a, b); }
 ATTN_VEC_OP Vec Abs(Vec v) { return _mm512_abs_ps(v); }
@@ -114,6 +121,23 @@ ATTN_VEC_OP float ReduceMax(Vec v) {
   return _mm_cvtss_f32(_mm_max_ss(c, _mm_movehdup_ps(c)));
 }
 
+// Each step adds the halves of two vectors (then their quarters, ...) and puts them side by side:
+// a blend, which any port does, a shuffle and an addition.
+ATTN_VEC_OP Vec ReduceSums(Vec (&v)[kLanes]) {
+  for (int i = 0; i < 8; ++i) {
+    v[i] = Add(IfThenElse(0xff00, v[i + 8], v[i]), _mm512_shuffle_f32x4(v[i], v[i + 8], 0x4e));
+  }
+  for (int i = 0; i < 4; ++i) {
+    const Vec crossed = IfThenElse(0xf0f0, v[i], v[i + 4]);
+    v[i] = Add(IfThenElse(0xf0f0, v[i + 4], v[i]), _mm512_shuffle_f32x4(crossed, crossed, 0xb1));
+  }
+  for (int i = 0; i < 2; ++i) {
+    v[i] = Add(IfThenElse(0xcccc, v[i + 2], v[i]), _mm512_shuffle_ps(v[i], v[i + 2], 0x4e));
+  }
+  const Vec crossed = IfThenElse(0xaaaa, v[0], v[1]);
+  return Add(IfThenElse(0xaaaa, v[1], v[0]), _mm512_permute_ps(crossed, 0xb1));
+}
+
 // 2^x = 2^floor(x) * 2^f, f = x - floor(x) in [0, 1). vreduceps gives f (0 for -inf) and vscalefps
 // floors its second operand by itself. The comparison is true for NaN.
 ATTN_VEC_OP Vec Exp2(Vec x) {
@@ -126,6 +150,34 @@ ATTN_VEC_OP Vec Exp2(Vec x) {
   const Mask large = _mm512_cmp_ps_mask(x, Set(-100.0f), _CMP_NLT_UQ);
   return _mm512_maskz_scalef_ps(large, p, x);
 }
+
+#if defined(__AVX512BF16__)
+
+// Pairs of bf16 in each lane, the first one in its lower half. Denormal numbers count as 0, in
+// results too: that is how the instructions are.
+
+// a0 * b0 + a1 * b1 + sum
+ATTN_VEC_OP Vec DotPairs(Vec a, Vec b, Vec sum) {
+  return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b);
+}
+// low[0], low[1] | low[2], low[3] | ... | high[0], high[1] | ..., rounded to nearest even
+ATTN_VEC_OP Vec PairsInOrder(Vec low, Vec high) { return (Vec)_mm512_cvtne2ps_pbh(high, low); }
+// a[0], b[0] | a[1], b[1] | ..., of numbers that bf16 holds
+ATTN_VEC_OP Vec PairsOfLanes(Vec a, Vec b) {
+  const __m512i low = _mm512_srli_epi32(_mm512_castps_si512(a), 16);
+  const __m512i high = _mm512_and_si512(_mm512_castps_si512(b), _mm512_set1_epi32(-65536));
+  return _mm512_castsi512_ps(_mm512_or_si512(low, high));
+}
+// To 16 bf16 in order, rounded to nearest even.
+ATTN_VEC_OP void StoreRoundedBF16(Vec v, uint16_t* p) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), (__m256i)_mm512_cvtneps_pbh(v));
+}
+ATTN_VEC_OP Vec AndBits(Vec v, uint32_t bits) {
+  return _mm512_castsi512_ps(
+      _mm512_and_si512(_mm512_castps_si512(v), _mm512_set1_epi32(static_cast<int32_t>(bits))));
+}
+
+#endif
 
 ATTN_VEC_OP void Transpose(Vec (&v)[kLanes]) {
   Vec t[kLanes];

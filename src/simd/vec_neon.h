@@ -92,6 +92,7 @@ ATTN_VEC_OP Vec Add(Vec a, Vec b) { return vaddq_f32(a, b); }
 ATTN_VEC_OP Vec Sub(Vec a, Vec b) { return vsubq_f32(a, b); }
 ATTN_VEC_OP Vec Mul(Vec a, Vec b) { return vmulq_f32(a, b); }
 ATTN_VEC_OP Vec Div(Vec a, Vec b) { return vdivq_f32(a, b); }
+ATTN_VEC_OP Vec FastDiv(Vec a, Vec b) { return Div(a, b); }
 ATTN_VEC_OP Vec MulAdd(Vec a, Vec b, Vec c) { return vfmaq_f32(c, a, b); }
 // A comparison and a select, since fmax returns NaN if either operand is NaN.
 ATTN_VEC_OP Vec Max(Vec a, Vec b) { return vbslq_f32(vcgtq_f32(a, b), a, b); }
@@ -113,6 +114,9 @@ ATTN_VEC_OP float ReduceSum(Vec v) {
   return vget_lane_f32(b, 0) + vget_lane_f32(b, 1);
 }
 ATTN_VEC_OP float ReduceMax(Vec v) { return vmaxvq_f32(v); }
+ATTN_VEC_OP Vec ReduceSums(Vec (&v)[kLanes]) {
+  return vpaddq_f32(vpaddq_f32(v[0], v[1]), vpaddq_f32(v[2], v[3]));
+}
 
 // 2^x = 2^n * 2^f, n = floor(x), f = x - n in [0, 1). The factor 2^(n - 26) is built in the
 // exponent's bits, n = -101 giving 0, and 2^26 is part of the polynomial. The clamp's operand order

@@ -100,6 +100,8 @@ ATTN_VEC_OP Vec Add(Vec a, Vec b) { return a + b; }
 ATTN_VEC_OP Vec Sub(Vec a, Vec b) { return a - b; }
 ATTN_VEC_OP Vec Mul(Vec a, Vec b) { return a * b; }
 ATTN_VEC_OP Vec Div(Vec a, Vec b) { return a / b; }
+// Within 2 ulp, for b and a / b far from the ends of the exponents' range; NaN gives NaN.
+ATTN_VEC_OP Vec FastDiv(Vec a, Vec b) { return Div(a, b); }
 ATTN_VEC_OP Vec MulAdd(Vec a, Vec b, Vec c) { return a * b + c; }  // a * b + c; fused elsewhere
 // b where either operand is NaN: so Max(x, m) skips NaN in x, and Max(bound, x) keeps it.
 ATTN_VEC_OP Vec Max(Vec a, Vec b) { return a > b ? a : b; }
@@ -113,6 +115,8 @@ ATTN_VEC_OP bool AllFinite(Vec v) { return v - v == 0.0f; }
 // The order of the sum is fixed: halves are added. ReduceMax wants a vector without NaN.
 ATTN_VEC_OP float ReduceSum(Vec v) { return v; }
 ATTN_VEC_OP float ReduceMax(Vec v) { return v; }
+// Lane i is the sum of v[i]: of all of them in the same order. v is used up.
+ATTN_VEC_OP Vec ReduceSums(Vec (&v)[kLanes]) { return v[0]; }
 
 // 2^x for x < 127: relative error below 3e-7; exactly 1 for 0; NaN for NaN; exactly 0 for x < -100.
 // That is nothing beside a softmax's greatest weight, 1, and keeps what follows clear of denormal

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[3]
-LIMIT = 60  # seconds for one run of the tests
+LIMIT = 180  # seconds for one run of the tests
 
 
 class Mistake(NamedTuple):
@@ -80,7 +80,12 @@ MISTAKES = [
         "  for (int i = lane;",
     ),
     # Addresses.
-    Mistake("steps are added to a swizzled address", TRAITS, "(lane ^ static_cast", "(lane + static_cast"),
+    Mistake(
+        "steps are added to a swizzled address",
+        TRAITS,
+        "(lane ^ static_cast",
+        "(lane + static_cast",
+    ),
     Mistake(
         "A's halves of rows and dims exchanged",
         LOOP,
@@ -93,9 +98,7 @@ MISTAKES = [
         "bits_of(x[0]), bits_of(x[2]), bits_of(x[1]), bits_of(x[3])",
         "bits_of(x[0]), bits_of(x[1]), bits_of(x[2]), bits_of(x[3])",
     ),
-    Mistake(
-        "f32 without its low halves", TRAITS, "  mma_tf32(sum, a.low, b.high);\n", ""
-    ),
+    Mistake("f32 without its low halves", TRAITS, "  mma_tf32(sum, a.low, b.high);\n", ""),
     Mistake(
         "a page's rows",
         LOAD,
@@ -108,7 +111,12 @@ MISTAKES = [
         "params.block_table[s.index * params.block_table_strides[0] +",
         "params.block_table[(s.index + 1) % params.batch * params.block_table_strides[0] +",
     ),
-    Mistake("a bad page goes unseen", LOAD, "page < 0 || page >= params.num_pages", "page >= params.num_pages"),
+    Mistake(
+        "a bad page goes unseen",
+        LOAD,
+        "page < 0 || page >= params.num_pages",
+        "page >= params.num_pages",
+    ),
     Mistake(
         "keys past the length are read",
         LOAD,
@@ -159,11 +167,12 @@ MISTAKES = [
         "int64_t{params.seqlen_k} - int64_t{params.seqlen_q}",
     ),
     Mistake(
-        "the mask's edge", SCORES, "key < info.begin || key >= info.end", "key < info.begin || key > info.end"
+        "the mask's edge",
+        SCORES,
+        "key < info.begin || key >= info.end",
+        "key < info.begin || key > info.end",
     ),
-    Mistake(
-        "a bias of -inf is added", SCORES, "s = bias == -kInfinity ? bias : fmaf", "s = fmaf"
-    ),
+    Mistake("a bias of -inf is added", SCORES, "s = bias == -kInfinity ? bias : fmaf", "s = fmaf"),
     Mistake(
         "a range's first column",
         SCORES,
@@ -196,8 +205,8 @@ MISTAKES = [
         "fmaf(acc.l[block][half], alpha, sum)",
         "acc.l[block][half] + sum",
     ),
-    # Without its select, a row without a key gets NaN here and is put right by the exact path: slow,
-    # not wrong, and so not in this list. Nor is a narrower swizzle, which costs bank conflicts alone.
+    Mistake("rows without a key", SOFTMAX, "m_new == -kInfinity ? 0.0f : m_new", "m_new"),
+    # A narrower swizzle costs bank conflicts alone, which no emulator sees.
     Mistake(
         "the maximum of half a row's lanes",
         SOFTMAX,
@@ -206,12 +215,8 @@ MISTAKES = [
     ),
     Mistake("the sum of half a row's lanes", SOFTMAX, "l += shuffle_xor(l, 2);", ""),
     # Results.
-    Mistake(
-        "NaN of masked values stays", EPILOGUE, "ballot(zero != zero)", "ballot(false)"
-    ),
-    Mistake(
-        "the exact path sees masked keys", EXACT, "if (s == -kInfinity) continue;", ""
-    ),
+    Mistake("NaN of masked values stays", EPILOGUE, "ballot(zero != zero)", "ballot(false)"),
+    Mistake("the exact path sees masked keys", EXACT, "if (s == -kInfinity) continue;", ""),
     Mistake(
         "the exact path forgets the interval",
         EXACT,
@@ -257,7 +262,12 @@ MISTAKES = [
         "params.num_chunks",
     ),
     Mistake("parts of -inf weigh in", COMBINE, "if (lse != -kInfinity) sum", "sum"),
-    Mistake("the merge forgets its maximum", COMBINE, "expf(lse_of(p) - parts.largest)", "expf(lse_of(p))"),
+    Mistake(
+        "the merge forgets its maximum",
+        COMBINE,
+        "expf(lse_of(p) - parts.largest)",
+        "expf(lse_of(p))",
+    ),
     Mistake("LSE is written before all parts are read", COMBINE, "    warp_sync();\n", ""),
 ]
 
@@ -294,7 +304,7 @@ def complaint(program: Path) -> str:
             [str(program)], env=environment, capture_output=True, text=True, timeout=LIMIT
         )
     except subprocess.TimeoutExpired:
-        return "no end in sight"
+        return "DOES NOT END"
     if done.returncode == 0:
         return ""
     lines = done.stdout.splitlines()

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from ._context import Context
+    from ._cuda import Framework
     from ._tensors import View
     from ._types import Alignment, Array, AttentionOptions, DType, Tensor, Vector
 
@@ -129,6 +130,9 @@ def attention(
     used where they lie, with any strides: ``x.transpose(0, 2, 1, 3)`` of a [batch, seqlen, heads,
     dim] array costs nothing. Short vectors (lengths, positions, slopes) may also be lists or
     numbers, and are converted.
+
+    On a CUDA device they are PyTorch's, CuPy's or JAX's. The work goes to the framework's current
+    stream, a new `out` is the framework's, and vectors lie there too, of their exact types.
 
     A row that may attend to no key is 0 with an lse of -inf, never NaN. What is masked out never
     influences a result. The same bits come out for any number of threads and whatever else is in
@@ -336,6 +340,8 @@ def _sizes(
     """
     q, k, v = main["q"], main["k"], main["v"]
     sizes: dict[str, Any] = {
+        "device_type": q.device[0],
+        "device_id": q.device[1],
         "q_dtype": q.dtype,
         "k_dtype": k.dtype,
         "v_dtype": v.dtype,
@@ -434,12 +440,17 @@ def merge(
         lse_views.append(_tensors.view(part_lse, f"parts[{index}][1]"))
     if not o_views:
         raise InvalidArgument("parts: there must be at least one")
+    framework, device_id = o_views[0].framework, o_views[0].device[1]
     if out is None:
-        out = np.empty(o_views[0].shape, np.float32)
+        out = _new_f32(o_views[0].shape, framework, device_id)
+        o_views.append(_tensors.view(out, "out"))
+    else:
+        o_views.append(_tensors.output(out, "out"))
     if lse is None:
-        lse = np.empty(lse_views[0].shape, np.float32)
-    o_views.append(_tensors.output(out, "out"))
-    lse_views.append(_tensors.output(lse, "lse"))
+        lse = _new_f32(lse_views[0].shape, framework, device_id)
+        lse_views.append(_tensors.view(lse, "lse"))
+    else:
+        lse_views.append(_tensors.output(lse, "lse"))
 
     count = len(o_views) - 1
     o_tensors = _pack([v.prepend(4) if len(v.shape) == 3 else v for v in o_views])
@@ -454,9 +465,19 @@ def merge(
         sink_view = _tensors.vector(sink, "sink", _tensors.F32)
         sink_tensor = _pack([sink_view])
         args.sink = sink_tensor
+    if framework is not None:
+        args.stream = ffi.cast("void*", framework.stream(device_id))
     error = ffi.new("attn_error*")
     check(lib.attn_merge(context._handle, args, error), error)
+    if framework is not None:
+        framework.finish(device_id)
     return out, lse
+
+
+def _new_f32(shape: tuple[int, ...], framework: Framework | None, device_id: int) -> Any:
+    if framework is None:
+        return np.empty(shape, np.float32)
+    return framework.empty(shape, _tensors.F32, device_id)
 
 
 def _pack(views: list[View]) -> Any:

@@ -69,6 +69,7 @@ class PlanInfo(NamedTuple):
     kv_chunk: int
     workspace_size: int
     standard_workspace_size: int
+    kernel: str = ""  # on devices: which of the backend's kernels, and why none before it
 
 
 class Tuned(NamedTuple):
@@ -112,6 +113,9 @@ class Problem(NamedTuple):
     backend: str | None = None
     tile_k: int = 0
     kv_chunk: int = 0
+    device_type: int = 0
+    device_id: int = 0
+    flags: int = 0
 
 
 def score_options(
@@ -205,6 +209,10 @@ class Plan:
         Forces a backend; by default the first of `attn.backends` that can.
     tile_k, kv_chunk : int, optional
         Keys a step, and keys a chunk of split keys; both are part of what fixes a result's bits.
+    device : str, optional
+        Where the tensors lie: "cpu" (the default), "cuda" or "cuda:1".
+    trust_pointers : bool
+        On devices: does not ask the driver in each run whether the device can reach the memory.
     context : Context, optional
         By default one with all CPUs.
 
@@ -252,9 +260,13 @@ class Plan:
         backend: str | None = None,
         tile_k: int | None = None,
         kv_chunk: int | None = None,
+        device: str | None = None,
+        trust_pointers: bool = False,
         context: Context | None = None,
     ) -> None:
         options = score_options(causal, window, scale, softcap, alignment)
+        options["device_type"], options["device_id"] = _device(device)
+        options["flags"] = lib.ATTN_PLAN_TRUST_POINTERS if trust_pointers else 0
         if isinstance(features, str):
             raise TypeError("features: must be several names, not one string")
         for feature in features:
@@ -339,6 +351,7 @@ class Plan:
             kv_chunk=info.kv_chunk,
             workspace_size=info.workspace_size,
             standard_workspace_size=info.standard_workspace_size,
+            kernel=text(info.kernel),
         )
 
     @property
@@ -361,8 +374,13 @@ class Plan:
     def new_workspace(self) -> Array:
         """Scratch memory for `run`: uint8 [workspace_size], aligned; one for each concurrent run.
 
-        Without one, each thread keeps its own.
+        Without one, each thread keeps its own. Of plans for the CPU alone; on a GPU it is a uint8
+        array of the framework's.
         """
+        if self._problem.device_type not in (0, lib.ATTN_DEVICE_CPU):
+            raise InvalidArgument(
+                f"device: on a GPU make uint8 [{self._workspace_size}] with the arrays' framework"
+            )
         return aligned_bytes(self._workspace_size)
 
     @overload
@@ -529,7 +547,9 @@ class Call:
     __slots__ = (
         "_args",
         "_args_bytes",
+        "_device_id",
         "_error",
+        "_framework",
         "_handle",
         "_memory",
         "_running",
@@ -544,6 +564,9 @@ class Call:
         self._args_bytes = ffi.buffer(self._args)
         self._error = ffi.new("attn_error*")
         self._running = False
+        self._framework = views["q"].framework
+        self._device_id = views["q"].device[1]
+        stream = 0 if self._framework is None else self._framework.stream(self._device_id)
         array = ffi.new("attn_tensor[]", len(views))
         array_bytes = ffi.buffer(array)
         base = int(ffi.cast("uintptr_t", array))
@@ -551,12 +574,18 @@ class Call:
         for index, (name, view) in enumerate(views.items()):
             view.pack_into(array_bytes, index * _TENSOR_SIZE)
             pointers[name] = base + index * _TENSOR_SIZE
-        _ARGS.pack_into(self._args_bytes, 0, _ARGS_SIZE, 0, *pointers.values(), 0, 0, 0)
+        _ARGS.pack_into(self._args_bytes, 0, _ARGS_SIZE, 0, *pointers.values(), 0, 0, stream)
         self._tensors = [array[index] for index in range(len(views))]
         self._memory = array
 
     def run(self) -> None:
-        """Runs with the calling thread's workspace."""
+        """Runs with the calling thread's workspace; on a GPU with one of the framework's."""
+        if self._framework is not None:
+            scratch = self.new_device_workspace()
+            self.run_prepared()
+            self._framework.finish(self._device_id)
+            del scratch  # the framework gives it only to what comes later in the stream
+            return
         # Taken away while in use: the library may call a log function that runs another plan.
         workspace, _kept.workspace = _kept.workspace, None
         if workspace is None or workspace[1] < self._size:
@@ -568,6 +597,14 @@ class Call:
         finally:
             if workspace[1] <= _KEPT_WORKSPACE:
                 _kept.workspace = workspace
+
+    def new_device_workspace(self) -> object:
+        """Uses a new workspace of the framework's, which the caller keeps alive."""
+        assert self._framework is not None
+        scratch = self._framework.empty((self._size,), _tensors.U8, self._device_id)
+        if self._size:
+            self.use_workspace(_tensors.view(scratch, "workspace").pointer, self._size)
+        return scratch
 
     def use_workspace(self, pointer: int, size: int) -> None:
         _WORKSPACE.pack_into(self._args_bytes, _WORKSPACE_OFFSET, pointer, size)
@@ -610,8 +647,13 @@ class BoundRun:
 
     def __init__(self, plan: Plan, views: Mapping[str, View], result: object) -> None:
         call = Call(plan, views)
-        workspace = plan.new_workspace()
-        call.use_workspace(address(workspace), workspace.size)
+        workspace: object
+        if call._framework is not None:
+            workspace = call.new_device_workspace()
+        else:
+            memory = plan.new_workspace()
+            call.use_workspace(address(memory), memory.size)
+            workspace = memory
         self._call = call
         self._handle, self._args, self._error = call._handle, call._args, call._error
         self._owners = ([view.owner for view in views.values()], workspace)
@@ -621,6 +663,8 @@ class BoundRun:
         """Runs; returns the same out, or (out, lse), as all calls do."""
         if _run(self._handle, self._args, self._error):
             raise failure(self._error)
+        if self._call._framework is not None:
+            self._call._framework.finish(self._call._device_id)
         return self._result
 
 
@@ -648,6 +692,16 @@ def block_sizes(block_size: tuple[int, int]) -> tuple[int, int]:
     except (TypeError, ValueError):
         raise TypeError(f"block_size: must be (block_q, block_k), not {block_size!r}") from None
     return integer("block_size", block_q, 32), integer("block_size", block_k, 32)
+
+
+def _device(device: str | None) -> tuple[int, int]:
+    """(attn_device_type, number) of "cpu", "cuda" or "cuda:1"."""
+    if device is None or device == "cpu":
+        return lib.ATTN_DEVICE_CPU, 0
+    kind, colon, number = str(device).partition(":")
+    if kind != "cuda" or (colon and not number.isdecimal()):
+        raise InvalidArgument(f'device: {device!r} must be "cpu", "cuda" or "cuda:NUMBER"')
+    return lib.ATTN_DEVICE_CUDA, int(number or 0)
 
 
 def checked_backend(backend: str | None) -> str | None:
@@ -708,6 +762,8 @@ def view_extras(
 def add_outputs(views: dict[str, View], o_dtype: int, out: object, lse: object) -> Any:
     """Adds views of out and lse, made where they are not given; returns what the run will."""
     q = views["q"]
+    if q.framework is not None:
+        return _add_device_outputs(views, o_dtype, out, lse)
     if out is None:
         shape = q.shape[:-1] + views["v"].shape[-1:]
         prototype = q.owner if isinstance(q.owner, np.ndarray) else None
@@ -725,6 +781,27 @@ def add_outputs(views: dict[str, View], o_dtype: int, out: object, lse: object) 
     if lse is True:
         lse = np.empty(q.shape[:-1], np.float32)
     views["lse"] = _tensors.output(lse, "lse")
+    return out, lse
+
+
+def _add_device_outputs(views: dict[str, View], o_dtype: int, out: object, lse: object) -> Any:
+    """The same on a GPU; new arrays are contiguous and of q's framework."""
+    q = views["q"]
+    assert q.framework is not None
+    if out is None:
+        shape = q.shape[:-1] + views["v"].shape[-1:]
+        out = q.framework.empty(shape, o_dtype, q.device[1])
+        # Of JAX an array is read-only, also one that nobody has seen yet.
+        views["o"] = _tensors.view(out, "out")
+    else:
+        views["o"] = _tensors.output(out, "out", o_dtype)
+    if lse is None or lse is False:
+        return out
+    if lse is True:
+        lse = q.framework.empty(q.shape[:-1], F32, q.device[1])
+        views["lse"] = _tensors.view(lse, "lse")
+    else:
+        views["lse"] = _tensors.output(lse, "lse")
     return out, lse
 
 

@@ -1,4 +1,4 @@
-"""Views of the caller's memory: NumPy arrays, DLPack and the buffer protocol, without copies."""
+"""Views of the caller's memory: NumPy, DLPack (GPUs too), the buffer protocol, without copies."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from . import _cuda
 from ._errors import InvalidArgument, Unsupported
 from ._native import ffi, lib
 
 if TYPE_CHECKING:
+    from ._cuda import Framework
     from ._types import Array
 
 F32: int = lib.ATTN_DTYPE_F32
@@ -55,6 +57,7 @@ _FROM_DLPACK: dict[tuple[int, int], int] = {
 }
 _DLPACK_READ_ONLY = 1
 _DLPACK_COPIED = 2
+_CPU = (lib.ATTN_DEVICE_CPU, 0)
 _DEVICE_NAMES = {2: "cuda", 3: "cuda_host", 4: "opencl", 7: "vulkan", 8: "metal", 10: "rocm"}
 
 _FIRST = [(slice(1),) * rank for rank in range(64)]  # 64: NumPy's own limit of the rank
@@ -63,7 +66,10 @@ _from_buffer = ffi.from_buffer
 
 
 class View(NamedTuple):
-    """Where a tensor lies; `owner` keeps it there. Strides are in elements."""
+    """Where a tensor lies; `owner` keeps it there. Strides are in elements.
+
+    On a GPU, `framework` is where it comes from.
+    """
 
     pointer: int
     dtype: int
@@ -71,6 +77,8 @@ class View(NamedTuple):
     strides: tuple[int, ...]
     writable: bool
     owner: object
+    device: tuple[int, int] = _CPU  # type and number, as DLPack has them
+    framework: Framework | None = None
 
     def prepend(self, rank: int) -> View:
         """The same memory with dimensions of 1 in front, up to `rank`."""
@@ -88,7 +96,7 @@ class View(NamedTuple):
         rank = len(self.shape)
         padding = (0,) * (MAX_RANK - rank)
         LAYOUT.pack_into(
-            buffer, offset, self.pointer, 0, self.dtype, lib.ATTN_DEVICE_CPU, 0, rank,
+            buffer, offset, self.pointer, 0, self.dtype, *self.device, rank,
             *self.shape, *padding, *self.strides, *padding, 0, 0,
         )  # fmt: skip
 
@@ -159,18 +167,21 @@ def _capsule_functions() -> tuple[Any, Any]:
 
 
 def _view_dlpack(producer: Any, name: str) -> View:
-    device_type, device_id = producer.__dlpack_device__()
-    if device_type != lib.ATTN_DEVICE_CPU:
-        device = _DEVICE_NAMES.get(int(device_type), f"device type {int(device_type)}")
+    device_type, device_id = map(int, producer.__dlpack_device__())
+    framework = None
+    if device_type == _cuda.DEVICE:
+        framework = _cuda.framework_of(producer, name)
+    elif device_type != lib.ATTN_DEVICE_CPU:
+        device = _DEVICE_NAMES.get(device_type, f"device type {device_type}")
         raise Unsupported(
-            f"{name}: lies on {device}:{device_id}, must lie on the CPU: no backend of this "
-            "library serves that device"
+            f"{name}: lies on {device}:{device_id}, must lie on the CPU or on a CUDA device: no "
+            "backend of this library serves another"
         )
     try:
-        try:
-            capsule = producer.__dlpack__(max_version=(1, 0))
-        except TypeError:  # a producer from before DLPack 1.0
-            capsule = producer.__dlpack__()
+        if framework is not None:
+            capsule = _cuda.capsule_of(producer, framework.stream(device_id))
+        else:
+            capsule = _capsule(producer)
     except BufferError as error:
         raise TypeError(f"{name}: {error}") from error
     name_of, pointer_of = _capsule_functions()
@@ -200,7 +211,16 @@ def _view_dlpack(producer: Any, name: str) -> View:
     else:
         strides = tuple(ffi.unpack(tensor.strides, rank)) if rank else ()
     pointer = int(ffi.cast("uintptr_t", tensor.data)) + tensor.byte_offset
-    return View(pointer, dtype, shape, strides, writable, capsule)
+    return View(
+        pointer, dtype, shape, strides, writable, capsule, (device_type, device_id), framework
+    )
+
+
+def _capsule(producer: Any) -> Any:
+    try:
+        return producer.__dlpack__(max_version=(1, 0))
+    except TypeError:  # a producer from before DLPack 1.0
+        return producer.__dlpack__()
 
 
 def _contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -251,6 +271,8 @@ def vector(tensor: object, name: str, dtype: int, batch: int | None = None) -> V
         found = _view_dlpack(tensor, name)
         if found.dtype == dtype:
             return found
+        if found.framework is not None:
+            raise TypeError(f"{name}: must hold {target} values; nothing is converted on a GPU")
         tensor = np.from_dlpack(tensor)
     array = np.asarray(tensor)
     if array.dtype != target:
@@ -272,6 +294,9 @@ def max_difference(offsets: View, name: str) -> int:
     """
     if len(offsets.shape) != 1 or offsets.shape[0] < 1:
         raise InvalidArgument(f"{name}: shape {offsets.shape} must be [batch + 1]")
+    if offsets.framework is not None:
+        longest = name.replace("cu_seqlens", "max_seqlen")
+        raise InvalidArgument(f"{name}: lies on a GPU, where it is not looked into; give {longest}")
     array = offsets.owner if isinstance(offsets.owner, np.ndarray) else _as_int32(offsets)
     return int(np.diff(array).max(initial=0))
 

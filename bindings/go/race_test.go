@@ -1,0 +1,5 @@
+//go:build race
+
+package attn_test
+
+const raceEnabled = true

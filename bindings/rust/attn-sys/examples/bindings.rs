@@ -1,0 +1,4 @@
+//! Prints the declarations that the build made, for `bindings/gen.sh`.
+fn main() {
+    print!("{}", include_str!(concat!(env!("OUT_DIR"), "/bindings.rs")));
+}
