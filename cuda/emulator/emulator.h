@@ -142,6 +142,10 @@ Dim3 block_dim();
 Dim3 grid_dim();
 Random& random_source();
 
+// Rows that a kernel has computed again because they came out non-finite; for tests to reset and
+// read.
+inline int exact_rows = 0;
+
 // Ends the launch with this message.
 [[noreturn]] void fail(const std::string& message);
 

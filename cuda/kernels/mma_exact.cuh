@@ -34,6 +34,7 @@ __device__ __forceinline__ ExactRow<Traits> exact_row(const AttendParams& params
   using Element = typename Traits::Element;
   constexpr int kDims = Traits::kDim / kWarpSize;
   const int lane = lane_index();
+  if (lane == 0) count_exact_row();
   const TileRow r = row_of(tile, row);
   const auto* q = element_at<const Element>(params.q, tile.sequence.index, r.head,
                                             tile.sequence.q_row + r.query);

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[3]
-LIMIT = 60  # seconds for one run of the tests
+LIMIT = 180  # seconds for one run of the tests
 
 
 class Mistake(NamedTuple):
@@ -205,8 +205,8 @@ MISTAKES = [
         "fmaf(acc.l[block][half], alpha, sum)",
         "acc.l[block][half] + sum",
     ),
-    # Without its select, a row without a key gets NaN here and is put right by the exact path:
-    # slow, not wrong, and so not in this list. Nor is a narrower swizzle: bank conflicts alone.
+    Mistake("rows without a key", SOFTMAX, "m_new == -kInfinity ? 0.0f : m_new", "m_new"),
+    # A narrower swizzle costs bank conflicts alone, which no emulator sees.
     Mistake(
         "the maximum of half a row's lanes",
         SOFTMAX,
@@ -271,7 +271,7 @@ MISTAKES = [
     Mistake("LSE is written before all parts are read", COMBINE, "    warp_sync();\n", ""),
 ]
 
-FLAGS = ["-std=c++20", "-w", "-ffp-contract=off", "-DATTN_TEST_FEW_KERNELS"]
+FLAGS = "-std=c++20 -w -ffp-contract=off -DATTN_TEST_FEW_KERNELS".split()
 
 
 def build_objects(compiler: str, objects: Path) -> None:
@@ -304,7 +304,7 @@ def complaint(program: Path) -> str:
             [str(program)], env=environment, capture_output=True, text=True, timeout=LIMIT
         )
     except subprocess.TimeoutExpired:
-        return "no end in sight"
+        return "DOES NOT END"
     if done.returncode == 0:
         return ""
     lines = done.stdout.splitlines()
