@@ -108,6 +108,13 @@ def test_minimal_rust() -> None:
     check_minimal(run("env", "-C", ROOT / "bindings" / "rust", *program, **path))
 
 
+def test_minimal_go() -> None:
+    lib = PREFIX / "lib"
+    path = {"PKG_CONFIG_PATH": str(lib / "pkgconfig"), "LD_LIBRARY_PATH": str(lib)}
+    program = run("env", "-C", EXAMPLES / "go", "go", "run", ".", GOTOOLCHAIN="local", **path)
+    check_minimal(program)
+
+
 def test_attn_info() -> None:
     info = PREFIX / "bin" / "attn-info"
     version = run(info, "--version").strip()
@@ -123,7 +130,9 @@ def test_attn_info() -> None:
     assert subprocess.run([info, "--nonsense"], capture_output=True).returncode == 2
 
 
-@pytest.mark.parametrize("name", ["c/minimal.c", "python/minimal.py", "rust/minimal.rs"])
+@pytest.mark.parametrize(
+    "name", ["c/minimal.c", "python/minimal.py", "rust/minimal.rs", "go/minimal.go"]
+)
 def test_readme_shows_the_tested_file(name: str) -> None:
     blocks = re.findall(r"```\w*\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert (EXAMPLES / name).read_text() in blocks

@@ -271,7 +271,7 @@ MISTAKES = [
     Mistake("LSE is written before all parts are read", COMBINE, "    warp_sync();\n", ""),
 ]
 
-FLAGS = "-std=c++20 -w -ffp-contract=off -DATTN_TEST_FEW_KERNELS".split()
+FLAGS = ["-std=c++20", "-w", "-ffp-contract=off", "-DATTN_TEST_FEW_KERNELS"]
 
 
 def build_objects(compiler: str, objects: Path) -> None:

@@ -102,8 +102,8 @@ MISTAKES = [
         LOOP,
         "wgmma_wait<1>(s);\n      release_k();",
         "release_k();\n      wgmma_wait<1>(s);",
-        "the loader has to wake, load and have the first bytes land before the very next instruction of "
-        "the consumer: of the same mistake on V, whose wait is longer, the tests take notice",
+        "the loader has to wake, load and have the first bytes land before the very next "
+        "instruction of the consumer: the same mistake on V, whose wait is longer, is noticed",
     ),
     Mistake("S is used before it is done", LOOP, "wgmma_wait<1>(s);", "wgmma_wait<2>(s);"),
     Mistake(
