@@ -3,4 +3,3 @@
 
 ATTN_MMA_KERNEL(attn_mma_f32_d64, F32, 64, 4, 1, 32, true, 2)
 ATTN_MMA_KERNEL(attn_mma_f32_d128, F32, 128, 4, 1, 32, true, 2)
-ATTN_MMA_KERNEL(attn_mma_f32_d256, F32, 256, 4, 1, 16, true, 1)

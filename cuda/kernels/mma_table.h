@@ -40,7 +40,7 @@ inline constexpr KernelInfo kMmaKernels[] = {
     ATTN_ROW("attn_mma_f32_d64", "attend_mma_f32", ATTN_DTYPE_F32, 64, kMmaAll, 64, 32, 4, 4, 255),
     ATTN_ROW("attn_mma_f32_d128", "attend_mma_f32", ATTN_DTYPE_F32, 128, kMmaAll, 64, 32, 4, 4,
              255),
-    ATTN_ROW("attn_mma_f32_d256", "attend_mma_f32", ATTN_DTYPE_F32, 256, kMmaAll, 64, 16, 4, 4,
+    ATTN_ROW("attn_mma_f32_d256", "attend_mma_f32_d256", ATTN_DTYPE_F32, 256, kMmaAll, 64, 16, 4, 4,
              255),
     {"attn_combine",
      "merge",
