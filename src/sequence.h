@@ -97,7 +97,7 @@ inline Scales scales_of_key(const attn_plan_config& problem, const attn_run_args
   const int64_t offset = place.outer * broadcast_stride(scale, 0) +
                          head_kv * broadcast_stride(scale, 1) +
                          place.row * broadcast_stride(scale, 2);
-  const char* data = tensor_data(scale) + offset * int64_t{sizeof(float)};
+  const char* data = element_at(scale, offset);
   if (scale.rank == 3) return {data, 0, columns};
   return {data, scale.strides[3], columns / scale.shape[3]};
 }
@@ -145,13 +145,13 @@ inline ColumnsView columns_of(const attn_plan_config& problem, const Sequence& s
   const int64_t batch = problem.q_layout == ATTN_LAYOUT_PACKED ? 0 : s.index;
   const int64_t offset = batch * broadcast_stride(t, 0) + head * broadcast_stride(t, 1) +
                          (s.q_row + i) * broadcast_stride(t, 2) + first_column * view.stride;
-  view.data = tensor_data(t) + offset * static_cast<int64_t>(dtype_size(t.dtype));
+  view.data = element_at(t, offset);
   return view;
 }
 
 // A head's blocks: the byte of the block of query 0 and key 0.
 inline const char* block_mask_of(const attn_tensor& t, const Sequence& s, int64_t head) {
-  return tensor_data(t) + s.index * broadcast_stride(t, 0) + head * broadcast_stride(t, 1);
+  return element_at(t, s.index * broadcast_stride(t, 0) + head * broadcast_stride(t, 1));
 }
 
 inline float alibi_slope(const attn_tensor& slopes, const Sequence& s, int64_t head) {

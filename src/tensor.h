@@ -57,12 +57,17 @@ inline char* tensor_data(const attn_tensor& t) {
   return static_cast<char*>(t.data) + t.byte_offset;
 }
 
+// That of the element so many elements further; NULL if the tensor is empty and has no memory.
+inline char* element_at(const attn_tensor& t, int64_t offset) {
+  return t.data ? tensor_data(t) + offset * static_cast<int64_t>(dtype_size(t.dtype)) : nullptr;
+}
+
 // The byte address of element (i0, i1, i2) or, with a rank above three, of (i0, i1, i2, 0, ...).
 inline char* tensor_at(const attn_tensor& t, int64_t i0, int64_t i1 = 0, int64_t i2 = 0) {
   int64_t offset = i0 * t.strides[0];
   if (t.rank > 1) offset += i1 * t.strides[1];
   if (t.rank > 2) offset += i2 * t.strides[2];
-  return tensor_data(t) + offset * static_cast<int64_t>(dtype_size(t.dtype));
+  return element_at(t, offset);
 }
 
 // The stride of a dimension that may broadcast: 0 if its extent is 1.

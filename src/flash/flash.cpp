@@ -349,7 +349,7 @@ flash::Scales scales_at_row_0(const Run& run, const Sequence& sequence, int64_t 
                          head_kv * broadcast_stride(scale, 1) +
                          first.row * broadcast_stride(scale, 2);
   const bool blocks = scale.rank == 4;
-  return {reinterpret_cast<const float*>(tensor_data(scale)) + offset, broadcast_stride(scale, 2),
+  return {reinterpret_cast<const float*>(element_at(scale, offset)), broadcast_stride(scale, 2),
           broadcast_stride(scale, 0), blocks ? scale.strides[3] : 0,
           blocks ? columns / scale.shape[3] : columns};
 }
@@ -490,7 +490,7 @@ QueryTile tile_of(const Run& run, const Sequence& sequence, int64_t head, int64_
   }
   if (args.sink) {
     tile.sink_stride = broadcast_stride(*args.sink, 0);
-    tile.sinks = reinterpret_cast<const float*>(tensor_data(*args.sink)) + head * tile.sink_stride;
+    tile.sinks = reinterpret_cast<const float*>(element_at(*args.sink, head * tile.sink_stride));
   }
   tile.o = query_row(problem, *args.o, sequence, head, query);
   tile.o_storage = storage_of(problem.o_dtype);
