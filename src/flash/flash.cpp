@@ -89,12 +89,13 @@ const FlashKernels* kernels_for(attn_isa isa) {
 }
 
 // bf16 holds the type's elements without rounding.
-bool fits_bf16(attn_dtype dtype) {
+[[maybe_unused]] bool fits_bf16(attn_dtype dtype) {
   return dtype == ATTN_DTYPE_BF16 || dtype == ATTN_DTYPE_I8 || dtype == ATTN_DTYPE_F8E4M3;
 }
 
 // The kernels whose products are of bf16, where they may serve the problem; else NULL.
-const FlashKernels* bf16_kernels_for(attn_isa isa, const attn_plan_config& problem) {
+const FlashKernels* bf16_kernels_for([[maybe_unused]] attn_isa isa,
+                                     [[maybe_unused]] const attn_plan_config& problem) {
 #if defined(__x86_64__)
   if (isa == ATTN_ISA_AVX512_BF16 && problem.q_dtype == ATTN_DTYPE_BF16 &&
       fits_bf16(problem.k_dtype) && fits_bf16(problem.v_dtype)) {
