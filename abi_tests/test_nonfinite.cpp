@@ -64,6 +64,27 @@ void one_query() {
   }
 }
 
+// Few queries over K and V in chunks: one bad number, which some of the rows see.
+void in_a_chunk() {
+  for (const int64_t queries : {2, 16}) {
+    for (const int64_t key : {int64_t{5}, kLength - 140, kLength - queries + 1, kLength - 1}) {
+      for (const double bad : kBad) {
+        Problem p = square("one bad number in a chunk");
+        p.seqlens_q = {queries};
+        p.kv_chunk = 64;
+        p.causal = true;
+        Data data = make_data(p);
+        data.v.at(0, 0, key, key % kDim) = bad;
+        check_everywhere(p, data);
+        data.k.at(0, 0, key, key % kDim) = NAN;
+        check_everywhere(p, data);
+        p.window_left = 20;
+        check_everywhere(p, data);
+      }
+    }
+  }
+}
+
 // Every key and value that nobody may see holds NaN or Inf, under each kind of mask.
 void masked_by_structure() {
   for (int variant = 0; variant < 6; variant++) {
@@ -227,6 +248,7 @@ int main(int argc, char** argv) {
       TEST(one_value),
       TEST(one_key),
       TEST(one_query),
+      TEST(in_a_chunk),
       TEST(masked_by_structure),
       TEST(masked_one_by_one),
       TEST(bias),
