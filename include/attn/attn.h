@@ -415,7 +415,8 @@ ATTN_API void attn_plan_destroy(attn_plan* plan);
  * arrival does not matter. With T workers:
  *   standard  T heads: scores [seqlen_q, seqlen_k] and f32 copies of Q, K, V and O
  *   flash     T tiles, plus packed copies of K and V of T kv heads, or of as many as fit in 16 MiB
- *             (at least one): O(T * tile + packed K/V), whatever the batch
+ *             (at least one): O(T * tile + packed K/V), whatever the batch. Sequences of up to 16
+ *             queries need no such copies, but an f32 row of O for each row and chunk of keys
  * Since 0.1. */
 #define ATTN_WORKSPACE_ALIGNMENT 64
 ATTN_API ATTN_MUST_CHECK attn_status attn_plan_workspace_size(const attn_plan* plan, size_t* size,
