@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Plants mistakes in a copy of the library, one at a time, and expects the tests to notice.
 
-    run.py --programs DIR [--only REGEX]
+    run.py --programs DIR [--only REGEX] [--seconds N]
 
 DIR is where the test programs (test_numerics and so on) were built. The library is copied to a
 scratch folder, built there, and put in the programs' way with LD_LIBRARY_PATH. Exits with 1 if a
@@ -92,7 +92,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--programs", type=Path, required=True, help="folder of the test programs")
     parser.add_argument("--only", default="", help="only mistakes whose name matches this")
+    parser.add_argument("--seconds", type=int, help="skip what is left after so long, in words")
     options = parser.parse_args()
+    deadline = time.monotonic() + options.seconds if options.seconds else float("inf")
     mistakes = [mistake for mistake in MISTAKES if re.search(options.only, mistake.what)]
     failures = skipped = 0
     with tempfile.TemporaryDirectory(prefix="attn-mutations-") as folder:
@@ -110,6 +112,11 @@ def main() -> int:
                 skipped += 1
                 continue
             before = plant(copy, mistake)
+            if before is not None and start > deadline:
+                print(f"SKIPPED, no time left: {mistake.what}", flush=True)
+                skipped += 1
+                (copy.source / mistake.file).write_text(before)
+                continue
             if before is None:
                 verdict = "DOES NOT APPLY"
             else:
