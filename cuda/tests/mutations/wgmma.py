@@ -1,36 +1,9 @@
 #!/usr/bin/env python3
-"""Plants mistakes in a copy of the wgmma kernels, one at a time, and expects the emulator tests to
-notice.
+"""The mistakes that are planted in the wgmma kernels; see planting.py for how to run this."""
 
-    wgmma.py [--only REGEX] [--compiler CXX] [-j JOBS]
-
-Exits with 1 if a mistake goes unnoticed without a reason or does not apply any more, or if the copy
-without mistakes does not pass.
-"""
-
-import argparse
-import os
-import re
-import shutil
-import subprocess
 import sys
-import tempfile
-import time
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import NamedTuple
 
-ROOT = Path(__file__).resolve().parents[3]
-LIMIT = 120  # seconds for one run of the tests
-
-
-class Mistake(NamedTuple):
-    what: str
-    file: str  # in cuda/kernels
-    old: str  # stands exactly once
-    new: str
-    survives: str = ""  # why the tests may miss it
-
+from planting import Family, Mistake, run
 
 LOOP = "wgmma_mainloop.cuh"
 SOFTMAX = "wgmma_softmax.cuh"
@@ -256,94 +229,7 @@ MISTAKES = [
     ),
 ]
 
-SOURCES = ["emulator", "fiber", "mbarrier", "memory", "proxy", "tma", "warp", "wgmma"]
-
-
-def build(compiler: str, objects: Path, tree: Path) -> Path | None:
-    """The test program of a tree; objects of what has no mistakes are shared."""
-    program = tree / "test"
-    command = [compiler, *FLAGS, "-O1", "-I", str(ROOT / "include"), "-x", "c++"]
-    command += [str(tree / "cuda/tests/wgmma_launch.cpp"), "-x", "none"]
-    command += [*map(str, sorted(objects.glob("*.o"))), "-o", str(program)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode != 0:
-        print(done.stderr)
-        return None
-    return program
-
-
-FLAGS = ["-std=c++20", "-w", "-ffp-contract=off", "-DATTN_TEST_FEW_KERNELS"]
-
-
-def build_objects(compiler: str, objects: Path) -> None:
-    cuda = ROOT / "cuda"
-    files = [cuda / f"emulator/{name}.cpp" for name in SOURCES] + [cuda / "tests/test_wgmma.cpp"]
-    for file in files:
-        command = [compiler, *FLAGS, "-O3", "-I", str(ROOT / "include"), "-c", str(file)]
-        subprocess.run([*command, "-o", str(objects / f"{file.stem}.o")], check=True)
-
-
-def complaint(program: Path) -> str:
-    """What the tests say first; "" if they pass."""
-    environment = {**os.environ, "ATTN_TEST_FIRST_FAILURE": "1"}
-    try:
-        done = subprocess.run(
-            [str(program), "", "2"], env=environment, capture_output=True, text=True, timeout=LIMIT
-        )
-    except subprocess.TimeoutExpired:
-        return "no end in sight"
-    if done.returncode == 0:
-        return ""
-    lines = done.stdout.splitlines()
-    return lines[0] if lines else f"exit status {done.returncode}"
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", default="", help="only mistakes whose name matches this")
-    parser.add_argument("--compiler", default=os.environ.get("CXX", "c++"))
-    parser.add_argument("-j", type=int, default=2, help="at a time")
-    options = parser.parse_args()
-    mistakes = [m for m in MISTAKES if re.search(options.only, m.what)]
-    with tempfile.TemporaryDirectory(prefix="attn-wgmma-mutations-") as name:
-        folder = Path(name)
-        objects = folder / "objects"
-        objects.mkdir()
-        build_objects(options.compiler, objects)
-
-        def judge(number: int, mistake: Mistake | None) -> str:
-            tree = folder / str(number)
-            shutil.copytree(ROOT / "cuda", tree / "cuda", ignore=shutil.ignore_patterns("build"))
-            if mistake:
-                path = tree / "cuda/kernels" / mistake.file
-                text = path.read_text()
-                if text.count(mistake.old) != 1:
-                    return "DOES NOT APPLY"
-                path.write_text(text.replace(mistake.old, mistake.new))
-            program = build(options.compiler, objects, tree)
-            words = complaint(program) if program else "DOES NOT BUILD"
-            shutil.rmtree(tree)
-            return words
-
-        clean = judge(0, None)
-        if clean:
-            sys.exit(f"the tests fail without any mistake: {clean}")
-        failures = 0
-        with ThreadPoolExecutor(options.j) as pool:
-            start = time.monotonic()
-            results = pool.map(judge, range(1, len(mistakes) + 1), mistakes)
-            for mistake, words in zip(mistakes, results, strict=True):
-                noticed = words and not words.startswith("DOES NOT")
-                explained = not words and bool(mistake.survives)
-                failures += not noticed and not explained
-                verdict = "noticed" if noticed else words or "NOT NOTICED"
-                if explained:
-                    verdict, words = "explained", mistake.survives
-                seconds = time.monotonic() - start
-                print(f"{verdict:14} {seconds:5.0f} s  {mistake.what}: {words[:150]}", flush=True)
-    print(f"{len(mistakes) - failures} passed, {failures} failed in {len(mistakes)} mistakes")
-    return 1 if failures else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(
+        run(Family("wgmma", ["test_wgmma.cpp"], "wgmma_launch.cpp", ["", "2"], 120, True), MISTAKES)
+    )
