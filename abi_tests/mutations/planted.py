@@ -343,11 +343,10 @@ MISTAKES = [
         isa="avx512_bf16",
     ),
     Mistake(
-        "flash: bf16 products without V's scales",
-        DOT,
-        "if (v_scales) p = Mul(p, Load(v_scales + column));",
-        "",
-        isa="avx512_bf16",
+        "flash: P without V's scales",
+        KERNEL,
+        "Dot::store_p(v_scales ? Mul(weight, Load(v_scales + column)) : weight, s, column);",
+        "Dot::store_p(weight, s, column);",
     ),
     Mistake(
         "flash: bf16 products though a row of V has several scales",
@@ -510,8 +509,8 @@ MISTAKES = [
     Mistake(
         "flash: a chunk begins where the one before it does",
         FLASH,
-        "args.key_begin = (unit.first_chunk + chunk) * run.kv_chunk;",
-        "args.key_begin = (unit.first_chunk + chunk / 2 * 2) * run.kv_chunk;",
+        "const int64_t begin = (unit.first_chunk + chunk) * run.kv_chunk;",
+        "const int64_t begin = (unit.first_chunk + chunk / 2 * 2) * run.kv_chunk;",
     ),
     Mistake(
         "flash: chunks are merged without rescaling",
@@ -552,9 +551,39 @@ MISTAKES = [
     Mistake(
         "flash: NaN in V leaks out of masked keys of a chunk",
         CHUNK,
-        "return !kCheck || AllFinite(poison);",
-        "return true;",
+        "if (!all_finite(tile, scratch.state)) attend_keys<Stage, true>(args, scratch);",
+        "",
         "nonfinite",
+    ),
+    Mistake(
+        "flash: S of a chunk without K's scales",
+        CHUNK,
+        "if (k_scales) scale_columns(group, k_scales);",
+        "",
+    ),
+    Mistake(
+        "flash: block scales of a chunk are taken for scales of keys",
+        CHUNK,
+        "return keys.scales.data && keys.scales.block >= keys.dim;",
+        "return keys.scales.data;",
+    ),
+    Mistake(
+        "flash: blocks without a step end a chunk",
+        CHUNK,
+        "} while (block->num_steps == 0 && key < args.key_end);",
+        "} while (false);",
+    ),
+    Mistake(
+        "flash: the fifth row of a group has the third one's products",
+        CHUNK,
+        "dot<Type, kR>(scratch.q + (group.row + r) * scratch.ldq,",
+        "dot<Type, kR>(scratch.q + (group.row + r / 4 * 4) * scratch.ldq,",
+    ),
+    Mistake(
+        "flash: a step's first key is that of the group",
+        CHUNK,
+        "places.row + skipped, keys, dim, o,",
+        "places.row, keys, dim, o,",
     ),
     # Promises about bits.
     Mistake(

@@ -23,7 +23,7 @@ constexpr int kRows = ATTN_FLASH_ROWS;  // of the register tile
 constexpr int kVecs = ATTN_FLASH_VECS;  // of the register tile
 constexpr int kPanel = kVecs * kLanes;  // columns of the register tile
 constexpr int kPaddedRows = (kRows + kLanes - 1) / kLanes * kLanes;
-constexpr int64_t kStep = 32;  // keys of a chunk that are made f32 at a time
+constexpr int64_t kMinStep = 32;  // keys of a chunk that are worked on at a time, at least
 constexpr float kInfinity = __builtin_inff();
 constexpr double kLog2E = 1.44269504088896341;
 
@@ -35,6 +35,20 @@ constexpr int64_t round_up(int64_t n, int64_t multiple) {
   return (n + multiple - 1) / multiple * multiple;
 }
 constexpr int64_t round_down(int64_t n, int64_t multiple) { return n / multiple * multiple; }
+
+template <int kValue>
+struct Int {
+  static constexpr int value = kValue;
+};
+
+// fn(Int<n>{}) for 1 <= n <= kMax: what is known at run time becomes a constant.
+template <int kMax, class Fn>
+[[gnu::always_inline]] inline void with_int(int n, const Fn& fn) {
+  if constexpr (kMax > 1) {
+    if (n < kMax) return with_int<kMax - 1>(n, fn);
+  }
+  fn(Int<kMax>{});
+}
 
 // Where the panel of a column ends.
 constexpr int64_t panel_end(int64_t column) { return round_down(column, kPanel) + kPanel; }

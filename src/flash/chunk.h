@@ -2,12 +2,15 @@
 // where the caller has them, and the merge of chunks. Included through kernel.h alone.
 //
 //   for each block of tile_k keys, counted from the chunk's first one
-//     for each step of kStep keys: K to f32,  S = Q K^T      [rows, kStep]   sums along head_dim
+//     for each step of keys: S = Q K^T                       [rows, step]   sums along head_dim
 //     for each group of kRows rows: stage, softmax, O = alpha O
-//     for each step of kStep keys: V to f32,  O = O + P V    [rows, head_dim_v]
+//     for each step of keys: O = O + P V                     [rows, head_dim_v]
 //
-// K and V are read once for all rows, which are those of all heads that share them. While a step is
-// computed the rows of the next one are fetched, V's after K's and the next block's after V's.
+// K and V are read once for all rows, which are those of all heads that share them. Few rows take
+// them as they are stored; for many rows, or if they are not whole vectors, a step's keys are made
+// f32 in scratch memory first, which changes no bit. Scales of whole keys go to S and P, those of
+// blocks to the elements. While a step is computed the rows of the next one are fetched, V's after
+// K's and the next block's after V's.
 //
 // Merging goes on where the online softmax of a chunk stopped: in the order of the chunks, one
 // after the other.
@@ -20,134 +23,255 @@ namespace {
 using flash::ChunkArgs;
 using flash::MergeArgs;
 
-constexpr int kDotKeys = kLanes < 8 ? 8 : kLanes;
-constexpr int kLinesPerStep = 2;  // cache lines that each step of a product's loop fetches
+constexpr int kDotSums = kLanes < 8 ? 8 : kLanes;  // of a register tile of Q K^T
+constexpr int kMaxDotRows = 4;                     // of the same
+constexpr int64_t kMaxStep = kLocated;             // keys
+constexpr int64_t kStepBytes = 16 << 10;           // of K and V on their way from memory to L1
+constexpr int64_t kMaxStoredRows = 8;              // more rows than these want a step's keys as f32
 constexpr int64_t kMaxGroups = flash::kMaxChunkRows / kRows;
-constexpr int64_t kMaxSteps = flash::kMaxTileK / kStep;
+constexpr int64_t kMaxSteps = flash::kMaxTileK / kMinStep;
 
-static_assert(kStep <= kLocated && kStep % kDotKeys == 0 && 64 % kStep == 0);
+static_assert(kMinStep % kDotSums == 0 && kMaxStep % kMinStep == 0);
 static_assert(flash::kMaxChunkRows % kRows == 0);
 
-// The rows of the step that comes next: fetched into L2 a few lines at a time all over the present
-// one, so that memory always has something to do and never more than it can take.
-class Fetch {
- public:
-  void set(const Keys& keys, int64_t key, int64_t n) {
-    clear();
-    if (keys.rows.dim_stride != 1) return;
-    with_type(keys.rows.storage, [&](auto type) {
-      using Type = decltype(type);
-      KeyRows<Type> rows(keys);
-      rows.seek(key, n);
-      const int64_t bytes = keys.dim * int64_t{sizeof(typename Type::Element)};
-      for (int64_t i = 0; i < n; ++i) {
-        const char* row = reinterpret_cast<const char*>(rows.address(i));
-        if (count_ == 0 || spans_[count_ - 1].end != row) spans_[count_++].begin = row;
-        spans_[count_ - 1].end = row + bytes;
-      }
-    });
-    span_ = spans_[0];
-  }
-  void clear() {
-    count_ = next_ = 0;
-    span_ = {};
-  }
+int64_t bytes_of(const Keys& keys) {
+  int64_t size = 0;
+  with_type(keys.rows.storage, [&](auto type) { size = sizeof(typename decltype(type)::Element); });
+  return size;
+}
 
-  // What a product of so many steps is to fetch: a part of the rows, or what it reads anyway if
-  // nothing is left, or if the part does not lie in one piece and was fetched here.
-  void give(int64_t steps, const void* cached, const char** ahead, int64_t* ahead_step) {
-    const int64_t bytes = steps * kLinesPerStep * kLine;
-    *ahead = span_.begin;
-    *ahead_step = kLinesPerStep * kLine;
-    if (span_.end - span_.begin >= bytes) {
-      span_.begin += bytes;
-      return;
-    }
-    fetch(bytes);
-    *ahead = static_cast<const char*>(cached);
-    *ahead_step = 0;
-  }
+bool scales_keys(const Keys& keys) { return keys.scales.data && keys.scales.block >= keys.dim; }
 
-  void fetch(int64_t bytes) {
-    while (bytes > 0 && next_ < count_) {
-      for (; bytes > 0 && span_.begin < span_.end; span_.begin += kLine, bytes -= kLine) {
-        __builtin_prefetch(span_.begin, 0, 2);
-      }
-      if (span_.begin >= span_.end && ++next_ < count_) span_ = spans_[next_];
-    }
-  }
-  void fetch_rest() { fetch(int64_t{1} << 62); }
+// Whether products take the keys as they are stored.
+bool as_stored(const Keys& keys, int64_t rows) {
+  return keys.rows.dim_stride == 1 && keys.dim % kLanes == 0 &&
+         (!keys.scales.data || scales_keys(keys)) &&
+         (keys.rows.storage == flash::Storage::kF32 || rows <= kMaxStoredRows);
+}
 
- private:
-  struct Piece {
-    const char* begin = nullptr;
-    const char* end = nullptr;
-  };
-  Piece spans_[kStep];
-  int64_t count_ = 0;
-  int64_t next_ = 0;
-  Piece span_;
+// Where the keys of a step lie.
+struct Places {
+  int64_t keys = 0;
+  int64_t row_bytes;
+  const char* row[kMaxStep];  // beyond `keys`: the last one
+
+  void set(const Keys& of, int64_t key, int64_t n) {
+    keys = max(n, 0);
+    if (keys == 0) return;
+    const int64_t size = bytes_of(of);
+    row_bytes = of.rows.dim_stride == 1 ? of.dim * size : size;
+    locate(of.pages, static_cast<const char*>(of.rows.data), of.pages.stride * size,
+           of.rows.row_stride * size, key, n, row);
+    for (int64_t i = n; i < kMaxStep; ++i) row[i] = row[n - 1];
+  }
 };
 
-// Keys [key, key + n) as f32 [n, ld], padded with 0 to whole vectors. False if kCheck and one of
-// them is NaN or infinite.
-template <class Type, bool kCheck>
-bool load_rows(const Keys& keys, int64_t key, int64_t n, float* to, int64_t ld, Fetch* fetch) {
+// Fetches a step's keys a few cache lines at a time all over the step before, so that memory always
+// has something to do and never more than it can take: in the order in which they lie, which the
+// core's own prefetcher follows, but of pages, which it cannot foresee, two at once.
+class Fetch {
+ public:
+  // Two lines at a time, `line` and `line` + delta, from there on.
+  struct Pairs {
+    const char* line;
+    const char* end;
+    int64_t delta;
+    int64_t step;
+  };
+  Pairs pairs;
+
+  void set(const Places& places) {
+    places_ = &places;
+    next_ = 0;
+    advance();
+  }
+
+  // n pairs of lines. *at is the caller's copy of `pairs`, which stays in registers.
+  ATTN_VEC_OP void lines(int n, Pairs* at) {
+    ATTN_UNROLL
+    for (int i = 0; i < n; ++i) {
+      if (__builtin_expect(at->line >= at->end, 0)) {
+        advance();
+        *at = pairs;
+      }
+      __builtin_prefetch(at->line, 0, 3);
+      __builtin_prefetch(at->line + at->delta, 0, 3);
+      at->line += at->step;
+    }
+  }
+  void rest() {
+    Pairs at = pairs;
+    while (at.step > 0) lines(1, &at);
+  }
+
+ private:
+  // The next rows that lie in one piece; returns its size, 0 after the last one.
+  int64_t run(const char** begin) {
+    if (next_ >= places_->keys) return 0;
+    *begin = places_->row[next_];
+    int64_t size = 0;
+    while (next_ < places_->keys && places_->row[next_] == *begin + size) {
+      size += places_->row_bytes;
+      ++next_;
+    }
+    return size;
+  }
+
+  [[gnu::noinline]] void advance() {
+    const char* first;
+    const char* second;
+    const int64_t size = run(&first);
+    if (size == 0) {  // goes on with a line that is there
+      static const char nothing = 0;
+      pairs = {&nothing, reinterpret_cast<const char*>(UINTPTR_MAX), 0, 0};
+      return;
+    }
+    const int64_t before = next_;
+    if (run(&second) == size) {
+      pairs = {first, first + size, second - first, kLine};
+    } else {
+      next_ = before;
+      pairs = {first, first + size, kLine, 2 * kLine};
+    }
+  }
+
+  const Places* places_;
+  int64_t next_;
+};
+
+// The scales of keys [key, key + n), 1 up to the end of the vector.
+void load_scales(const Keys& keys, int64_t key, int64_t n, float* scales) {
+  const flash::Scales& from = keys.scales;
+  for (int64_t first = 0; first < n; first += kLocated) {
+    const float* places[kLocated];
+    const int64_t count = min(kLocated, n - first);
+    locate(keys.pages, from.data, from.page_stride, from.row_stride, key + first, count, places);
+    for (int64_t i = 0; i < count; ++i) scales[first + i] = *places[i];
+  }
+  for (int64_t i = n; i < round_up(n, kLanes); ++i) scales[i] = 1.0f;
+}
+
+// Makes keys [key, key + n) f32 [n, ld] at `to`, padded with 0 to whole vectors.
+template <class Type>
+void load_rows(const Keys& keys, int64_t key, int64_t n, float* to, int64_t ld, Fetch* fetch) {
   KeyRows<Type> rows(keys);
   rows.seek(key, n);
-  const int64_t row_bytes = keys.dim * int64_t{sizeof(typename Type::Element)};
-  Vec poison = Zero();  // 0 * v is NaN if v is not finite, and NaN stays
+  const bool plain = scales_keys(keys);
+  Fetch::Pairs at = fetch->pairs;
   for (int64_t i = 0; i < n; ++i, to += ld) {
-    fetch->fetch(row_bytes / 4);
-    Vec row_poison = Zero();
-    rows.for_each(i, [&](int64_t dim, Vec v) {
-      if constexpr (kCheck) row_poison = MulAdd(v, Zero(), row_poison);
-      Store(v, to + dim);
-    });
-    poison = Add(poison, row_poison);
+    for (int64_t dim = 0; dim < keys.dim; dim += kLanes) {
+      if (dim % 64 == 0) fetch->lines(1, &at);
+      Store(plain ? rows.elements(i, dim) : rows.at(i, dim), to + dim);
+    }
   }
-  return !kCheck || AllFinite(poison);
+  fetch->pairs = at;
 }
 
-template <bool kCheck>
-bool load_rows(const Keys& keys, int64_t key, int64_t n, float* to, int64_t ld, Fetch* fetch) {
-  bool finite = true;
-  with_type(keys.rows.storage, [&](auto type) {
-    finite = load_rows<decltype(type), kCheck>(keys, key, n, to, ld, fetch);
-  });
-  return finite;
+// The same; *places then says where they lie now.
+void load_rows(const Keys& keys, int64_t key, int64_t n, float* to, int64_t ld, Fetch* fetch,
+               Places* places) {
+  with_type(keys.rows.storage,
+            [&](auto type) { load_rows<decltype(type)>(keys, key, n, to, ld, fetch); });
+  for (int64_t i = 0; i < kMaxStep; ++i) {
+    places->row[i] = reinterpret_cast<const char*>(to + min(i, n - 1) * ld);
+  }
 }
 
-// The products of one query with kDotKeys keys: sums along head_dim in lanes, which are added last.
-[[gnu::noinline]] void dot(const float* q, const float* k, int64_t ldk, int64_t dim, float* s,
-                           const char* ahead, int64_t ahead_step) {
-  Vec acc[kDotKeys / kLanes][kLanes];
+// Pairs of lines that so many vectors of elements take.
+template <class Element>
+constexpr int pairs_of(int vecs) {
+  return (vecs * kLanes * int{sizeof(Element)} + 2 * kLine - 1) / (2 * kLine);
+}
+
+// S [kR, keys] = Q K^T: sums along head_dim in lanes, which are added last.
+template <int kR>
+constexpr int kDotKeys = kDotSums / (kR == 3 ? 4 : kR);
+
+template <class Type, int kR>
+[[gnu::noinline]] void dot(const float* q, int64_t ldq, const char* const* places, int64_t dim,
+                           float* s, int64_t lds, Fetch* fetch) {
+  using Element = typename Type::Element;
+  Fetch::Pairs at = fetch->pairs;
+  constexpr int kKeys = kDotKeys<kR>;
+  constexpr int kPart = kKeys < 8 ? kKeys : 8;  // as many pointers as there are registers for
+  Vec acc[kDotSums / kLanes][kLanes];
   ATTN_UNROLL
-  for (int i = 0; i < kDotKeys; ++i) acc[i / kLanes][i % kLanes] = Zero();
-  // One pointer for three keys, as in multiply().
-  const float* key[(kDotKeys + 2) / 3];
+  for (int i = 0; i < kDotSums; ++i) acc[i / kLanes][i % kLanes] = Zero();
   ATTN_UNROLL
-  for (int i = 0; i < (kDotKeys + 2) / 3; ++i) key[i] = k + 3 * i * ldk;
-  for (int64_t d = 0; d < dim; d += kLanes) {
-    fetch_lines<kLinesPerStep>(ahead);
-    ahead += ahead_step;
-    const Vec x = Load(q + d);
+  for (int part = 0; part < kKeys; part += kPart) {
+    const Element* key[kPart];
     ATTN_UNROLL
-    for (int i = 0; i < kDotKeys; ++i) {
-      Vec& sum = acc[i / kLanes][i % kLanes];
-      sum = MulAdd(x, Load(key[i / 3] + (i % 3) * ldk), sum);
+    for (int i = 0; i < kPart; ++i) key[i] = reinterpret_cast<const Element*>(places[part + i]);
+    for (int64_t d = 0; d < dim; d += kLanes) {
+      fetch->lines(pairs_of<Element>(kPart), &at);
+      Vec x[kR];
+      ATTN_UNROLL
+      for (int r = 0; r < kR; ++r) x[r] = Load(q + r * ldq + d);
+      ATTN_UNROLL
+      for (int i = 0; i < kPart; ++i) {
+        const Vec y = Type::load(key[i] + d);
+        ATTN_UNROLL
+        for (int r = 0; r < kR; ++r) {
+          Vec& sum = acc[(r * kKeys + part + i) / kLanes][(r * kKeys + part + i) % kLanes];
+          sum = MulAdd(x[r], y, sum);
+        }
+      }
+    }
+  }
+  fetch->pairs = at;
+  alignas(64) float sums[kDotSums];
+  ATTN_UNROLL
+  for (int i = 0; i < kDotSums / kLanes; ++i) Store(ReduceSums(acc[i]), sums + i * kLanes);
+  for (int r = 0; r < kR; ++r) __builtin_memcpy(s + r * lds, sums + r * kKeys, kKeys * sizeof *s);
+}
+
+// O [kM, kN vectors] = O + P V for n keys.
+template <class Type, int kM, int kN>
+[[gnu::noinline]] void add_weighted(const float* p, int64_t ldp, const char* const* places,
+                                    int64_t n, int64_t dim, float* o, int64_t ldo, Fetch* fetch) {
+  using Element = typename Type::Element;
+  Fetch::Pairs at = fetch->pairs;
+  Vec acc[kM][kN];
+  ATTN_UNROLL
+  for (int r = 0; r < kM; ++r) {
+    ATTN_UNROLL
+    for (int v = 0; v < kN; ++v) acc[r][v] = Add(Load(o + r * ldo + v * kLanes), Zero());
+  }
+  const float* row[(kM + 2) / 3];  // as in multiply()
+  ATTN_UNROLL
+  for (int i = 0; i < (kM + 2) / 3; ++i) row[i] = p + 3 * i * ldp;
+  for (int64_t j = 0; j < n; ++j) {
+    fetch->lines(pairs_of<Element>(kN), &at);
+    const Element* from = reinterpret_cast<const Element*>(places[j]) + dim;
+    Vec y[kN];
+    ATTN_UNROLL
+    for (int v = 0; v < kN; ++v) {
+      y[v] = Type::load(from + v * kLanes);
+      Pin(y[v]);
     }
     ATTN_UNROLL
-    for (int i = 0; i < (kDotKeys + 2) / 3; ++i) key[i] += kLanes;
+    for (int r = 0; r < kM; ++r) {
+      Vec x = Broadcast(row[r / 3] + (r % 3) * ldp);
+      Pin(x);
+      ATTN_UNROLL
+      for (int v = 0; v < kN; ++v) acc[r][v] = MulAdd(x, y[v], acc[r][v]);
+    }
+    ATTN_UNROLL
+    for (int i = 0; i < (kM + 2) / 3; ++i) ++row[i];
   }
   ATTN_UNROLL
-  for (int i = 0; i < kDotKeys / kLanes; ++i) Store(ReduceSums(acc[i]), s + i * kLanes);
+  for (int r = 0; r < kM; ++r) {
+    ATTN_UNROLL
+    for (int v = 0; v < kN; ++v) Store(acc[r][v], o + r * ldo + v * kLanes);
+  }
+  fetch->pairs = at;
 }
 
 // A block of keys: the groups of rows that attend to some of them, and the steps that some group
 // needs.
 struct Block {
   int64_t key;  // of column 0
+  int64_t keys;
   int num_groups;
   Group groups[kMaxGroups];
   int num_steps;
@@ -159,27 +283,27 @@ struct Block {
 };
 
 template <class Stage>
-bool attends(const QueryTile& tile, const Block& block, int64_t column) {
+bool attends(const QueryTile& tile, const Block& block, Block::Step step) {
   for (int g = 0; g < block.num_groups; ++g) {
     const Group& group = block.groups[g];
-    const int64_t first = max(round_down(column, kPanel), group.begin);
-    const int64_t end = min(column + kStep, group.end);
+    const int64_t first = max(round_down(step.column, kPanel), group.begin);
+    const int64_t end = min(step.column + step.keys, group.end);
     if (first < end && Stage::skip(tile, group, first) < end) return true;
   }
   return false;
 }
 
-// The block of keys [key, key_end), at most tile_k of them.
+// The block of keys [key, key_end), at most tile_k of them, in steps of step_keys.
 template <class Stage>
 void set_block(const QueryTile& tile, const Scratch& scratch, int64_t key, int64_t key_end,
-               Block* block) {
-  const int64_t keys = max(0, min(key_end - key, tile.shape.tile_k));
+               int64_t step_keys, Block* block) {
   block->key = key;
+  block->keys = max(0, min(key_end - key, tile.shape.tile_k));
   block->num_groups = 0;
-  int64_t begin = keys;
+  int64_t begin = block->keys;
   int64_t end = 0;
   for (int64_t row = 0; row < tile.rows; row += kRows) {
-    Group group = group_at<Stage>(tile, row, key, keys);
+    Group group = group_at<Stage>(tile, row, key, block->keys);
     if (group.begin == group.end) continue;
     group.s = scratch.s + row * scratch.lds;
     group.lds = scratch.lds;
@@ -189,9 +313,10 @@ void set_block(const QueryTile& tile, const Scratch& scratch, int64_t key, int64
   }
   block->num_steps = 0;
   block->has_gaps = false;
-  for (int64_t column = round_down(begin, kStep); column < end; column += kStep) {
-    if (attends<Stage>(tile, *block, column)) {
-      block->steps[block->num_steps++] = {column, min(kStep, end - column)};
+  for (int64_t column = round_down(begin, step_keys); column < end; column += step_keys) {
+    const Block::Step step = {column, min(step_keys, end - column)};
+    if (attends<Stage>(tile, *block, step)) {
+      block->steps[block->num_steps++] = step;
     } else {
       block->has_gaps = true;
     }
@@ -207,25 +332,37 @@ void mask_all(const Block& block) {
   }
 }
 
-// S = Q K^T for the keys of one step, which are in scratch.rows.
+// S = Q K^T for the keys of one step.
+template <class Type>
 void score(const QueryTile& tile, const Scratch& scratch, const Block& block, Block::Step step,
-           Fetch* fetch) {
+           const Places& places, Fetch* fetch) {
   const int64_t padded_dim = round_up(tile.shape.head_dim, kLanes);
-  for (int64_t i = step.keys; i < round_up(step.keys, kDotKeys); ++i) {
-    for (int64_t dim = 0; dim < padded_dim; dim += kLanes) {
-      Store(Zero(), scratch.rows + i * scratch.ldq + dim);
-    }
-  }
-  for (int64_t i = 0; i < step.keys; i += kDotKeys) {
+  for (int64_t i = 0; i < step.keys; i += kDotSums) {
     for (int g = 0; g < block.num_groups; ++g) {
       const Group& group = block.groups[g];
-      for (int r = 0; r < group.rows; ++r) {
-        const char* ahead;
-        int64_t ahead_step;
-        fetch->give(padded_dim / kLanes, scratch.rows, &ahead, &ahead_step);
-        dot(scratch.q + (group.row + r) * scratch.ldq, scratch.rows + i * scratch.ldq, scratch.ldq,
-            padded_dim, group.s + r * group.lds + step.column + i, ahead, ahead_step);
+      for (int r = 0; r < group.rows;) {  // 5 rows are 3 + 2
+        const int left = group.rows - r;
+        const int rows = left > kMaxDotRows ? kMaxDotRows - 1 : left;
+        with_int<kMaxDotRows>(rows, [&](auto n) {
+          constexpr int kR = decltype(n)::value;
+          for (int64_t key = i; key < i + kDotSums; key += kDotKeys<kR>) {
+            dot<Type, kR>(scratch.q + (group.row + r) * scratch.ldq, scratch.ldq, places.row + key,
+                          padded_dim, group.s + r * group.lds + step.column + key, group.lds,
+                          fetch);
+          }
+        });
+        r += rows;
       }
+    }
+  }
+}
+
+// S = S diag(scales)
+void scale_columns(const Group& group, const float* scales) {
+  for (int r = 0; r < group.rows; ++r) {
+    float* s = group.s + r * group.lds;
+    for (int64_t column = group.begin; column < group.end; column += kLanes) {
+      Store(Mul(Load(s + column), Load(scales + column)), s + column);
     }
   }
 }
@@ -239,40 +376,55 @@ void rescale(int64_t rows, int64_t dim, const float* alpha, float* c, int64_t ld
   }
 }
 
-// S -> P and O = alpha O. V is not known to be finite yet: P of masked keys is marked.
-template <class Stage>
-void weigh(const QueryTile& tile, const Scratch& scratch, const Group& group) {
+// S -> P and O = alpha O. If kExact, P of masked keys is marked.
+template <class Stage, bool kExact>
+void weigh(const QueryTile& tile, const Scratch& scratch, const Group& group, const float* k_scales,
+           const float* v_scales) {
   const State& state = scratch.state;
   alignas(64) float alpha[kPaddedRows];
+  if (k_scales) scale_columns(group, k_scales);
   Stage::apply(tile, group);
-  softmax<true>(group, nullptr, state.m + group.row, state.l + group.row * kLanes, alpha);
+  softmax<kExact>(group, v_scales, state.m + group.row, state.l + group.row * kLanes, alpha);
   rescale(group.rows, tile.shape.head_dim_v, alpha, state.o + group.row * state.ldo, state.ldo);
 }
 
-// O = O + P V for the keys of one step, which are in scratch.rows.
+// O = O + P V for the keys of one step. If kExact, keys whose P is marked do not take part; V is
+// in scratch memory then.
+template <class Type, bool kExact>
 void accumulate(const QueryTile& tile, const Scratch& scratch, const Block& block, Block::Step step,
-                bool finite, Fetch* fetch) {
+                const Places& places, Fetch* fetch) {
   const State& state = scratch.state;
   const int64_t padded_dim = round_up(tile.shape.head_dim_v, kLanes);
   const int64_t panel = v_panel(padded_dim);
-  Product pv{};
-  pv.ldb = state.ldo;
-  pv.alpha = kOnes;
-  pv.ldc = state.ldo;
   for (int64_t dim = 0; dim < padded_dim; dim += panel) {
     const int vecs = static_cast<int>(min(panel, padded_dim - dim) / kLanes);
     for (int g = 0; g < block.num_groups; ++g) {
       const Group& group = block.groups[g];
       const int64_t first = max(step.column, group.begin);
-      pv.k = min(step.column + step.keys, group.end) - first;
-      if (pv.k <= 0) continue;
-      pv.a = group.s + first;
-      pv.lda = group.lds;
-      pv.b = scratch.rows + (first - step.column) * pv.ldb + dim;
-      pv.c = state.o + group.row * state.ldo + dim;
-      fetch->give(pv.k, scratch.rows, &pv.ahead, &pv.ahead_step);
-      finite ? multiply<Init::kRescale, kLinesPerStep>(group.rows, vecs, pv)
-             : multiply_marked<Init::kRescale>(group.rows, vecs, pv);
+      const int64_t skipped = first - step.column;
+      const int64_t keys = min(step.column + step.keys, group.end) - first;
+      if (keys <= 0) continue;
+      const float* p = group.s + first;
+      float* o = state.o + group.row * state.ldo + dim;
+      if constexpr (kExact) {
+        Product pv{};
+        pv.a = p;
+        pv.lda = group.lds;
+        pv.b = reinterpret_cast<const float*>(places.row[skipped]) + dim;
+        pv.ldb = state.ldo;
+        pv.k = keys;
+        pv.alpha = kOnes;
+        pv.c = o;
+        pv.ldc = state.ldo;
+        multiply_marked<Init::kRescale>(group.rows, vecs, pv);
+      } else {
+        with_int<kRows>(group.rows, [&](auto rows) {
+          with_int<kVecs>(vecs, [&](auto n) {
+            add_weighted<Type, decltype(rows)::value, decltype(n)::value>(
+                p, group.lds, places.row + skipped, keys, dim, o, state.ldo, fetch);
+          });
+        });
+      }
     }
   }
 }
@@ -309,49 +461,101 @@ void store_partial(const QueryTile& tile, const State& from, void* memory) {
   }
 }
 
+bool all_finite(const QueryTile& tile, const State& state) {
+  Vec poison = Zero();  // 0 * o is NaN if o is not finite, and NaN stays
+  for (int64_t r = 0; r < tile.rows; ++r) {
+    for (int64_t dim = 0; dim < tile.shape.head_dim_v; dim += kLanes) {
+      poison = MulAdd(Load(state.o + r * state.ldo + dim), Zero(), poison);
+    }
+  }
+  return AllFinite(poison);
+}
+
+template <class Stage, bool kExact>
+void attend_keys(const ChunkArgs& args, const Scratch& scratch) {
+  const QueryTile& tile = args.tile;
+  const int64_t tile_k = tile.shape.tile_k;
+  const bool k_stored = as_stored(args.k, tile.rows);
+  const bool v_stored = !kExact && as_stored(args.v, tile.rows);
+  const int64_t key_bytes = args.k.dim * bytes_of(args.k) + args.v.dim * bytes_of(args.v);
+  const int64_t wanted = k_stored && v_stored ? kStepBytes / key_bytes : 0;
+  const int64_t step_keys = max(kMinStep, min(kMaxStep, round_down(wanted, kMinStep)));
+  // The first block from that key on of which something is attended to; without steps: none.
+  const auto find_block = [&](int64_t key, Block* block) {
+    do {
+      set_block<Stage>(tile, scratch, key, args.key_end, step_keys, block);
+      key += tile_k;
+    } while (block->num_steps == 0 && key < args.key_end);
+  };
+  Places places[2];
+  int at = 0;  // the step's at hand; the other ones are the next step's
+  Fetch fetch;
+  const auto set_places = [&](const Keys& keys, const Block& block, int i, Places* to) {
+    if (i < block.num_steps) {
+      to->set(keys, block.key + block.steps[i].column, block.steps[i].keys);
+    } else {
+      to->set(args.next, args.next_begin, min(step_keys, args.next_end - args.next_begin));
+    }
+    fetch.set(*to);
+  };
+  // fn(type, step) for the block's steps; after them comes the first step of `then`.
+  const auto for_each_step = [&](const Keys& keys, bool stored, int64_t ld, const Block& block,
+                                 const Keys& then, const Block& then_block, const auto& fn) {
+    for (int i = 0; i < block.num_steps; ++i, at ^= 1) {
+      const Block::Step step = block.steps[i];
+      const bool last = i + 1 == block.num_steps;
+      set_places(last ? then : keys, last ? then_block : block, last ? 0 : i + 1, &places[at ^ 1]);
+      if (stored) {
+        with_type(keys.rows.storage, [&](auto type) { fn(type, step); });
+      } else {
+        load_rows(keys, block.key + step.column, step.keys, scratch.rows, ld, &fetch, &places[at]);
+        fn(F32{}, step);
+      }
+    }
+  };
+
+  Block blocks[2];
+  int current = 0;
+  find_block(args.key_begin, &blocks[0]);
+  set_places(args.k, blocks[0], 0, &places[0]);
+  fetch.rest();
+  begin_chunk(tile, scratch, !args.partial);
+  for (; blocks[current].num_steps > 0; current ^= 1) {
+    const Block& block = blocks[current];
+    Block& next = blocks[current ^ 1];
+    find_block(block.key + tile_k, &next);
+    if (block.has_gaps) mask_all(block);
+    for_each_step(args.k, k_stored, scratch.ldq, block, args.v, block, [&](auto type, auto step) {
+      score<decltype(type)>(tile, scratch, block, step, places[at], &fetch);
+    });
+    const float* k_scales = nullptr;
+    const float* v_scales = nullptr;
+    if (scales_keys(args.k)) {
+      load_scales(args.k, block.key, block.keys, scratch.k_scales);
+      k_scales = scratch.k_scales;
+    }
+    if (scales_keys(args.v)) {
+      load_scales(args.v, block.key, block.keys, scratch.v_scales);
+      v_scales = scratch.v_scales;
+    }
+    for (int g = 0; g < block.num_groups; ++g) {
+      weigh<Stage, kExact>(tile, scratch, block.groups[g], k_scales, v_scales);
+    }
+    for_each_step(
+        args.v, v_stored, scratch.state.ldo, block, args.k, next, [&](auto type, auto step) {
+          accumulate<decltype(type), kExact>(tile, scratch, block, step, places[at], &fetch);
+        });
+  }
+}
+
 template <class Stage>
 void attend_chunk(const ChunkArgs& args) {
   const QueryTile& tile = args.tile;
   const Scratch scratch(tile.shape, tile.scratch);
-  const int64_t tile_k = tile.shape.tile_k;
-  Block blocks[2];
-  set_block<Stage>(tile, scratch, args.key_begin, args.key_end, &blocks[0]);
-  Fetch fetch;
-  // Sets what is fetched during a step: step `i` of the block, if it has that many.
-  const auto fetch_next = [&](const Keys& keys, const Block& block, int i) {
-    if (i < block.num_steps) {
-      fetch.set(keys, block.key + block.steps[i].column, block.steps[i].keys);
-    } else {
-      fetch.clear();
-    }
-  };
-  fetch_next(args.k, blocks[0], 0);
-  fetch.fetch_rest();
   load_queries(tile, scratch);
-  begin_chunk(tile, scratch, !args.partial);
-  int current = 0;
-  for (int64_t key = args.key_begin; key < args.key_end; key += tile_k, current ^= 1) {
-    const Block& block = blocks[current];
-    const Block& next = blocks[current ^ 1];
-    set_block<Stage>(tile, scratch, key + tile_k, args.key_end, &blocks[current ^ 1]);
-    if (block.has_gaps) mask_all(block);
-    for (int i = 0; i < block.num_steps; ++i) {
-      const Block::Step step = block.steps[i];
-      i + 1 < block.num_steps ? fetch_next(args.k, block, i + 1) : fetch_next(args.v, block, 0);
-      load_rows<false>(args.k, key + step.column, step.keys, scratch.rows, scratch.ldq, &fetch);
-      score(tile, scratch, block, step, &fetch);
-      fetch.fetch_rest();
-    }
-    for (int g = 0; g < block.num_groups; ++g) weigh<Stage>(tile, scratch, block.groups[g]);
-    for (int i = 0; i < block.num_steps; ++i) {
-      const Block::Step step = block.steps[i];
-      i + 1 < block.num_steps ? fetch_next(args.v, block, i + 1) : fetch_next(args.k, next, 0);
-      const bool finite = load_rows<true>(args.v, key + step.column, step.keys, scratch.rows,
-                                          scratch.state.ldo, &fetch);
-      accumulate(tile, scratch, block, step, finite, &fetch);
-      fetch.fetch_rest();
-    }
-  }
+  attend_keys<Stage, false>(args, scratch);
+  // Something attended to is not finite, or a masked V: 0 * V is NaN then.
+  if (!all_finite(tile, scratch.state)) attend_keys<Stage, true>(args, scratch);
   if (args.partial) {
     store_partial(tile, scratch.state, args.partial);
   } else {

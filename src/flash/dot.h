@@ -52,7 +52,7 @@ struct DotF32 {
     return v;
   }
   // Columns [column, column + kLanes) of P over those of S.
-  [[gnu::always_inline]] static void store_p(Vec p, const float*, float* row, int64_t column) {
+  [[gnu::always_inline]] static void store_p(Vec p, float* row, int64_t column) {
     Store(p, row + column);
   }
 };
@@ -91,9 +91,7 @@ struct DotBF16 {
     *poison = MulAdd(first, Zero(), MulAdd(second, Zero(), *poison));
     return PairsOfLanes(first, second);
   }
-  [[gnu::always_inline]] static void store_p(Vec p, const float* v_scales, float* row,
-                                             int64_t column) {
-    if (v_scales) p = Mul(p, Load(v_scales + column));
+  [[gnu::always_inline]] static void store_p(Vec p, float* row, int64_t column) {
     StoreRoundedBF16(p, reinterpret_cast<uint16_t*>(row) + column);
   }
 };

@@ -754,8 +754,14 @@ void clear_padding(const Run& run, const ShortUnit& unit, int64_t tile) {
   }
 }
 
+KeyRange keys_of_chunk(const Run& run, const ShortUnit& unit, int64_t chunk) {
+  const int64_t begin = (unit.first_chunk + chunk) * run.kv_chunk;
+  return {begin, std::min(begin + run.kv_chunk, unit.sequence.seqlen_k)};
+}
+
 void chunk_task(void* arg, int64_t task, int32_t worker) {
   const Run& run = *static_cast<const Run*>(arg);
+  int64_t next_task = task + run.host.concurrency;
   const ShortUnit& unit =
       unit_of(run.short_units, run.num_units, &ShortUnit::chunk_tasks_end, &task);
   const int64_t chunk = task / unit.num_tiles;
@@ -765,8 +771,17 @@ void chunk_task(void* arg, int64_t task, int32_t worker) {
   args.tile = short_tile(run, unit, tile, worker, &features);
   args.k = k_of(run, unit.sequence, unit.head_kv);
   args.v = v_of(run, unit.sequence, unit.head_kv);
-  args.key_begin = (unit.first_chunk + chunk) * run.kv_chunk;
-  args.key_end = std::min(args.key_begin + run.kv_chunk, unit.sequence.seqlen_k);
+  const KeyRange keys = keys_of_chunk(run, unit, chunk);
+  args.key_begin = keys.begin;
+  args.key_end = keys.end;
+  if (next_task < run.short_units[run.num_units - 1].chunk_tasks_end) {
+    const ShortUnit& next =
+        unit_of(run.short_units, run.num_units, &ShortUnit::chunk_tasks_end, &next_task);
+    const KeyRange next_keys = keys_of_chunk(run, next, next_task / next.num_tiles);
+    args.next = k_of(run, next.sequence, next.head_kv);
+    args.next_begin = next_keys.begin;
+    args.next_end = next_keys.end;
+  }
   if (unit.merges) {
     args.partial = partial_of(run, unit, tile, args.tile.rows, chunk);
   } else {

@@ -55,18 +55,13 @@ struct Product {
   const float* column_scales;  // C = A B diag(column_scales); NULL: all are 1
   float* c;
   int64_t ldc;
-  const char* ahead;   // each of the k steps fetches kLines cache lines into L2: from here on,
-  int64_t ahead_step;  // and so many bytes further in the next step
+  const char* ahead;   // each of the k steps fetches a cache line into L2: this one, and
+  int64_t ahead_step;  // so many bytes further in the next step
 };
 
 constexpr int kLine = 64;  // bytes
 
-template <int kLines>
-ATTN_VEC_OP void fetch_lines(const char* p) {
-  for (int i = 0; i < kLines; ++i) __builtin_prefetch(p + i * kLine, 0, 2);
-}
-
-template <Init kInit, int kLines, int kM, int kN>
+template <Init kInit, int kM, int kN>
 [[gnu::noinline]] void multiply(const Product& product) {
   const int64_t lda = product.lda;
   const int64_t ldb = product.ldb;
@@ -93,7 +88,7 @@ template <Init kInit, int kLines, int kM, int kN>
   const int64_t ahead_step = product.ahead_step;
   ATTN_UNROLL_TWICE
   for (int64_t p = product.k; p > 0; --p) {
-    fetch_lines<kLines>(ahead);
+    __builtin_prefetch(ahead, 0, 2);
     ahead += ahead_step;
     Vec bv[kN];
     ATTN_UNROLL
@@ -128,15 +123,12 @@ template <Init kInit, int kLines, int kM, int kN>
 }
 
 // The same for `rows` <= kM and `vecs` <= kN.
-template <Init kInit, int kLines = 1, int kM = kRows, int kN = kVecs>
+template <Init kInit>
 void multiply(int rows, int vecs, const Product& product) {
-  if constexpr (kM > 1) {
-    if (rows < kM) return multiply<kInit, kLines, kM - 1, kN>(rows, vecs, product);
-  }
-  if constexpr (kN > 1) {
-    if (vecs < kN) return multiply<kInit, kLines, kM, kN - 1>(rows, vecs, product);
-  }
-  multiply<kInit, kLines, kM, kN>(product);
+  with_int<kRows>(rows, [&](auto m) {
+    with_int<kVecs>(
+        vecs, [&](auto n) { multiply<kInit, decltype(m)::value, decltype(n)::value>(product); });
+  });
 }
 
 // ---- a query tile
@@ -182,7 +174,10 @@ struct Scratch {
   float* q;          // [tile_q, ldq] items of scale * log2(e) * Q, or of Q if K's scales have that
   float* s;          // [score_rows, lds] S, then P
   uint8_t* started;  // [tile_q / kRows] whether O holds anything
-  float* rows;       // [kStep, ldq or ldo] of K or V, for chunks
+  // For chunks:
+  float* rows;      // [kMinStep, ldq or ldo] of K or V
+  float* k_scales;  // [tile_k], likewise of V
+  float* v_scales;
 
   Scratch(const TileShape& shape, void* memory)
       : arena(memory),
@@ -192,7 +187,9 @@ struct Scratch {
         q(arena.take(shape.tile_q * ldq)),
         s(arena.take(shape.score_rows * lds)),
         started(reinterpret_cast<uint8_t*>(arena.take(shape.tile_q / kRows))),
-        rows(arena.take(kStep * max(ldq, state.ldo))) {}
+        rows(arena.take(kMinStep * max(ldq, state.ldo))),
+        k_scales(arena.take(shape.tile_k)),
+        v_scales(arena.take(shape.tile_k)) {}
 };
 
 // S -> P with the running maximum m and sum l; alpha[row] is what O is to be scaled by. With
@@ -238,7 +235,7 @@ void softmax(const Group& group, const float* v_scales, float* m, float* l, floa
       if constexpr (kMarkMasked) {
         weight = IfThenElse(Eq(score, Set(-kInfinity)), Set(kMinusZero), weight);
       }
-      Dot::store_p(weight, v_scales, s, column);
+      Dot::store_p(v_scales ? Mul(weight, Load(v_scales + column)) : weight, s, column);
       return weight;
     };
     Vec sum[kVecs];

@@ -177,6 +177,10 @@ struct ChunkArgs {
   Keys v;
   int64_t key_begin;
   int64_t key_end;
+  // K of the chunk that the worker is likely to attend to after this one; none if begin >= end.
+  Keys next;
+  int64_t next_begin;
+  int64_t next_end;
   void* partial;  // where the result is kept for `merge`, partial_size bytes, aligned to 64; NULL:
                   // these are all keys, O and LSE are written
 };

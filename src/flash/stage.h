@@ -44,7 +44,10 @@ struct Row {
   int64_t query;
 };
 
-Row row_at(const QueryTile& tile, int64_t row) { return {row / tile.queries, row % tile.queries}; }
+Row row_at(const QueryTile& tile, int64_t row) {
+  if (row < tile.queries) return {0, row};  // divisions take as long as a row of O
+  return {row / tile.queries, row % tile.queries};
+}
 
 // The queries [first, last] that rows [row, row + rows) are of; all, if they are of several heads.
 struct Queries {
@@ -53,7 +56,7 @@ struct Queries {
 };
 
 Queries queries_of(const QueryTile& tile, int64_t row, int64_t rows) {
-  const int64_t first = row % tile.queries;
+  const int64_t first = row_at(tile, row).query;
   const int64_t last = first + rows - 1;
   return last < tile.queries ? Queries{first, last} : Queries{0, tile.queries - 1};
 }
@@ -78,7 +81,7 @@ struct IntervalMask {
     }
     for (int r = 0; r < group.rows; ++r) {
       float* s = group.s + r * group.lds;
-      const int64_t query = (group.row + r) % tile.queries;
+      const int64_t query = row_at(tile, group.row + r).query;
       const int64_t lo = query + tile.key_lo - group.key;
       const int64_t hi = min(query + tile.key_hi, tile.seqlen_k) - group.key;
       const auto mask = [&](int64_t column) {
