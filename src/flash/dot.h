@@ -81,11 +81,22 @@ struct DotBF16 {
   template <class Rows>
   [[gnu::always_inline]] static Vec load_k(const Rows& rows, int64_t i, int64_t item) {
     const int64_t dim = item * kWidth;
+    if constexpr (Rows::kBF16) {
+      if (rows.whole(dim, kWidth * kLanes)) return LoadPairs(rows.address(i) + dim);
+    }
     return PairsInOrder(rows.elements(i, dim), rows.elements(i, dim + kLanes));
   }
   template <class Rows>
   [[gnu::always_inline]] static Vec load_v(const Rows& rows, int64_t i, int64_t n, int64_t dim,
                                            Vec* poison) {
+    if constexpr (Rows::kBF16) {
+      if (i + 1 < n && rows.whole(dim, kLanes)) {
+        const Vec pairs = LoadPairsOfRows(rows.address(i) + dim, rows.address(i + 1) + dim);
+        // As an f32 a pair is its second number, but for digits that say nothing of infinity.
+        *poison = MulAdd(ShiftPairs(pairs), Zero(), MulAdd(pairs, Zero(), *poison));
+        return pairs;
+      }
+    }
     const Vec first = rows.elements(i, dim);
     const Vec second = i + 1 < n ? rows.elements(i + 1, dim) : Zero();
     *poison = MulAdd(first, Zero(), MulAdd(second, Zero(), *poison));

@@ -164,7 +164,8 @@ struct Unit {
   float* packed_k_scales;
   float* packed_v_scales;
   uint8_t* nonfinite;
-  flash::Span next_k;  // in the caller's memory, what is likely to be packed after this
+  flash::Span next_q;  // in the caller's memory, what is likely to be read after this unit
+  flash::Span next_k;
   flash::Span next_v;
   int64_t pack_tasks_end;  // in a batch: tasks of this unit and the ones before it
   int64_t attend_tasks_end;
@@ -556,8 +557,9 @@ void attend(const Run& run, const Unit& unit, int64_t tile, int64_t next_tile, i
                 query_row(problem, *run.args.q, sequence, head_of(next_tile), begin_of(next_tile)),
                 std::min(run.tile_q, rows - begin_of(next_tile)));
   } else {
-    attend.next[1] = unit.next_k;
-    attend.next[2] = unit.next_v;
+    attend.next[1] = unit.next_q;
+    attend.next[2] = unit.next_k;
+    attend.next[3] = unit.next_v;
   }
   run.tile_kernels.attend(&attend);
 }
@@ -593,12 +595,20 @@ int64_t size_of(const Run& run, const Unit& unit) {
          nonfinite_size(unit.sequence.seqlen_k, run.tile_k);
 }
 
-// Says that unit `next` is likely to be packed after this one.
+// Says that unit `next` is likely to be the worker's next one. Its first tile is its last rows.
 void set_next(const Run& run, Unit* unit, int64_t next) {
   const attn_plan_config& problem = run.problem;
-  if (next >= run.total_units || problem.kv_layout == ATTN_LAYOUT_PAGED) return;
+  if (next >= run.total_units) return;
   const Sequence sequence = sequence_of(run, next);
   const int64_t head_kv = next % problem.heads_kv;
+  if (const int64_t rows = rows_of(run, sequence); rows > 0) {
+    const int64_t begin = (rows - 1) / run.tile_q * run.tile_q;
+    unit->next_q =
+        span_of(*run.args.q, problem.head_dim,
+                query_row(problem, *run.args.q, sequence, head_kv * heads_per_kv(run), begin),
+                rows - begin);
+  }
+  if (problem.kv_layout == ATTN_LAYOUT_PAGED) return;
   const auto span = [&](const attn_tensor& t, int64_t dim) {
     return span_of(t, dim, key_row(problem, run.args, t, sequence, head_kv, 0), sequence.seqlen_k);
   };

@@ -514,7 +514,7 @@ void attend_tile(const AttendArgs& args) {
     const flash::Span next_block[] = {
         {args.packed_k + next_key * dim_items, next_keys * dim_items * kItem},
         {args.packed_v + items(next_key) * padded_dim_v, items(next_keys) * padded_dim_v * kItem}};
-    Ahead ahead = next_key < tile_end ? Ahead(next_block, 2) : Ahead(args.next, 3);
+    Ahead ahead = next_key < tile_end ? Ahead(next_block, 2) : Ahead(args.next, 4);
     for (int64_t row = 0; row < tile.rows; row += kRows) {
       Group group = group_at<Stage>(tile, row, key, tile_k);
       if (group.begin == group.end) continue;

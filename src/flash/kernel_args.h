@@ -166,7 +166,7 @@ struct AttendArgs {
   const float* packed_v_scales;  // NULL: all are 1
   const uint8_t* nonfinite;
   // What the worker is likely to read after this tile, and where this one writes.
-  Span next[3];
+  Span next[4];
 };
 
 // A tile against keys [key_begin, key_end) where the caller has them. key_begin is a multiple of

@@ -35,6 +35,7 @@ template <class Type>
 class KeyRows {
  public:
   using Element = typename Type::Element;
+  static constexpr bool kBF16 = Type::kBF16;
 
   explicit KeyRows(const Keys& keys) : keys_(keys) {}
 
@@ -47,8 +48,11 @@ class KeyRows {
     locate(keys_.pages, scales.data, scales.page_stride, scales.row_stride, key, n, scales_);
   }
 
-  // Where key i lies.
+  // Where key i lies, and whether its elements [dim, dim + n) are there, one after the other.
   const Element* address(int64_t i) const { return rows_[i]; }
+  bool whole(int64_t dim, int64_t n) const {
+    return keys_.rows.dim_stride == 1 && dim + n <= keys_.dim;
+  }
 
   // Elements [dim, dim + kLanes) of key i, 0 past the end.
   Vec at(int64_t i, int64_t dim) const {

@@ -12,6 +12,7 @@ struct F32 {
   using Element = float;
   static constexpr bool kScaled = false;
   static constexpr bool kFitsBF16 = false;
+  static constexpr bool kBF16 = false;
   static Vec load(const float* p) { return LoadU(p); }
   static Vec load_n(const float* p, int64_t n) { return LoadN(p, n); }
   static void store(Vec v, float* p) { StoreU(v, p); }
@@ -36,6 +37,7 @@ struct F16 {
   using Element = uint16_t;
   static constexpr bool kScaled = false;
   static constexpr bool kFitsBF16 = false;
+  static constexpr bool kBF16 = false;
   static Vec load(const uint16_t* p) { return LoadF16(p); }
   static Vec load_n(const uint16_t* p, int64_t n) { return load_by_lanes<F16>(p, 1, n); }
   static void store(Vec v, uint16_t* p) { StoreF16(v, p); }
@@ -45,6 +47,7 @@ struct BF16 {
   using Element = uint16_t;
   static constexpr bool kScaled = false;
   static constexpr bool kFitsBF16 = true;
+  static constexpr bool kBF16 = true;
   static Vec load(const uint16_t* p) { return LoadBF16(p); }
   static Vec load_n(const uint16_t* p, int64_t n) { return load_by_lanes<BF16>(p, 1, n); }
   static void store(Vec v, uint16_t* p) { StoreBF16(v, p); }
@@ -54,6 +57,7 @@ struct I8 {
   using Element = int8_t;
   static constexpr bool kScaled = true;    // with scales in the caller's memory
   static constexpr bool kFitsBF16 = true;  // without rounding, but for the scale
+  static constexpr bool kBF16 = false;
   static Vec load(const int8_t* p) { return LoadI8(p); }
   static Vec load_n(const int8_t* p, int64_t n) { return load_by_lanes<I8>(p, 1, n); }
 };
@@ -62,6 +66,7 @@ struct F8E4M3 {
   using Element = uint8_t;
   static constexpr bool kScaled = true;    // with scales in the caller's memory
   static constexpr bool kFitsBF16 = true;  // without rounding, but for the scale
+  static constexpr bool kBF16 = false;
   static Vec load(const uint8_t* p) { return LoadF8E4M3(p); }
   static Vec load_n(const uint8_t* p, int64_t n) { return load_by_lanes<F8E4M3>(p, 1, n); }
 };

@@ -58,7 +58,12 @@ ATTN_VEC_OP Vec LoadBF16(const uint16_t* p) {
   const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
 }
-ATTN_VEC_OP void StoreBF16(Vec v, uint16_t* p) {  // not vcvtneps2bf16, which flushes denormals
+ATTN_VEC_OP void StoreBF16(Vec v, uint16_t* p) {
+#if defined(__AVX512BF16__)
+  if (_mm512_fpclass_ps_mask(v, 0x20) == 0) {  // vcvtneps2bf16 flushes denormal numbers
+    return _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), (__m256i)_mm512_cvtneps_pbh(v));
+  }
+#endif
   const __m512i bits = _mm512_castps_si512(v);
   const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
   const __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
@@ -162,6 +167,20 @@ ATTN_VEC_OP Vec DotPairs(Vec a, Vec b, Vec sum) {
 }
 // low[0], low[1] | low[2], low[3] | ... | high[0], high[1] | ..., rounded to nearest even
 ATTN_VEC_OP Vec PairsInOrder(Vec low, Vec high) { return (Vec)_mm512_cvtne2ps_pbh(high, low); }
+// p[0], p[1] | p[2], p[3] | ...
+ATTN_VEC_OP Vec LoadPairs(const uint16_t* p) { return _mm512_loadu_ps(p); }
+// a[0], b[0] | a[1], b[1] | ...
+ATTN_VEC_OP Vec LoadPairsOfRows(const uint16_t* a, const uint16_t* b) {
+  const __m512i low =
+      _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(a)));
+  const __m512i high =
+      _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(b)));
+  return _mm512_castsi512_ps(_mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
+}
+// The first number of each pair, as f32.
+ATTN_VEC_OP Vec ShiftPairs(Vec pairs) {
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(pairs), 16));
+}
 // a[0], b[0] | a[1], b[1] | ..., of numbers that bf16 holds
 ATTN_VEC_OP Vec PairsOfLanes(Vec a, Vec b) {
   const __m512i low = _mm512_srli_epi32(_mm512_castps_si512(a), 16);
