@@ -47,11 +47,13 @@ toc_object_entries = False
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
 napoleon_google_docstring = False
+default_role = "code"
 
 # C's and C++'s reference, which Doxygen read.
 breathe_projects = {"attn": str(WORK / "doxygen" / "xml")}
 breathe_default_project = "attn"
-breathe_default_members = ("members",)
+breathe_default_members = ("members", "undoc-members")
+breathe_show_enumvalue_initializer = True
 breathe_domain_by_extension = {"h": "c", "hpp": "cpp"}
 
 

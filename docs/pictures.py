@@ -9,10 +9,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("svg")
-
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
@@ -26,6 +22,7 @@ Array = NDArray[Any]
 
 INK, MASKED, LINE, ACCENT = "#26323d", "#eceff1", "#ffffff", "#d9480f"
 WEIGHT = LinearSegmentedColormap.from_list("weight", ["#c9e2f5", "#1864ab"])
+plt.switch_backend("svg")
 plt.rcParams.update(
     {
         "font.size": 9,
