@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import attn
 from docutils import nodes
 from docutils.utils.math import latex2mathml
 from sphinx.application import Sphinx
-
-import attn
+from sphinx.writers.html5 import HTML5Translator
 
 DOCS = Path(__file__).resolve().parent
 WORK = DOCS.parent / "build" / "docs-work"  # what other tools made for these pages
@@ -54,10 +54,11 @@ breathe_projects = {"attn": str(WORK / "doxygen" / "xml")}
 breathe_default_project = "attn"
 breathe_default_members = ("members", "undoc-members")
 breathe_show_enumvalue_initializer = True
+breathe_show_include = False
 breathe_domain_by_extension = {"h": "c", "hpp": "cpp"}
 
 
-def visit_math(translator: object, node: nodes.math) -> None:
+def visit_math(translator: HTML5Translator, node: nodes.math) -> None:
     """Formulas as MathML, which browsers draw by themselves, without a script or the network."""
     as_block = isinstance(node, nodes.math_block)
     translator.body.append(latex2mathml.tex2mathml(node.astext(), as_block=as_block))

@@ -51,13 +51,17 @@ def documented(match: re.Match[str]) -> str:
     else:
         lines = [re.sub(r"^ *(//)? ?", "", line) for line in match["lines"].split("\n")]
     text = "\n".join(lines).strip()
+    if before.startswith(("}", "#endif")):  # names what ends here
+        return match[0]
     if before.strip():  # behind a declaration: its further lines are indented for looks
         return f"{before}/**< {marked_up(' '.join(text.split()))} */"
     if section := SECTION.match(text):
         end = "" if section["number"] == "1" else "/** @} */\n"
-        return f"{end}/** @defgroup section_{section['number']} {section['title']}\n{marked_up(section['text'])}@{{ */"
+        words = f"section_{section['number']} {section['title']}\n{marked_up(section['text'])}"
+        return f"{end}/** @defgroup {words}@{{ */"
     if file := FILE.match(text):
-        return f"/** @defgroup {file[1]}_{file[2]} {file[0]}\n{marked_up(text[file.end():])}\n@{{ */"
+        words = f"{file[1]}_{file[2]} {file[0]}\n{marked_up(text[file.end() :])}"
+        return f"/** @defgroup {words}\n@{{ */"
     return f"{before}/** {marked_up(textwrap.dedent(text))} */"
 
 

@@ -17,12 +17,15 @@ OTHER_TOOLS = ("rust",)
 
 @functools.cache
 def page(path: Path) -> BeautifulSoup:
+    """A page, parsed."""
     return BeautifulSoup(path.read_text(), "html.parser")
 
 
 @functools.cache
 def anchors(path: Path) -> set[str]:
-    return {tag.get(key) for tag in page(path).find_all() for key in ("id", "name") if tag.get(key)}
+    """What the fragment of a link to the page may be."""
+    tags = page(path).find_all(True)
+    return {str(tag[key]) for tag in tags for key in ("id", "name") if tag.has_attr(key)}
 
 
 def broken(path: Path, link: str) -> str | None:
@@ -33,7 +36,8 @@ def broken(path: Path, link: str) -> str | None:
     target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
     if not target.is_file():
         return "no such file"
-    if parts.fragment and target.suffix == ".html" and unquote(parts.fragment) not in anchors(target):
+    anchor = unquote(parts.fragment)
+    if anchor and target.suffix == ".html" and anchor not in anchors(target):
         return "no such anchor"
     return None
 
@@ -44,9 +48,7 @@ def main(folder: Path) -> int:
         if path.relative_to(folder.resolve()).parts[0] in OTHER_TOOLS:
             continue
         for tag in page(path).find_all(["a", "img", "link", "script"]):
-            for link in (tag.get("href"), tag.get("src")):
-                if not link:
-                    continue
+            for link in (str(tag[key]) for key in ("href", "src") if tag.has_attr(key)):
                 checked += 1
                 if why := broken(path, link):
                     failed += 1

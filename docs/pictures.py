@@ -9,14 +9,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import attn
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
-
-import attn
 
 Array = NDArray[Any]
 
@@ -56,7 +55,7 @@ def weights(seqlen_q: int, seqlen_k: int, *, spread: float = 0.6, **options: Any
 def show(
     axes: Axes, p: Array, title: str = "", *, q_start: int = 0, k_start: int = 0, largest: float = 0
 ) -> None:
-    """Draws P: a blue cell is attended, the darker the more; a grey one has a weight of exactly 0."""
+    """Draws P: a blue cell is attended, the darker the more; a grey one has weight 0 exactly."""
     rows, columns = p.shape
     largest = largest or float(p.max())
     for (i, j), weight in np.ndenumerate(p):
@@ -124,7 +123,8 @@ def lengths() -> None:
     padded, with_causal = panels(2, 2.8)
     options: dict[str, Any] = {"seqlens_q": [5], "seqlens_k": [6]}
     show(padded, weights(7, 8, **options), "seqlens_q = 5 of 7\nseqlens_k = 6 of 8")
-    show(with_causal, weights(7, 8, causal=True, **options), "the same, causal:\nquery 4 sees key 5")
+    p = weights(7, 8, causal=True, **options)
+    show(with_causal, p, "the same, causal:\nquery 4 sees key 5")
 
 
 def packed() -> None:
@@ -186,8 +186,8 @@ def block_mask() -> None:
 
 def bias() -> None:
     given, result = panels(2, 3.0)
-    i, j = np.mgrid[0:8, 0:8]
-    values = np.where(j % 3 == 0, 2.0, 0.0).astype(np.float32)
+    values = np.zeros((8, 8), np.float32)
+    values[:, ::3] = 2
     values[:, 7] = -np.inf
     for (row, column), value in np.ndenumerate(values):
         text = "-∞" if np.isinf(value) else f"{value:g}"
@@ -222,7 +222,8 @@ def tree() -> None:
     drawing.set(xlim=(-0.3, 3.9), ylim=(2.5, -0.5))
     drawing.set_title("draft tokens", pad=8)
     drawing.axis("off")
-    show(matrix, weights(6, 10, mask=mask, mask_k0=[4]), "weights: 4 keys of the prefix, then the tree")
+    p = weights(6, 10, mask=mask, mask_k0=[4])
+    show(matrix, p, "weights: 4 keys of the prefix, then the tree")
     matrix.set_xticks(range(10), ["p"] * 4 + [str(token) for token in range(6)])
     matrix.set_ylabel("draft token")
     frame(matrix, 0, 4, 6, 6)

@@ -1,8 +1,8 @@
 """tested.py: a Sphinx extension: what the pages show as code has run.
 
-A page takes a program from examples/ by `literalinclude`, and examples/test_examples.py must run it.
-Commands are run when the page is built, by the directive `command`, which shows them and what they
-print. Any other block of code in a page is a warning, and ./dev docs makes errors of warnings.
+A page takes a program from examples/ by `literalinclude`, and examples/test_examples.py must run
+it. Commands are run when the page is built, by the directive `command`, which shows them and what
+they print. Any other block of code in a page is a warning, and ./dev docs makes errors of warnings.
 """
 
 from __future__ import annotations

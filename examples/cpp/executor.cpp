@@ -1,8 +1,8 @@
 // executor.cpp: attention on the host's own threads.
 //
-// A host that has a thread pool lends it to the library by one function, parallel_for. Here the pool
-// is the plainest one: it starts its threads for each loop. The results must have the bits that one
-// thread gives; the program checks that.
+// A host that has a thread pool lends it to the library by one function, parallel_for. Here the
+// pool is the plainest one: it starts its threads for each loop. The results must have the bits
+// that one thread gives; the program checks that.
 #include <algorithm>
 #include <atomic>
 #include <attn/attn.hpp>

@@ -1,9 +1,9 @@
 // paged.cpp: decoding with a paged cache of keys and values.
 //
 // The cache is a pool of pages of 16 keys, which sequences take as they grow: none reserves its
-// longest length, none is ever moved. Three sequences of different lengths take their steps together,
-// one run each step. The results must have the bits that each sequence has alone with its keys and
-// values in a row; the program checks that.
+// longest length, none is ever moved. Three sequences of different lengths take their steps
+// together, one run each step. The results must have the bits that each sequence has alone with its
+// keys and values in a row; the program checks that.
 #include <attn/attn.hpp>
 #include <cstdio>
 #include <cstring>
@@ -101,8 +101,10 @@ void run_example() {
       const int64_t seqlen = cache.lengths[sequence];
       const attn::Tensor q1(&q[sequence * kHeadsQ * kDim], {1, kHeadsQ, 1, kDim}),
           o1(expected.data(), {1, kHeadsQ, 1, kDim}),
-          k1(history_k[sequence].data(), {1, kHeadsKv, seqlen, kDim}, {0, kDim, kHeadsKv * kDim, 1}),
-          v1(history_v[sequence].data(), {1, kHeadsKv, seqlen, kDim}, {0, kDim, kHeadsKv * kDim, 1});
+          k1(history_k[sequence].data(), {1, kHeadsKv, seqlen, kDim},
+             {0, kDim, kHeadsKv * kDim, 1}),
+          v1(history_v[sequence].data(), {1, kHeadsKv, seqlen, kDim},
+             {0, kDim, kHeadsKv * kDim, 1});
       attn::RunArgs args1;
       args1.q = &q1;
       args1.k = &k1;

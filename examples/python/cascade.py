@@ -4,9 +4,8 @@ The queries of all sequences attend to the prefix as one sequence, then each to 
 combines the two. That is attention over prefix and own keys together, up to rounding.
 """
 
-import numpy as np
-
 import attn
+import numpy as np
 
 BATCH, HEADS_Q, HEADS_KV, DIM = 16, 8, 2, 64
 PREFIX, OWN = 512, 24  # keys

@@ -1,8 +1,7 @@
 """paged.py: decoding with a paged cache of keys and values, as paged.cpp does it."""
 
-import numpy as np
-
 import attn
+import numpy as np
 
 HEADS_Q, HEADS_KV, DIM = 8, 2, 64
 PAGE_SIZE, PAGES, TABLE_PAGES = 16, 24, 8
