@@ -42,6 +42,9 @@ highlight_language = "none"
 myst_enable_extensions = ["colon_fence", "dollarmath"]
 myst_heading_anchors = 3
 toc_object_entries = False
+# What pages refer to must be there; not so what signatures and docstrings mention.
+nitpicky = True
+nitpick_ignore_regex = [(kind, ".*") for kind in ("c:identifier", "cpp:identifier", "py:class")]
 
 # Python's reference. Types are in the text.
 autodoc_typehints = "none"

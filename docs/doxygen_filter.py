@@ -38,7 +38,11 @@ def marked_up(text: str) -> str:
             out.append("@verbatim" if kept else "@endverbatim")
         if not kept:
             line = re.sub(r"`([^`]*)`", r"<tt>\1</tt>", MARKUP.sub(r"\\\g<0>", line))
-        out.append(line)
+            line = re.sub(r"\b\w+\.h\b", r"%\g<0>", line)  # a file's name is no link
+        if line.startswith("*") and out:  # what is pointed to, where Doxygen would see decoration
+            out[-1] += f" {line}"
+        else:
+            out.append(line)
     return "\n".join([*out, "@endverbatim"] if kept else out)
 
 
