@@ -70,6 +70,14 @@ def test_minimal_c_by_cmake(programs: Path) -> None:
     check_minimal(run(programs / "minimal"))
 
 
+def test_minimal_cpp(programs: Path) -> None:
+    check_minimal(run(programs / "minimal_cpp"))
+
+
+def test_plan(programs: Path) -> None:
+    assert run(programs / "plan") == "1 0\n"
+
+
 def test_dlopen(programs: Path) -> None:
     output = run(programs / "dlopen", PREFIX / "lib" / "libattn.so")
     assert re.match(
@@ -90,6 +98,16 @@ def test_decode(programs: Path) -> None:
     assert "prefill of 100 and decode of 16 tokens" in run(programs / "decode")
 
 
+def test_paged(programs: Path) -> None:
+    expected = "20 steps of 3 sequences in 9 pages: the same bits as each alone\n"
+    assert run(programs / "paged") == expected
+    assert run(sys.executable, EXAMPLES / "python" / "paged.py") == expected
+
+
+def test_executor(programs: Path) -> None:
+    assert run(programs / "executor") == "3 workers of the host: the same bits as one thread\n"
+
+
 def test_results(programs: Path) -> None:
     refused, accepted = run(programs / "results").splitlines()
     assert refused.startswith("ATTN_ERROR_INVALID_ARGUMENT: ") and "heads_kv" in refused
@@ -99,6 +117,21 @@ def test_results(programs: Path) -> None:
 def test_minimal_python() -> None:
     output = run(sys.executable, EXAMPLES / "python" / "minimal.py")
     assert output == "(1, 8, 128, 64) float32 True\n"
+
+
+def test_cascade() -> None:
+    output = run(sys.executable, EXAMPLES / "python" / "cascade.py")
+    assert output == "prefix of 512 keys read once for 16 sequences: merged as computed whole\n"
+
+
+def test_refused() -> None:
+    output = run(sys.executable, EXAMPLES / "python" / "refused.py")
+    assert "\nchosen: standard\n" in output
+    reason = "head_dim is 2048; flash serves 1 to 1024"
+    assert f"\nnot flash: {reason}\n" in output
+    assert output.endswith(
+        f"ATTN_ERROR_UNSUPPORTED: backend 'flash' was asked for, but: {reason}\n"
+    )
 
 
 def test_minimal_rust() -> None:

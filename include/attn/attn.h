@@ -90,6 +90,7 @@ extern "C" {
  * 1. Basics: version, status, errors
  * --------------------------------------------------------------------------------------------- */
 
+/* The version of this header. */
 #define ATTN_VERSION_MAJOR 0
 #define ATTN_VERSION_MINOR 1
 #define ATTN_VERSION_PATCH 0
@@ -104,6 +105,7 @@ ATTN_API int32_t attn_version(void);
 /* The same as text, "0.1.0". Static storage. Since 0.1. */
 ATTN_API const char* attn_version_string(void);
 
+/* How a call ended. */
 typedef int32_t attn_status;
 enum {
   ATTN_OK = 0,
@@ -139,6 +141,7 @@ ATTN_API const char* attn_last_error(void);
  * 2. Tensors
  * --------------------------------------------------------------------------------------------- */
 
+/* Types of elements. */
 typedef int32_t attn_dtype;
 enum {
   ATTN_DTYPE_INVALID = 0,
@@ -162,6 +165,7 @@ ATTN_API const char* attn_dtype_name(attn_dtype dtype);
 typedef int32_t attn_device_type;
 enum { ATTN_DEVICE_CPU = 1, ATTN_DEVICE_CUDA = 2 };
 
+/* The most dimensions of a tensor. */
 #define ATTN_MAX_RANK 6
 
 /* A view of the caller's memory; it owns nothing. Frozen layout, 144 bytes.
@@ -232,6 +236,7 @@ ATTN_API ATTN_MUST_CHECK attn_status attn_attention(const attn_tensor* q, const 
  * 4. Contexts: threads, memory, instruction set
  * --------------------------------------------------------------------------------------------- */
 
+/* Threads, memory and instruction set of the plans that are made from it. */
 typedef struct attn_context attn_context;
 
 /* Instruction sets of the CPU backends. AVX512_BF16 is AVX512, but that flash multiplies pairs of
@@ -260,6 +265,7 @@ typedef struct attn_allocator {
 } attn_allocator;
 #define ATTN_ALLOCATOR_INIT \
   { sizeof(attn_allocator), 0, 0, 0, 0 }
+/* As ATTN_ALLOCATOR_INIT, for a struct of `size` bytes, the caller's sizeof. Since 0.1. */
 ATTN_API void attn_allocator_init(attn_allocator* allocator, size_t size);
 
 /* One task of a parallel loop: `task` in [0, n), `worker` in [0, concurrency). Two tasks that run
@@ -279,8 +285,10 @@ typedef struct attn_executor {
 } attn_executor;
 #define ATTN_EXECUTOR_INIT \
   { sizeof(attn_executor), 0, 0, 0 }
+/* As ATTN_EXECUTOR_INIT, for a struct of `size` bytes, the caller's sizeof. Since 0.1. */
 ATTN_API void attn_executor_init(attn_executor* executor, size_t size);
 
+/* How much a message of the log matters. */
 typedef int32_t attn_log_level;
 enum { ATTN_LOG_DEBUG = 1, ATTN_LOG_INFO = 2, ATTN_LOG_WARNING = 3 };
 
@@ -288,6 +296,7 @@ enum { ATTN_LOG_DEBUG = 1, ATTN_LOG_INFO = 2, ATTN_LOG_WARNING = 3 };
  * thread that entered the library; `message` is valid during the call. */
 typedef void (*attn_log_fn)(void* user, attn_log_level level, const char* message);
 
+/* What a context is made of; every field may stay 0. */
 typedef struct attn_context_config {
   uint32_t struct_size;
   int32_t num_threads; /* of the built-in pool: 1 to 1024; 0: the CPUs that the process may use */
@@ -302,6 +311,7 @@ typedef struct attn_context_config {
 } attn_context_config;
 #define ATTN_CONTEXT_CONFIG_INIT \
   { sizeof(attn_context_config), 0, 0, 0, 0, 0, 0, 0, 0 }
+/* As ATTN_CONTEXT_CONFIG_INIT, for a struct of `size` bytes, the caller's sizeof. Since 0.1. */
 ATTN_API void attn_context_config_init(attn_context_config* config, size_t size);
 
 /* Creates a context. `config` may be NULL (all defaults). Starts no threads yet. On success
@@ -323,8 +333,10 @@ ATTN_API ATTN_MUST_CHECK attn_status attn_context_warmup(attn_context* context, 
  * 5. Plans: what is to be computed
  * --------------------------------------------------------------------------------------------- */
 
+/* A kind of problem, checked, with the backend that computes it and its tiles. */
 typedef struct attn_plan attn_plan;
 
+/* What a plan computes. */
 typedef int32_t attn_plan_kind;
 enum { ATTN_PLAN_FORWARD = 0 };
 
@@ -395,6 +407,7 @@ typedef struct attn_plan_config {
     sizeof(attn_plan_config), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, \
         0, 0, 0, 0, 0, 0, 0, 0, 0, 0                                                               \
   }
+/* As ATTN_PLAN_CONFIG_INIT, for a struct of `size` bytes, the caller's sizeof. Since 0.1. */
 ATTN_API void attn_plan_config_init(attn_plan_config* config, size_t size);
 
 /* Creates a plan: checks the problem, picks a backend (in the order of attn_context_get_backend,
@@ -410,6 +423,9 @@ ATTN_API ATTN_MUST_CHECK attn_status attn_plan_create(attn_context* context,
 /* Destroys a plan; NULL is legal. Since 0.1. */
 ATTN_API void attn_plan_destroy(attn_plan* plan);
 
+/* Of a workspace's first byte. */
+#define ATTN_WORKSPACE_ALIGNMENT 64
+
 /* Bytes of workspace that a run within the plan's bounds needs; may be 0. The workspace is aligned
  * to ATTN_WORKSPACE_ALIGNMENT, on the plan's device, one for each concurrent run; its content on
  * arrival does not matter. With T workers:
@@ -417,8 +433,7 @@ ATTN_API void attn_plan_destroy(attn_plan* plan);
  *   flash     T tiles, plus packed copies of K and V of T kv heads, or of as many as fit in 16 MiB
  *             (at least one): O(T * tile + packed K/V), whatever the batch. Sequences of up to 16
  *             queries need no such copies, but an f32 row of O for each row and chunk of keys
- * Since 0.1. */
-#define ATTN_WORKSPACE_ALIGNMENT 64
+ * Fails with INVALID_ARGUMENT if plan or size is NULL. Since 0.1. */
 ATTN_API ATTN_MUST_CHECK attn_status attn_plan_workspace_size(const attn_plan* plan, size_t* size,
                                                               attn_error* error);
 
@@ -497,6 +512,7 @@ typedef struct attn_run_args {
     sizeof(attn_run_args), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, \
         0                                                                                          \
   }
+/* As ATTN_RUN_ARGS_INIT, for a struct of `size` bytes, the caller's sizeof. Since 0.1. */
 ATTN_API void attn_run_args_init(attn_run_args* args, size_t size);
 
 /* Runs a plan. On CPUs the result is there on return; on a device the work is in `stream`.
@@ -543,6 +559,7 @@ typedef struct attn_merge_args {
 } attn_merge_args;
 #define ATTN_MERGE_ARGS_INIT \
   { sizeof(attn_merge_args), 0, 0, 0, 0, 0, 0, 0 }
+/* As ATTN_MERGE_ARGS_INIT, for a struct of `size` bytes, the caller's sizeof. Since 0.1. */
 ATTN_API void attn_merge_args_init(attn_merge_args* args, size_t size);
 
 /* Merges. Needs no plan and no workspace. Fails as attn_run does. Since 0.1. */
@@ -556,6 +573,7 @@ ATTN_API ATTN_MUST_CHECK attn_status attn_merge(attn_context* context, const att
  * strings live as long as the object that was asked. Nothing here touches a device.
  * --------------------------------------------------------------------------------------------- */
 
+/* What a context uses. */
 typedef struct attn_context_info {
   uint32_t struct_size;
   attn_isa isa;         /* what the CPU backends use */
@@ -569,7 +587,10 @@ typedef struct attn_context_info {
 } attn_context_info;
 #define ATTN_CONTEXT_INFO_INIT \
   { sizeof(attn_context_info), 0, 0, 0, 0, 0, 0, 0, 0 }
+/* As ATTN_CONTEXT_INFO_INIT, for a struct of `size` bytes, the caller's sizeof. Since 0.1. */
 ATTN_API void attn_context_info_init(attn_context_info* info, size_t size);
+/* Fills *info; its strings live as long as the context. Fails with INVALID_ARGUMENT if a pointer is
+ * NULL or info->struct_size was not set; *info is then untouched. Since 0.1. */
 ATTN_API ATTN_MUST_CHECK attn_status attn_context_get_info(const attn_context* context,
                                                            attn_context_info* info,
                                                            attn_error* error);
@@ -585,8 +606,12 @@ typedef struct attn_isa_info {
 } attn_isa_info;
 #define ATTN_ISA_INFO_INIT \
   { sizeof(attn_isa_info), 0, 0, 0, 0, 0 }
+/* As ATTN_ISA_INFO_INIT, for a struct of `size` bytes, the caller's sizeof. Since 0.1. */
 ATTN_API void attn_isa_info_init(attn_isa_info* info, size_t size);
+/* How many instruction sets the library knows; 0 if context is NULL. Since 0.1. */
 ATTN_API int32_t attn_context_isa_count(const attn_context* context);
+/* Fills *info with instruction set `index`, 0 to attn_context_isa_count() - 1. Fails as
+ * attn_context_get_info does, also for another index. Since 0.1. */
 ATTN_API ATTN_MUST_CHECK attn_status attn_context_get_isa(const attn_context* context,
                                                           int32_t index, attn_isa_info* info,
                                                           attn_error* error);
@@ -602,8 +627,12 @@ typedef struct attn_backend_info {
 } attn_backend_info;
 #define ATTN_BACKEND_INFO_INIT \
   { sizeof(attn_backend_info), 0, 0, 0, 0 }
+/* As ATTN_BACKEND_INFO_INIT, for a struct of `size` bytes, the caller's sizeof. Since 0.1. */
 ATTN_API void attn_backend_info_init(attn_backend_info* info, size_t size);
+/* How many backends the library knows; 0 if context is NULL. Since 0.1. */
 ATTN_API int32_t attn_context_backend_count(const attn_context* context);
+/* Fills *info with backend `index`, 0 to attn_context_backend_count() - 1. Fails as
+ * attn_context_get_info does, also for another index. Since 0.1. */
 ATTN_API ATTN_MUST_CHECK attn_status attn_context_get_backend(const attn_context* context,
                                                               int32_t index,
                                                               attn_backend_info* info,
@@ -627,7 +656,10 @@ typedef struct attn_plan_info {
 } attn_plan_info;
 #define ATTN_PLAN_INFO_INIT \
   { sizeof(attn_plan_info), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
+/* As ATTN_PLAN_INFO_INIT, for a struct of `size` bytes, the caller's sizeof. Since 0.1. */
 ATTN_API void attn_plan_info_init(attn_plan_info* info, size_t size);
+/* Fills *info; its strings live as long as the plan. Fails as attn_context_get_info does.
+ * Since 0.1. */
 ATTN_API ATTN_MUST_CHECK attn_status attn_plan_get_info(const attn_plan* plan, attn_plan_info* info,
                                                         attn_error* error);
 
@@ -656,6 +688,7 @@ typedef struct attn_autotune_info {
 } attn_autotune_info;
 #define ATTN_AUTOTUNE_INFO_INIT \
   { sizeof(attn_autotune_info), 0, 0, 0, 0, 0 }
+/* As ATTN_AUTOTUNE_INFO_INIT, for a struct of `size` bytes, the caller's sizeof. Since 0.1. */
 ATTN_API void attn_autotune_info_init(attn_autotune_info* info, size_t size);
 
 /* Measures which tile_k and kv_chunk are the fastest for the plan's problem, by runs of it with

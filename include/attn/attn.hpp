@@ -39,12 +39,17 @@ namespace attn {
 // Why a call failed: the status and the library's words. Copying never allocates.
 class Error : public std::exception {
  public:
+  // No failure yet; `get` is for a call to fill.
   Error() noexcept { error_.status = ATTN_OK, error_.message[0] = '\0'; }
+  // What a call filled.
   explicit Error(const attn_error& error) noexcept : error_(error) {}
 
+  // ATTN_OK if there was no failure.
   attn_status status() const noexcept { return error_.status; }
+  // The library's words, which live as long as this object.
   const char* what() const noexcept override { return error_.message; }
 
+  // For a call of attn.h to fill.
   attn_error* get() noexcept { return &error_; }
 
  private:
@@ -55,14 +60,19 @@ class Error : public std::exception {
 template <class T>
 class [[nodiscard]] Result {
  public:
+  // A value.
   Result(T value) : value_(std::move(value)) {}
+  // An error, and no value.
   Result(const Error& error) noexcept : error_(error) {}
 
+  // Whether there is a value.
   bool ok() const noexcept { return value_.has_value(); }
+  // The same.
   explicit operator bool() const noexcept { return ok(); }
 
   // The value; only if ok().
   T& value() & noexcept { return *value_; }
+  // The same, to be moved out.
   T&& value() && noexcept { return std::move(*value_); }
 
   // The error; status ATTN_OK if ok().
@@ -81,17 +91,24 @@ class [[nodiscard]] Result {
   Error error_;
 };
 
+// Success, or the Error that is there instead.
 template <>
 class [[nodiscard]] Result<void> {
  public:
+  // Success.
   Result() noexcept = default;
+  // An error.
   Result(const Error& error) noexcept : error_(error) {}
 
+  // Whether it is success.
   bool ok() const noexcept { return error_.status() == ATTN_OK; }
+  // The same.
   explicit operator bool() const noexcept { return ok(); }
+  // The error; status ATTN_OK if ok().
   const Error& error() const noexcept { return error_; }
 
 #ifndef ATTN_NO_EXCEPTIONS
+  // Throws the error if there is one.
   void or_throw() && {
     if (!ok()) throw error_;
   }
@@ -128,6 +145,7 @@ struct DtypeOf<std::int64_t> {
 // A view of CPU memory; owns nothing. Is an attn_tensor, so that its address goes wherever attn.h
 // takes one. A pointer to const is for inputs: the library writes to o and lse only.
 struct Tensor : attn_tensor {
+  // A shape, or strides in elements.
   using Extents = std::initializer_list<std::int64_t>;
 
   // Row-major memory.
@@ -162,13 +180,15 @@ struct Tensor : attn_tensor {
   }
 };
 
-// The config structs of attn.h, initialised.
+// attn_context_config, initialised.
 struct ContextConfig : attn_context_config {
   ContextConfig() noexcept : attn_context_config ATTN_CONTEXT_CONFIG_INIT {}
 };
+// attn_plan_config, initialised.
 struct PlanConfig : attn_plan_config {
   PlanConfig() noexcept : attn_plan_config ATTN_PLAN_CONFIG_INIT {}
 };
+// attn_merge_args, initialised.
 struct MergeArgs : attn_merge_args {
   MergeArgs() noexcept : attn_merge_args ATTN_MERGE_ARGS_INIT {}
 };
@@ -188,7 +208,9 @@ class Workspace {
   }
   ~Workspace() { ::operator delete(data_, kAlignment); }
 
+  // ATTN_WORKSPACE_ALIGNMENT-aligned; content undefined.
   void* data() const noexcept { return data_; }
+  // Bytes; 0 if the memory is not there.
   std::size_t size() const noexcept { return data_ == nullptr ? 0 : size_; }
 
  private:
@@ -197,8 +219,10 @@ class Workspace {
   std::size_t size_;
 };
 
+// attn_run_args, initialised.
 struct RunArgs : attn_run_args {
   RunArgs() noexcept : attn_run_args ATTN_RUN_ARGS_INIT {}
+  // The workspace must outlive the runs.
   void set_workspace(const Workspace& memory) noexcept {
     workspace = memory.data();
     workspace_size = memory.size();
@@ -237,6 +261,7 @@ class Owner {
 // Threads, memory and instruction set. Movable.
 class Context {
  public:
+  // attn_context_create.
   static Result<Context> create(const attn_context_config& config = ContextConfig()) noexcept {
     attn_context* handle = nullptr;
     const auto done =
@@ -245,14 +270,17 @@ class Context {
     return Context(handle);
   }
 
+  // attn_context_warmup: starts the threads.
   Result<void> try_warmup() noexcept {
     return detail::check([&](attn_error* e) { return attn_context_warmup(get(), e); });
   }
 
+  // attn_merge: combines results over disjoint keys.
   Result<void> try_merge(const attn_merge_args& args) noexcept {
     return detail::check([&](attn_error* e) { return attn_merge(get(), &args, e); });
   }
 
+  // attn_context_get_info; strings live as long as this object.
   Result<attn_context_info> try_info() const noexcept {
     attn_context_info info = ATTN_CONTEXT_INFO_INIT;
     const auto done =
@@ -262,10 +290,14 @@ class Context {
   }
 
 #ifndef ATTN_NO_EXCEPTIONS
+  // create, throwing.
   explicit Context(const attn_context_config& config = ContextConfig())
       : Context(create(config).or_throw()) {}
+  // try_warmup, throwing.
   void warmup() { try_warmup().or_throw(); }
+  // try_merge, throwing.
   void merge(const attn_merge_args& args) { try_merge(args).or_throw(); }
+  // try_info, throwing.
   attn_context_info info() const { return try_info().or_throw(); }
 #endif
 
@@ -280,6 +312,7 @@ class Context {
 // A problem, the backend that serves it, and its tiles. Movable; outlives its context if it must.
 class Plan {
  public:
+  // attn_plan_create.
   static Result<Plan> create(const Context& context, const attn_plan_config& config) noexcept {
     attn_plan* handle = nullptr;
     const auto done = detail::check(
@@ -288,7 +321,7 @@ class Plan {
     return Plan(handle);
   }
 
-  // Bytes.
+  // attn_plan_workspace_size: bytes.
   Result<std::size_t> try_workspace_size() const noexcept {
     std::size_t size = 0;
     const auto done =
@@ -297,10 +330,12 @@ class Plan {
     return size;
   }
 
+  // attn_run; from any number of threads, each with outputs and a workspace of its own.
   Result<void> try_run(const attn_run_args& args) const noexcept {
     return detail::check([&](attn_error* e) { return attn_run(get(), &args, e); });
   }
 
+  // attn_plan_get_info; strings live as long as this object.
   Result<attn_plan_info> try_info() const noexcept {
     attn_plan_info info = ATTN_PLAN_INFO_INIT;
     const auto done =
@@ -327,11 +362,16 @@ class Plan {
   }
 
 #ifndef ATTN_NO_EXCEPTIONS
+  // create, throwing.
   Plan(const Context& context, const attn_plan_config& config)
       : Plan(create(context, config).or_throw()) {}
+  // try_workspace_size, throwing.
   std::size_t workspace_size() const { return try_workspace_size().or_throw(); }
+  // try_run, throwing.
   void run(const attn_run_args& args) const { try_run(args).or_throw(); }
+  // try_info, throwing.
   attn_plan_info info() const { return try_info().or_throw(); }
+  // try_autotune, throwing.
   attn_autotune_info autotune(const attn_run_args& args, std::int64_t budget_ns) const {
     return try_autotune(args, budget_ns).or_throw();
   }
@@ -352,6 +392,7 @@ inline Result<void> try_attention(const attn_tensor& q, const attn_tensor& k, co
 }
 
 #ifndef ATTN_NO_EXCEPTIONS
+// try_attention, throwing.
 inline void attention(const attn_tensor& q, const attn_tensor& k, const attn_tensor& v,
                       const attn_tensor& o, attn_features features = 0) {
   try_attention(q, k, v, o, features).or_throw();

@@ -72,6 +72,7 @@ typedef struct attn_run_shape {
   int64_t num_pages; /* paged: pages of k; else 0 */
 } attn_run_shape;
 
+/* What a backend is: a name and its functions. */
 typedef struct attn_backend {
   uint32_t struct_size;
   uint32_t abi; /* ATTN_BACKEND_ABI of the header that it was compiled with */

@@ -356,7 +356,7 @@ class Plan:
 
     @property
     def refusals(self) -> dict[str, str]:
-        """Why each other backend was not chosen: {name: reason in words}."""
+        """By name, why each other backend was not chosen, in words."""
         reasons = {}
         for index, name in enumerate(self._backends):
             reason = lib.attn_plan_refusal(self._handle, index)
