@@ -1,5 +1,6 @@
-# A toolchain for what runs on glibc 2.28 and later: the machine's compiler makes the objects, and
-# zig, which knows the symbols of each glibc, links them. A symbol that 2.28 lacks is undefined then.
+# A toolchain for what runs on glibc 2.28 and later: the machine's compiler makes the objects, so that
+# they are as fast as ever, and zig, which knows the symbols of each glibc, links them. What needs a
+# symbol that 2.28 lacks does not link.
 
 find_program(ATTN_ZIG NAMES python-zig zig REQUIRED)  # python-zig: of the package ziglang
 set(link "${ATTN_ZIG} cc -target ${CMAKE_HOST_SYSTEM_PROCESSOR}-linux-gnu.2.28 -O2 -Wl,--strip-debug")
