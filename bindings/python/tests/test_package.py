@@ -6,6 +6,7 @@ import importlib.metadata
 import os
 import pathlib
 import pkgutil
+import re
 import subprocess
 import sys
 import typing
@@ -17,6 +18,7 @@ import attn
 from attn import _names, _native, _plan, _tensors, _types
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+HEADER = ROOT / "libattn" / "include" / "attn" / "attn.h"
 ffi, lib = _native.ffi, _native.lib
 
 
@@ -127,11 +129,10 @@ def test_names_are_those_of_the_header():
 
 def test_declarations_follow_the_header():
     build = load_build_native()
-    header = build.find_library().header
-    text = build.declarations(header)
+    text = build.declarations(HEADER)
     assert "ATTN_API" not in text
     assert "__cplusplus" not in text
-    functions = set(_exported(header.read_text()))
+    functions = set(_exported(HEADER.read_text()))
     assert len(functions) > 30
     assert functions <= set(dir(lib))
 
@@ -144,39 +145,64 @@ def _exported(text):
             yield head.split()[-1].strip("*")
 
 
-def test_finding_the_library(tmp_path, monkeypatch):
-    build = load_build_native()
-    header = build.find_library().header
+@pytest.fixture
+def configure(tmp_path, monkeypatch):
+    """configure(): what CMake says of the library that the package would be built against."""
     monkeypatch.delenv("ATTN_PREFIX", raising=False)
-    monkeypatch.setenv("PKG_CONFIG_PATH", str(tmp_path / "pc"))
-    monkeypatch.setenv("ATTN_PREFIX", str(tmp_path))
-    with pytest.raises(SystemExit, match="no attn installation"):
-        build.find_library()
+    monkeypatch.setenv("PKG_CONFIG_LIBDIR", str(tmp_path / "pc"))
+    monkeypatch.delenv("PKG_CONFIG_PATH", raising=False)
 
-    prefix = tmp_path / "prefix"
-    (prefix / "include" / "attn").mkdir(parents=True)
-    copy = prefix / "include" / "attn" / "attn.h"
-    copy.write_text(header.read_text().replace("_VERSION_PATCH 0", "_VERSION_PATCH 7"))
-    (prefix / "lib64").mkdir()
-    (prefix / "lib64" / "libattn.so").touch()
-    monkeypatch.setenv("ATTN_PREFIX", str(prefix))
-    found = build.find_library()
-    assert found == (prefix / "include", prefix / "lib64")
-    assert build.version(found.header).endswith(".7")
+    def configure():
+        command = ["cmake", "-S", ROOT, "-B", tmp_path / "build", "--fresh"]
+        options = ["-DSKBUILD_PROJECT_VERSION=0.1.0", f"-DPython_EXECUTABLE={sys.executable}"]
+        run = subprocess.run([*command, *options], capture_output=True, text=True)
+        if run.returncode != 0:
+            return " ".join(run.stderr.split())
+        return re.search("^-- libattn.*", run.stdout, re.MULTILINE).group()
 
-    monkeypatch.delenv("ATTN_PREFIX")
-    (tmp_path / "pc").mkdir()
-    (tmp_path / "pc" / "attn.pc").write_text(
-        f"prefix={prefix}\nlibdir=${{prefix}}/lib64/../lib64\nincludedir=${{prefix}}/include\n"
-        "Name: attn\nDescription: x\nVersion: 0\n"
+    return configure
+
+
+def install(prefix, version):
+    """An installation as CMake and pkg-config see it, of a library that is not there."""
+    folder = prefix / "lib" / "cmake" / "attn"
+    folder.mkdir(parents=True)
+    (folder / "attn-config.cmake").write_text(
+        "add_library(attn::attn SHARED IMPORTED)\n"
+        "set_target_properties(attn::attn PROPERTIES IMPORTED_LOCATION /libattn.so)\n"
     )
-    assert build.find_library() == found
+    major_minor = version.rpartition(".")[0]
+    (folder / "attn-config-version.cmake").write_text(
+        f"set(PACKAGE_VERSION {version})\n"
+        f"if(PACKAGE_FIND_VERSION STREQUAL {major_minor})\n"
+        "  set(PACKAGE_VERSION_COMPATIBLE ON)\n"
+        "endif()\n"
+    )
+    return folder
 
-    monkeypatch.setenv("PKG_CONFIG", str(tmp_path / "no-pkg-config"))
-    in_tree = build.find_library()
-    assert in_tree.include == ROOT.parent.parent / "include"
-    with pytest.raises(SystemExit, match="neither installed nor built"):
-        build.make_ffi(in_tree._replace(libdir=None))
+
+def test_the_library_of_attn_prefix(configure, tmp_path, monkeypatch):
+    prefix = tmp_path / "prefix"
+    monkeypatch.setenv("ATTN_PREFIX", str(prefix))
+    assert f"ATTN_PREFIX is {prefix}; must be where attn 0.1 is installed" in configure()
+    folder = install(prefix, "0.1.7")
+    assert configure() == f"-- libattn 0.1.7: {folder}"
+
+
+def test_the_library_of_pkg_config(configure, tmp_path):
+    in_tree = f"-- libattn 0.1.0: {ROOT.parent.parent}/build/release"
+    other = {in_tree, "-- libattn: built from its sources"}
+    assert configure() in other
+    (tmp_path / "pc").mkdir()
+    text = "Name: attn\nDescription: x\nVersion: 0\n"
+    for version in ("0.1.7", "0.2.0"):
+        prefix = tmp_path / version
+        folder = install(prefix, version)
+        (tmp_path / "pc" / "attn.pc").write_text(f"prefix={prefix}\n{text}")
+        if version == "0.1.7":
+            assert configure() == f"-- libattn 0.1.7: {folder}"
+        else:
+            assert configure() in other  # the one of another minor version is of no use
 
 
 # --- At run time ---
