@@ -1,15 +1,40 @@
-"""Builds the package: its version and its C declarations both come from attn.h."""
+"""Builds the package: its version and its C declarations both come from attn.h.
+
+Where JAX is installed, whose headers it takes, attn._jax is built too: `pip install
+--no-build-isolation`.
+"""
 
 import pathlib
 import sys
 
-from setuptools import setup
+from setuptools import Extension, setup
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import build_native  # noqa: E402
 
+library = build_native.find_library()
+extensions = []
+try:
+    import jax.ffi
+except ImportError:
+    pass
+else:
+    extensions.append(
+        Extension(
+            "attn._jax",
+            ["jax_handler.cpp"],
+            include_dirs=[str(library.include), jax.ffi.include_dir()],
+            libraries=["attn"],
+            library_dirs=[str(library.libdir)],
+            runtime_library_dirs=[str(library.libdir)],
+            extra_compile_args=["-std=c++17", "-fvisibility=hidden"],
+            py_limited_api=True,
+        )
+    )
+
 setup(
-    version=build_native.version(build_native.find_library().header),
+    version=build_native.version(library.header),
+    ext_modules=extensions,
     cffi_modules=["build_native.py:ffibuilder"],
     # Another library to link against changes no source file, so time stamps cannot tell.
     options={"build_ext": {"force": True}},

@@ -1,5 +1,6 @@
 """attn.onnx against ONNX: its own test cases, its reference evaluator in float64, ONNX Runtime."""
 
+import doctest
 import re
 import warnings
 
@@ -9,6 +10,7 @@ import onnx
 import onnxruntime
 import pytest
 from onnx.reference import ReferenceEvaluator
+from reference import assert_close
 
 import attn
 import attn.onnx
@@ -30,16 +32,6 @@ DTYPES = {"f32": np.float32, "f16": np.float16, "bf16": ml_dtypes.bfloat16}
 def epsilon(dtype):
     """The bound of f32, and the distance of 1 to the next number in the other types."""
     return 1e-5 if dtype == np.float32 else float(ml_dtypes.finfo(dtype).eps)
-
-
-def assert_close(actual, expected, tolerance):
-    """The same shape, infinities and numbers; NaN is far from everything."""
-    assert actual.shape == expected.shape
-    actual, expected = actual.astype(np.float64), expected.astype(np.float64)
-    finite = np.isfinite(expected)
-    np.testing.assert_array_equal(actual[~finite], expected[~finite])
-    error = np.abs(actual[finite] - expected[finite])
-    assert np.all(error <= tolerance), f"error {error.max()} > {tolerance}"
 
 
 def largest(array):
@@ -385,3 +377,9 @@ X3 = ones(1, 4, 16)
 def test_bad_input(inputs, options, error, words):
     with pytest.raises(error, match=re.escape(words)):
         attn.onnx.attention(*inputs, **options)
+
+
+def test_examples():
+    result = doctest.testmod(attn.onnx, raise_on_error=False)
+    assert result.failed == 0
+    assert result.attempted >= 5
