@@ -11,8 +11,8 @@ import functools
 import threading
 from typing import TYPE_CHECKING, Any, Literal
 
-import jax  # type: ignore[import-not-found,unused-ignore]
-import jax.numpy as jnp  # type: ignore[import-not-found,unused-ignore]
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from . import _context, _names, _tensors
@@ -146,20 +146,15 @@ def attention(
     )
     operands = {**main, **extras}
     slots = [ffi.offsetof("attn_run_args", name) for name in (*operands, *results)]
-
-    @jax.custom_jvp  # type: ignore[untyped-decorator,unused-ignore]
-    def call(*arrays: Any) -> Any:
-        _register()
-        return jax.ffi.ffi_call(
-            "attn_attention", tuple(results.values()), vmap_method="sequential"
-        )(
-            *arrays,
-            config=np.frombuffer(ffi.buffer(problem.config()), np.uint8),
-            backend=problem.backend or "",
-            slots=np.array(slots, np.int32),
-            seqlen_first=order == "bshd",
-        )
-
+    attributes = {
+        "config": np.frombuffer(ffi.buffer(problem.config()), np.uint8),
+        "backend": problem.backend or "",
+        "slots": np.array(slots, np.int32),
+        "seqlen_first": order == "bshd",
+    }
+    _register()
+    foreign = jax.ffi.ffi_call("attn_attention", tuple(results.values()), vmap_method="sequential")
+    call = jax.custom_jvp(lambda *arrays: foreign(*arrays, **attributes))
     call.defjvp(_refuse_gradient)
     outputs = call(*operands.values())
     if "q" in bare:
