@@ -261,11 +261,8 @@ def _bound(attribute: str, size: int) -> int | None:
 
 
 def _pad(mask: Array, columns: int) -> Array:
-    """The mask up to the last column, which is not attended; floats as f32."""
-    width = [(0, 0)] * (mask.ndim - 1) + [(0, columns - mask.shape[-1])]
-    if mask.dtype == np.bool_:
-        return np.pad(mask, width)
-    return np.pad(mask.astype(np.float32), width, constant_values=-np.inf)
+    """The mask with columns for all keys; those that it lacked are not attended anyway."""
+    return np.pad(mask, [(0, 0)] * (mask.ndim - 1) + [(0, columns - mask.shape[-1])])
 
 
 def _stages(

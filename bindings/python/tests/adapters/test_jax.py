@@ -317,7 +317,8 @@ def test_handlers_trust_no_attribute(qkv):
         "seqlen_first": False,
     }
     out = jax.ShapeDtypeStruct((2, 6, 9, 8), np.float32)
-    with pytest.raises(jax.errors.JaxRuntimeError, match="config: has 8 bytes, must have"):
+    size = attn._native.ffi.sizeof("attn_plan_config")
+    with pytest.raises(jax.errors.JaxRuntimeError, match=f"config: has 8 bytes, must have {size} "):
         jax.ffi.ffi_call("attn_attention", out)(*qkv, **good)
     config = attn._plan.Problem(
         q_dtype=1, heads_q=6, heads_kv=2, head_dim=16, head_dim_v=8, max_seqlen_q=9,
