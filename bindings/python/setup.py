@@ -1,9 +1,10 @@
 """Builds the package: its version and its C declarations both come from attn.h.
 
-Where JAX is installed, whose headers it takes, attn._jax is built too: `pip install
+Where jaxlib is installed, whose headers it takes, attn._jax is built too: `pip install
 --no-build-isolation`.
 """
 
+import importlib.util
 import pathlib
 import sys
 
@@ -14,16 +15,16 @@ import build_native  # noqa: E402
 
 library = build_native.find_library()
 extensions = []
-try:
-    import jax.ffi
-except ImportError:
-    pass
-else:
+jaxlib = importlib.util.find_spec("jaxlib")
+if jaxlib and jaxlib.origin:
     extensions.append(
         Extension(
             "attn._jax",
             ["jax_handler.cpp"],
-            include_dirs=[str(library.include), jax.ffi.include_dir()],
+            include_dirs=[
+                str(library.include),
+                str(pathlib.Path(jaxlib.origin).parent / "include"),
+            ],
             libraries=["attn"],
             library_dirs=[str(library.libdir)],
             runtime_library_dirs=[str(library.libdir)],

@@ -26,7 +26,7 @@ try:
     from . import _jax
 except ImportError as error:
     raise ImportError(
-        "attn.jax: this attn was built without JAX; install JAX, then attn with "
+        "attn.jax: this attn was built without jaxlib's headers; install JAX, then attn with "
         "`pip install --no-build-isolation`"
     ) from error
 
