@@ -20,7 +20,7 @@ if jaxlib and jaxlib.origin:
     extensions.append(
         Extension(
             "attn._jax",
-            ["jax_handler.cpp"],
+            ["jax_handler.c"],
             include_dirs=[
                 str(library.include),
                 str(pathlib.Path(jaxlib.origin).parent / "include"),
@@ -28,7 +28,6 @@ if jaxlib and jaxlib.origin:
             libraries=["attn"],
             library_dirs=[str(library.libdir)],
             runtime_library_dirs=[str(library.libdir)],
-            extra_compile_args=["-std=c++17", "-fvisibility=hidden"],
             py_limited_api=True,
         )
     )

@@ -1,4 +1,4 @@
-"""The handlers that jax_handler.cpp gives to XLA, as capsules."""
+"""The handlers that jax_handler.c gives to XLA, as capsules."""
 
 from typing import Any
 

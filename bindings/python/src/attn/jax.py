@@ -148,9 +148,9 @@ def attention(
     slots = [ffi.offsetof("attn_run_args", name) for name in (*operands, *results)]
     attributes = {
         "config": np.frombuffer(ffi.buffer(problem.config()), np.uint8),
-        "backend": problem.backend or "",
+        "backend": np.frombuffer((problem.backend or "").encode() + b"\0", np.uint8),
         "slots": np.array(slots, np.int32),
-        "seqlen_first": order == "bshd",
+        "seqlen_first": np.array([order == "bshd"], np.uint8),
     }
     _register()
     foreign = jax.ffi.ffi_call("attn_attention", tuple(results.values()), vmap_method="sequential")

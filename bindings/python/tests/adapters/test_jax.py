@@ -312,9 +312,9 @@ def test_handlers_trust_no_attribute(qkv):
     attn.jax.attention(*qkv)
     good = {
         "config": np.zeros(8, np.uint8),
-        "backend": "",
+        "backend": np.zeros(1, np.uint8),
         "slots": np.array([8, 16, 24, 32], np.int32),
-        "seqlen_first": False,
+        "seqlen_first": np.zeros(1, np.uint8),
     }
     out = jax.ShapeDtypeStruct((2, 6, 9, 8), np.float32)
     size = attn._native.ffi.sizeof("attn_plan_config")
@@ -328,6 +328,10 @@ def test_handlers_trust_no_attribute(qkv):
     np.testing.assert_array_equal(
         jax.ffi.ffi_call("attn_attention", out)(*qkv, **good), attn.attention(*qkv)
     )
+    with pytest.raises(jax.errors.JaxRuntimeError, match="backend: must end with NUL"):
+        jax.ffi.ffi_call("attn_attention", out)(*qkv, **{**good, "backend": np.ones(3, np.uint8)})
+    with pytest.raises(jax.errors.JaxRuntimeError, match="config: has 0 bytes"):
+        jax.ffi.ffi_call("attn_attention", out)(*qkv, **{**good, "config": np.zeros(8, np.int32)})
     for slots in ([8, 16, 24], [8, 16, 24, 0], [8, 16, 24, -8], [8, 16, 24, 33], [8, 16, 24, 176]):
         bad = {**good, "slots": np.array(slots, np.int32)}
         with pytest.raises(jax.errors.JaxRuntimeError, match="slots: must be"):
