@@ -152,7 +152,7 @@ def attention(
         "slots": np.array(slots, np.int32),
         "seqlen_first": np.array([order == "bshd"], np.uint8),
     }
-    _register()
+    register()
     foreign = jax.ffi.ffi_call("attn_attention", tuple(results.values()), vmap_method="sequential")
     call = jax.custom_jvp(lambda *arrays: foreign(*arrays, **attributes))
     call.defjvp(_refuse_gradient)
@@ -189,18 +189,19 @@ def _refuse_gradient(primals: Any, tangents: Any) -> Any:
     )
 
 
-def _register() -> None:
+def register() -> None:
+    """Tells JAX of the call, which `attention` does by itself; starts JAX's CPU backend.
+
+    For a process that runs a program from jax.export and never calls `attention`.
+    """
     with _registering:
         _register_once()
 
 
 @functools.cache
 def _register_once() -> None:
-    """Tells JAX of the handlers.
-
-    What it is told before its CPU backend starts, it passes on then, handlers before types; XLA
-    wants the types first. So the backend is started here.
-    """
+    # What JAX is told before the backend starts, it passes on then, handlers before types; XLA
+    # wants the types first.
     jax.devices("cpu")
     _jax.use(int(ffi.cast("uintptr_t", _context.default_context()._handle)))
     jax.ffi.register_ffi_type(

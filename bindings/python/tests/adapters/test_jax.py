@@ -381,6 +381,23 @@ print("ok")
 """)
 
 
+def test_exported_programs(qkv, tmp_path):
+    """They run in a process that has traced nothing."""
+    program = jax.jit(lambda q, k, v: attn.jax.attention(q, k, v, causal=True))
+    allowed = jax.export.DisabledSafetyCheck.custom_call("attn_attention")
+    exported = jax.export.export(program, disabled_checks=[allowed])(*qkv)
+    (tmp_path / "program").write_bytes(exported.serialize())
+    np.savez(tmp_path / "arrays.npz", *qkv)
+    run_python(f"""
+import jax, numpy as np, attn.jax
+attn.jax.register()
+program = jax.export.deserialize(open({str(tmp_path / "program")!r}, "rb").read())
+q, k, v = np.load({str(tmp_path / "arrays.npz")!r}).values()
+np.testing.assert_array_equal(program.call(q, k, v), attn.attention(q, k, v, causal=True))
+print("ok")
+""")
+
+
 def test_imported_on_use_only():
     run_python("""
 import sys, attn, attn.onnx
