@@ -117,6 +117,14 @@ class Problem(NamedTuple):
     device_id: int = 0
     flags: int = 0
 
+    def config(self) -> Any:
+        """It as attn_plan_config*, but for the backend's name."""
+        config = ffi.new("attn_plan_config*", {"struct_size": ffi.sizeof("attn_plan_config")})
+        for name, value in zip(self._fields, self):
+            if name != "backend":
+                setattr(config, name, value)
+        return config
+
 
 def score_options(
     causal: bool,
@@ -309,10 +317,7 @@ class Plan:
         return plan
 
     def _create(self, context: Context, problem: Problem) -> None:
-        config = ffi.new("attn_plan_config*", {"struct_size": ffi.sizeof("attn_plan_config")})
-        for name, value in zip(problem._fields, problem):
-            if name != "backend":
-                setattr(config, name, value)
+        config = problem.config()
         if problem.backend is not None:
             backend = ffi.new("char[]", problem.backend.encode())
             config.backend = backend
