@@ -5,6 +5,7 @@
 // Rows: limit_fma_f32_{isa}_{N}t         f32 multiply-adds in registers
 //       limit_fma_bf16_{isa}_{N}t        the same of pairs of bf16, where the library uses them
 //       limit_read_{N}t                  reading 1 GiB
+//       limit_read_{4k|8k}_blocks_{N}t   the same in blocks in a random order, as pages lie
 //       prefill_{type}[_h{H}]_d{D}_s{S}_{full|causal}[_{feature}]_{N}t[_avx2]/{who}
 //       block_{type}_h{HQ}_{HKV}_d{D}_q{Q}_s{S}_causal[_tree]_{N}t/{who}
 //       decode_{type}_h{HQ}_{HKV}_d{D}_s{S}[_{feature}]_{N}t/{who}
@@ -506,12 +507,24 @@ void register_limits(const std::vector<attn_isa_info>& isas, const attn_context_
                                                       [](int) { bench::run_bf16(kSteps); });
                    });
   }
-  constexpr size_t kBytes = size_t{1} << 30;
-  register_limit("limit_read" + suffix, "bytes_per_second", kBytes, 0.2, [threads] {
-    static const bench::ReadBuffer buffer(kBytes);
-    return bench::seconds_on_threads(
-        threads, [threads](int thread) { benchmark::DoNotOptimize(buffer.read(thread, threads)); });
+  // Each thread's part of 1 GiB by read(buffer, thread).
+  const auto register_read = [&](const char* name, auto read) {
+    constexpr size_t kBytes = size_t{1} << 30;
+    register_limit(name + suffix, "bytes_per_second", kBytes, 0.2, [threads, read] {
+      static const bench::ReadBuffer buffer(kBytes);
+      return bench::seconds_on_threads(
+          threads, [&](int thread) { benchmark::DoNotOptimize(read(buffer, thread)); });
+    });
+  };
+  register_read("limit_read", [threads](const bench::ReadBuffer& buffer, int thread) {
+    return buffer.read(thread, threads);
   });
+  for (const size_t block : {4096, 8192}) {
+    register_read(block == 4096 ? "limit_read_4k_blocks" : "limit_read_8k_blocks",
+                  [threads, block](const bench::ReadBuffer& buffer, int thread) {
+                    return buffer.read_blocks(block, thread, threads);
+                  });
+  }
 }
 
 // The machine's instruction sets as the library sees them, by name.

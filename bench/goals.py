@@ -180,6 +180,15 @@ def _decode_goals(results, flash):
         paged = [r for r in rows if (r.case.dtype, r.case.feature) == (dtype, "page16")]
         spreads = {where(row): results.against_plain(row.case, "flash") for row in paged}
         goals.append(_worst(f"decode, {dtype}, page16 against none", 0.90, 0.97, spreads))
+        block = {"f32": "8k", "bf16": "4k"}[dtype]  # a page of one head
+        bandwidth = results.limit(f"limit_read_{block}_blocks_1t")
+        spreads = {
+            where(row): Spread.of(row.case.kv_bytes / s / bandwidth for s in row.seconds.values())
+            for row in paged
+            if bandwidth
+        }
+        name = f"decode, {dtype}, page16, of the bandwidth of {block} blocks in random order"
+        goals.append(_worst(name, None, None, spreads))
     # Fractions count bytes; tokens count steps.
     spreads = {}
     for row in rows:

@@ -37,10 +37,14 @@ Memory make_huge_memory(size_t bytes);
 // Memory to be read from beginning to end, larger than any cache.
 class ReadBuffer {
  public:
-  explicit ReadBuffer(size_t bytes);  // a multiple of 2 MiB
+  explicit ReadBuffer(size_t bytes);  // a power of two, 2 MiB or more
 
   // Reads part `part` of `parts` equal ones. Returns a checksum, so that the reads must happen.
   uint64_t read(int part, int parts) const;
+
+  // The same in blocks of that many bytes, a power of two, in an order that no prefetcher foresees:
+  // what pages of a cache can be read at.
+  uint64_t read_blocks(size_t block, int part, int parts) const;
 
   size_t size() const { return size_; }
 

@@ -77,7 +77,8 @@ class Results:
         return ratio(one.fractions(), plain.fractions()) if case.feature and plain and one else None
 
     def limit(self, name):
-        return statistics.median(self.limits[name])
+        """Its median, or None if it was not measured."""
+        return statistics.median(self.limits[name]) if self.limits.get(name) else None
 
     def to_json(self):
         rows = []
