@@ -46,7 +46,12 @@ def test_everything_public_is_documented():
                 assert attribute.__doc__, f"{name}.{member}"
 
 
-MODULES = ["attn"] + [f"attn.{module.name}" for module in pkgutil.iter_modules(attn.__path__)]
+ADAPTERS = {"jax", "onnx", "torch", "transformers"}  # tests/adapters
+MODULES = ["attn"] + [
+    f"attn.{module.name}"
+    for module in pkgutil.iter_modules(attn.__path__)
+    if module.name not in ADAPTERS
+]
 
 
 def test_doctests():
@@ -233,7 +238,7 @@ def test_types(tmp_path):
     """The package is clean under mypy --strict, and so is a program that uses it well."""
     user = tmp_path / "user.py"
     user.write_text(USER)
-    common = ["--strict", f"--cache-dir={tmp_path / 'cache'}"]
+    common = [f"--config-file={ROOT / 'pyproject.toml'}", f"--cache-dir={tmp_path / 'cache'}"]
     for target in ([str(ROOT / "src" / "attn")], [str(user)]):
         report, errors, status = mypy.run([*common, *target])
         assert status == 0, report + errors

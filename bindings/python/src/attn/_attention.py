@@ -24,6 +24,7 @@ from ._plan import (
     view_extras,
     view_main,
 )
+from ._tensors import element_0
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -265,11 +266,11 @@ def attention(
             if not result.flags.writeable:
                 raise InvalidArgument("out: is read-only")
             if lse is False:
-                if remembered.run_again((q, k, v, result)):
+                if remembered.run_again(map(element_0, (q, k, v, result))):
                     return result
             else:
                 lse_result = np.empty(q.shape[:-1], np.float32)
-                if remembered.run_again((q, k, v, result, lse_result)):
+                if remembered.run_again(map(element_0, (q, k, v, result, lse_result))):
                     return result, lse_result
 
     tensors = {
@@ -309,23 +310,40 @@ def attention(
     add_scales(main, {"k_scale": k_scale, "v_scale": v_scale})
     add_batch(main)
     extras = view_extras(tensors, main["q"].shape[0], main["q"].dtype)
+    call = new_call(
+        context, main, extras,
+        score_options(causal, window, scale, softcap, alignment),
+        max_seqlen_q, max_seqlen_k, block_size, backend,
+    )  # fmt: skip
+    call.run()
+    if key is not None:
+        context._remember_call(key, call)
+    return returned
+
+
+def new_call(
+    context: Context,
+    main: dict[str, View],
+    extras: dict[str, View],
+    options: dict[str, Any],
+    max_seqlen_q: int | None = None,
+    max_seqlen_k: int | None = None,
+    block_size: tuple[int, int] | None = None,
+    backend: str | None = None,
+) -> Call:
+    """A run of these views, with a plan that serves it; `options` are what score_options gives."""
     fields = _sizes(main, extras, max_seqlen_q, max_seqlen_k)
-    options = score_options(causal, window, scale, softcap, alignment)
     for name in extras.keys() & _FEATURE_OF.keys():
         # Paged k and v carry lengths anyway.
-        if name != "seqlens_k" or block_table is None:
+        if name != "seqlens_k" or "block_table" not in extras:
             options["features"] |= _FEATURE_OF[name]
-    if bias is not None:
+    if "bias" in extras:
         options["bias_dtype"] = extras["bias"].dtype
     if block_size is not None:
         options["block_q"], options["block_k"] = block_sizes(block_size)
     problem = Problem(**fields, **options, backend=checked_backend(backend))
     plan = context._remembered_plan(problem, lambda: Plan._of(context, problem))
-    call = Call(plan, {**main, **extras})
-    call.run()
-    if key is not None:
-        context._remember_call(key, call)
-    return returned
+    return Call(plan, {**main, **extras})
 
 
 def _sizes(
