@@ -20,33 +20,28 @@ from ._errors import InvalidArgument, Unsupported
 from ._native import ffi
 from ._plan import add_batch, score_options, view_extras, view_main
 
-# What the arguments mean is told in attn.attention. Vectors are of their exact types.
+# The operator's tensors, and what it takes beside them, as attn.attention explains them all.
+_TENSORS = ("q", "k", "v", "seqlens_q", "seqlens_k", "bias", "mask", "alibi_slopes", "sink")
 _SCHEMA = (
-    "attention(Tensor q, Tensor k, Tensor v, *, Tensor? seqlens_q=None, Tensor? seqlens_k=None, "
-    "Tensor? bias=None, Tensor? mask=None, Tensor? alibi_slopes=None, Tensor? sink=None, "
+    "attention(Tensor q, Tensor k, Tensor v, Tensor? seqlens_q=None, Tensor? seqlens_k=None, "
+    "Tensor? bias=None, Tensor? mask=None, Tensor? alibi_slopes=None, Tensor? sink=None, *, "
     "bool causal=False, SymInt? window_left=None, SymInt? window_right=None, float? scale=None, "
     'float? softcap=None, str alignment="bottom_right") -> Tensor'
 )
 _SETTINGS = {"causal": False, "scale": None, "softcap": None, "alignment": "bottom_right"}
 
 
-def _attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, **options: Any) -> torch.Tensor:
-    """The operator on memory. `options` are those that are not as in the schema."""
-    tensors = {"q": q, "k": k, "v": v}
-    settings = {}
-    for name, option in options.items():
-        if isinstance(option, torch.Tensor):
-            tensors[name] = option
-        else:
-            settings[name] = option
-    _refuse_gradients(tensors)
-    out = _new_output(q, v)
+def _attention(*arguments: torch.Tensor | None, **settings: Any) -> torch.Tensor:
+    """The operator on memory. Settings that are as in the schema do not come."""
+    tensors = {name: t for name, t in zip(_TENSORS, arguments) if t is not None}
+    out = _fake(*arguments)
     context = default_context()
 
     # As in attn.attention: of calls with the same key only the pointers differ.
     key = (
-        *[(name, t.shape, t.stride(), t.dtype, t.device) for name, t in tensors.items()],
+        *[(name, t.shape, t.stride(), t.dtype) for name, t in tensors.items()],
         *settings.items(),
+        out.device,
     )
     tensors["o"] = out
     call = context._memory.calls.get(key)
@@ -60,55 +55,52 @@ def _attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, **options: Any
     main = view_main(tensors.pop("q"), tensors.pop("k"), tensors.pop("v"), 0, 0, 0, False)
     main["o"] = _tensors.view(tensors.pop("o"), "out")
     add_batch(main)
+    # Vectors are used in place too: nothing is converted.
     extras = view_extras(tensors, main["q"].shape[0], main["q"].dtype, convert=False)
     window = (settings.pop("window_left", None), settings.pop("window_right", None))
-    settings = {**_SETTINGS, **settings, "window": window}
-    call = new_call(context, main, extras, score_options(**settings))
+    call = new_call(
+        context, main, extras, score_options(**{**_SETTINGS, **settings, "window": window})
+    )
     call.run()
-    if q.is_cpu:  # on a GPU a call belongs to the stream that was current
+    if out.is_cpu:  # on a GPU a call belongs to the stream that was current
         context._remember_call(key, call)
     return out
 
 
-def _fake(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, **options: Any) -> torch.Tensor:
-    """The operator on shapes."""
-    _refuse_gradients({"q": q, "k": k, "v": v, **options})
-    return _new_output(q, v)
-
-
-def _new_output(q: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    """[batch, heads_q, seqlen_q, head_dim_v], in q's memory order if its rows are as long."""
+def _fake(*arguments: torch.Tensor | None, **_: Any) -> torch.Tensor:
+    """The operator without its numbers: a new [batch, heads_q, seqlen_q, head_dim_v] of q's type,
+    in q's memory order if its rows are as long."""
+    q, _k, v = arguments[:3]
+    assert q is not None and v is not None
+    for name, tensor in zip(_TENSORS, arguments):
+        if tensor is not None and tensor.device != q.device:
+            raise InvalidArgument(f"{name}: lies on {tensor.device}, must lie on {q.device} like q")
     if q.shape[-1] == v.shape[-1]:
         return torch.empty_like(q)
     return q.new_empty((*q.shape[:-1], v.shape[-1]))
 
 
-def _refuse_gradients(tensors: dict[str, Any]) -> None:
-    if not torch.is_grad_enabled():
-        return
-    for name, tensor in tensors.items():
-        if isinstance(tensor, torch.Tensor) and tensor.requires_grad:
-            raise Unsupported(
-                f"{name}: requires a gradient, and there is no backward pass yet; "
-                "call under torch.no_grad()"
-            )
+def _refuse_gradient(context: Any, *_: Any, **__: Any) -> None:
+    """What PyTorch calls where a tensor requires a gradient."""
+    name = _TENSORS[context.needs_input_grad.index(True)]
+    raise Unsupported(
+        f"{name}: requires a gradient, and there is no backward pass yet; call under "
+        "torch.no_grad()"
+    )
 
 
 def _autocast(device_type: str) -> Callable[..., torch.Tensor]:
     """The operator where torch.autocast is on: in its type, as PyTorch's own attention is."""
 
-    def cast(argument: Any) -> Any:
-        if isinstance(argument, torch.Tensor) and argument.is_floating_point():
-            return argument.to(torch.get_autocast_dtype(device_type))
-        return argument
-
-    def kernel(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, **options: Any) -> torch.Tensor:
-        for name in ("bias", "mask"):
-            if name in options:
-                options[name] = cast(options[name])
+    def kernel(
+        q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *extras: Any, **settings: Any
+    ) -> torch.Tensor:
+        dtype = torch.get_autocast_dtype(device_type)
         with torch.autocast(device_type, enabled=False):
-            result: torch.Tensor = torch.ops.attn.attention(cast(q), cast(k), cast(v), **options)
-        return result
+            out: torch.Tensor = torch.ops.attn.attention.default(
+                q.to(dtype), k.to(dtype), v.to(dtype), *extras, **settings
+            )
+        return out
 
     return kernel
 
@@ -119,6 +111,12 @@ _library.impl("attention", _attention, "CompositeExplicitAutograd")
 _library.impl("attention", _autocast("cpu"), "AutocastCPU")
 _library.impl("attention", _autocast("cuda"), "AutocastCUDA")
 torch.library.register_fake("attn::attention", _fake, lib=_library)
+torch.library.register_autograd(
+    "attn::attention",
+    _refuse_gradient,
+    setup_context=lambda ctx, **_: _refuse_gradient(ctx),
+    lib=_library,
+)
 
 
 def scaled_dot_product_attention(
@@ -177,9 +175,7 @@ def scaled_dot_product_attention(
     q, k, v, mask = query, key, value, attn_mask
     bare = 1 if enable_gqa else 2  # leading dimensions that are the same where nothing broadcasts
     shape = None
-    if not (
-        q.dim() == k.dim() == v.dim() == 4 and q.shape[:bare] == k.shape[:bare] == v.shape[:bare]
-    ):
+    if not (q.ndim == k.ndim == v.ndim == 4 and q.shape[:bare] == k.shape[:bare] == v.shape[:bare]):
         shape, (q, k, v, mask) = _broadcast(q, k, v, mask, enable_gqa)
     options = {}
     if mask is not None:
@@ -202,8 +198,8 @@ def _broadcast(
     tensors = {"query": query, "key": key, "value": value}
     least = 3 if enable_gqa else 2
     for name, tensor in tensors.items():
-        if tensor.dim() < least:
-            raise InvalidArgument(f"{name}: rank {tensor.dim()} must be {least} or more")
+        if tensor.ndim < least:
+            raise InvalidArgument(f"{name}: rank {tensor.ndim} must be {least} or more")
     leading = [tensor.shape[:-least] for tensor in tensors.values()]
     try:
         common = torch.broadcast_shapes(*leading)
@@ -221,7 +217,7 @@ def _broadcast(
         tensor.expand(*batch, h, *tensor.shape[-2:]).reshape(count, h, *tensor.shape[-2:])
         for h, tensor in zip(heads, tensors.values())
     ]
-    if mask is not None and mask.dim() > 3:
+    if mask is not None and mask.ndim > 3:
         mask = mask.expand(*batch, *mask.shape[-3:]).reshape(count, *mask.shape[-3:])
     result = (*common, *heads[:1], query.shape[-2], value.shape[-1])
     return result if enable_gqa else (*common, *result[-2:]), [*ranked, mask]
