@@ -310,40 +310,36 @@ def attention(
     add_scales(main, {"k_scale": k_scale, "v_scale": v_scale})
     add_batch(main)
     extras = view_extras(tensors, main["q"].shape[0], main["q"].dtype)
-    call = new_call(
-        context, main, extras,
-        score_options(causal, window, scale, softcap, alignment),
-        max_seqlen_q, max_seqlen_k, block_size, backend,
-    )  # fmt: skip
+    options = score_options(causal, window, scale, softcap, alignment)
+    problem = problem_of(main, extras, options, max_seqlen_q, max_seqlen_k, block_size, backend)
+    plan = context._remembered_plan(problem, lambda: Plan._of(context, problem))
+    call = Call(plan, {**main, **extras})
     call.run()
     if key is not None:
         context._remember_call(key, call)
     return returned
 
 
-def new_call(
-    context: Context,
+def problem_of(
     main: dict[str, View],
     extras: dict[str, View],
     options: dict[str, Any],
-    max_seqlen_q: int | None = None,
-    max_seqlen_k: int | None = None,
-    block_size: tuple[int, int] | None = None,
-    backend: str | None = None,
-) -> Call:
-    """A run of these views, with a plan that serves it; `options` are what score_options gives."""
-    fields = _sizes(main, extras, max_seqlen_q, max_seqlen_k)
+    max_seqlen_q: int | None,
+    max_seqlen_k: int | None,
+    block_size: tuple[int, int] | None,
+    backend: str | None,
+) -> Problem:
+    """What a plan must be for, to run these views; `options` are those of score_options."""
+    fields = {**_sizes(main, extras, max_seqlen_q, max_seqlen_k), **options}
     for name in extras.keys() & _FEATURE_OF.keys():
         # Paged k and v carry lengths anyway.
         if name != "seqlens_k" or "block_table" not in extras:
-            options["features"] |= _FEATURE_OF[name]
+            fields["features"] |= _FEATURE_OF[name]
     if "bias" in extras:
-        options["bias_dtype"] = extras["bias"].dtype
+        fields["bias_dtype"] = extras["bias"].dtype
     if block_size is not None:
-        options["block_q"], options["block_k"] = block_sizes(block_size)
-    problem = Problem(**fields, **options, backend=checked_backend(backend))
-    plan = context._remembered_plan(problem, lambda: Plan._of(context, problem))
-    return Call(plan, {**main, **extras})
+        fields["block_q"], fields["block_k"] = block_sizes(block_size)
+    return Problem(**fields, backend=checked_backend(backend))
 
 
 def _sizes(

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 
 from . import _tensors
-from ._attention import new_call
+from ._attention import problem_of
 from ._context import default_context
 from ._errors import InvalidArgument, Unsupported
 from ._native import ffi
-from ._plan import add_batch, score_options, view_extras, view_main
+from ._plan import Call, Plan, add_batch, score_options, view_extras, view_main
 
 # The operator's tensors, and what it takes beside them, as attn.attention explains them all.
 _TENSORS = ("q", "k", "v", "seqlens_q", "seqlens_k", "bias", "mask", "alibi_slopes", "sink")
@@ -58,9 +58,10 @@ def _attention(*arguments: torch.Tensor | None, **settings: Any) -> torch.Tensor
     # Vectors are used in place too: nothing is converted.
     extras = view_extras(tensors, main["q"].shape[0], main["q"].dtype, convert=False)
     window = (settings.pop("window_left", None), settings.pop("window_right", None))
-    call = new_call(
-        context, main, extras, score_options(**{**_SETTINGS, **settings, "window": window})
-    )
+    options = score_options(**{**_SETTINGS, **settings, "window": window})
+    problem = problem_of(main, extras, options, None, None, None, None)
+    plan = context._remembered_plan(problem, lambda: Plan._of(context, problem))
+    call = Call(plan, {**main, **extras})
     call.run()
     if out.is_cpu:  # on a GPU a call belongs to the stream that was current
         context._remember_call(key, call)
