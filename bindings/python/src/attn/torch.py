@@ -31,10 +31,16 @@ _SCHEMA = (
 _SETTINGS = {"causal": False, "scale": None, "softcap": None, "alignment": "bottom_right"}
 
 
-def _attention(*arguments: torch.Tensor | None, **settings: Any) -> torch.Tensor:
+def _attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    *extras: torch.Tensor | None,
+    **settings: Any,
+) -> torch.Tensor:
     """The operator on memory. Settings that are as in the schema do not come."""
-    tensors = {name: t for name, t in zip(_TENSORS, arguments) if t is not None}
-    out = _fake(*arguments)
+    tensors = {name: t for name, t in zip(_TENSORS, (q, k, v, *extras)) if t is not None}
+    out = _fake(q, k, v, *extras)
     context = default_context()
 
     # As in attn.attention: of calls with the same key only the pointers differ.
@@ -56,24 +62,24 @@ def _attention(*arguments: torch.Tensor | None, **settings: Any) -> torch.Tensor
     main["o"] = _tensors.view(tensors.pop("o"), "out")
     add_batch(main)
     # Vectors are used in place too: nothing is converted.
-    extras = view_extras(tensors, main["q"].shape[0], main["q"].dtype, convert=False)
+    others = view_extras(tensors, main["q"].shape[0], main["q"].dtype, convert=False)
     window = (settings.pop("window_left", None), settings.pop("window_right", None))
     options = score_options(**{**_SETTINGS, **settings, "window": window})
-    problem = problem_of(main, extras, options, None, None, None, None)
+    problem = problem_of(main, others, options, None, None, None, None)
     plan = context._remembered_plan(problem, lambda: Plan._of(context, problem))
-    call = Call(plan, {**main, **extras})
+    call = Call(plan, {**main, **others})
     call.run()
     if out.is_cpu:  # on a GPU a call belongs to the stream that was current
         context._remember_call(key, call)
     return out
 
 
-def _fake(*arguments: torch.Tensor | None, **_: Any) -> torch.Tensor:
+def _fake(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *extras: torch.Tensor | None, **_: Any
+) -> torch.Tensor:
     """The operator without its numbers: a new [batch, heads_q, seqlen_q, head_dim_v] of q's type,
     in q's memory order if its rows are as long."""
-    q, _k, v = arguments[:3]
-    assert q is not None and v is not None
-    for name, tensor in zip(_TENSORS, arguments):
+    for name, tensor in zip(_TENSORS, (q, k, v, *extras)):
         if tensor is not None and tensor.device != q.device:
             raise InvalidArgument(f"{name}: lies on {tensor.device}, must lie on {q.device} like q")
     if q.shape[-1] == v.shape[-1]:
@@ -92,15 +98,19 @@ def _refuse_gradient(context: Any, *_: Any, **__: Any) -> None:
 
 def _autocast(device_type: str) -> Callable[..., torch.Tensor]:
     """The operator where torch.autocast is on: in its type, as PyTorch's own attention is."""
+    served = (torch.float32, torch.float16, torch.bfloat16)
 
     def kernel(
-        q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *extras: Any, **settings: Any
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        *extras: torch.Tensor | None,
+        **settings: Any,
     ) -> torch.Tensor:
         dtype = torch.get_autocast_dtype(device_type)
+        q, k, v = (t.to(dtype) if t.dtype in served else t for t in (q, k, v))
         with torch.autocast(device_type, enabled=False):
-            out: torch.Tensor = torch.ops.attn.attention.default(
-                q.to(dtype), k.to(dtype), v.to(dtype), *extras, **settings
-            )
+            out: torch.Tensor = torch.ops.attn.attention.default(q, k, v, *extras, **settings)
         return out
 
     return kernel

