@@ -24,6 +24,7 @@ from ._plan import (
     view_extras,
     view_main,
 )
+from ._tensors import element_0
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -265,11 +266,11 @@ def attention(
             if not result.flags.writeable:
                 raise InvalidArgument("out: is read-only")
             if lse is False:
-                if remembered.run_again((q, k, v, result)):
+                if remembered.run_again(map(element_0, (q, k, v, result))):
                     return result
             else:
                 lse_result = np.empty(q.shape[:-1], np.float32)
-                if remembered.run_again((q, k, v, result, lse_result)):
+                if remembered.run_again(map(element_0, (q, k, v, result, lse_result))):
                     return result, lse_result
 
     tensors = {

@@ -13,7 +13,7 @@ from . import _context, _names, _tensors
 from ._context import integer, text
 from ._errors import InvalidArgument, check, failure
 from ._native import ffi, lib
-from ._tensors import F32, I32, I64, View, address, element_0
+from ._tensors import F32, I32, I64, View, address
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -560,6 +560,7 @@ class Call:
         "_running",
         "_size",
         "_tensors",
+        "names",
     )
 
     def __init__(self, plan: Plan, views: Mapping[str, View]) -> None:
@@ -580,6 +581,7 @@ class Call:
             view.pack_into(array_bytes, index * _TENSOR_SIZE)
             pointers[name] = base + index * _TENSOR_SIZE
         _ARGS.pack_into(self._args_bytes, 0, _ARGS_SIZE, 0, *pointers.values(), 0, 0, stream)
+        self.names = tuple(views)
         self._tensors = [array[index] for index in range(len(views))]
         self._memory = array
 
@@ -624,8 +626,8 @@ class Call:
         if lib.attn_plan_autotune(self._handle, self._args, nanoseconds, info, self._error):
             raise failure(self._error)
 
-    def run_again(self, arrays: Iterable[Array]) -> bool:
-        """Runs with other arrays that are shaped and typed like the first ones, in their order.
+    def run_again(self, data: Iterable[Any]) -> bool:
+        """Runs with other memory, shaped and typed like the first: a pointer for each of `names`.
 
         False if that cannot be, since this thread is in the middle of doing it: in a signal
         handler that came upon it.
@@ -634,8 +636,8 @@ class Call:
             return False
         self._running = True
         try:
-            for tensor, array in zip(self._tensors, arrays):
-                tensor.data = element_0(array)
+            for tensor, pointer in zip(self._tensors, data):
+                tensor.data = pointer
             self.run()
         finally:
             self._running = False
