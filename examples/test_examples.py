@@ -112,6 +112,13 @@ def test_decode(programs: Path) -> None:
     assert "prefill of 100 and decode of 16 tokens" in run(programs / "decode")
 
 
+def test_cascade(programs: Path) -> None:
+    """It compares its result with the plain call's itself."""
+    first, second = run(programs / "cascade").splitlines()
+    assert re.match(r"16 requests, a prefix of 4096 keys shared: largest difference \S+$", first)
+    assert re.match(r"a step takes [\d.]+ ms plainly, [\d.]+ ms with the prefix read once$", second)
+
+
 def test_results(programs: Path) -> None:
     refused, accepted = run(programs / "results").splitlines()
     assert refused.startswith("ATTN_ERROR_INVALID_ARGUMENT: ") and "heads_kv" in refused
