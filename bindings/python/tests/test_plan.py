@@ -90,7 +90,7 @@ def test_types(qkv):
 
 
 def test_runs_of_the_same_shapes(qkv, normal):
-    """The second one takes a shorter way: it sees its own arrays, and every change of what it must."""
+    """The second one takes a shorter way, and sees its own arrays and all that changed."""
     plan = attn.Plan(**SIZES)
     for _ in range(3):
         q, k, v = (normal(*x.shape) for x in qkv)
