@@ -28,9 +28,12 @@ struct Merge {
   Merge(int count, attn_dtype o_dtype, bool with_sink, Guard guard, uint64_t seed, Sizes s = {})
       : sizes(s) {
     Random random{seed};
-    const Order orders[] = {{}, {{0, 2, 1, 3}, 0, 0, 0, false}, {{2, 1, 0, 3}, 3, 0, 0, true}};
+    const Order orders[] = {{},
+                            {{0, 2, 1, 3}, 0, 0, 0, false},
+                            {{2, 1, 0, 3}, 3, 0, 0, true},
+                            {{0, 1, 3, 2}, 0, 0, 0, false}};  // columns apart
     for (int part = 0; part < count; part++) {
-      const Order& order = orders[random.below(3)];
+      const Order& order = orders[random.below(4)];
       const std::vector<int64_t> shape = {kBatch, sizes.heads, sizes.rows, sizes.dim};
       o_parts.push_back(std::make_unique<Placed>(ATTN_DTYPE_F32, shape, order, guard));
       const std::vector<int64_t> lse_shape = {kBatch, sizes.heads, sizes.rows};
@@ -49,7 +52,7 @@ struct Merge {
       lse_views.push_back(lse_parts.back()->view());
     }
     const std::vector<int64_t> shape = {kBatch, sizes.heads, sizes.rows, sizes.dim};
-    o = std::make_unique<Placed>(o_dtype, shape, orders[random.below(3)], guard);
+    o = std::make_unique<Placed>(o_dtype, shape, orders[random.below(4)], guard);
     const std::vector<int64_t> lse_shape = {kBatch, sizes.heads, sizes.rows};
     lse = std::make_unique<Placed>(ATTN_DTYPE_F32, lse_shape, Order{}, guard);
     if (with_sink) {
