@@ -1,4 +1,4 @@
-/* loop.c: a run repeated in C, for what Python's calls are held against. overhead.py compiles it. */
+/* loop.c: a run repeated in C, which Python's calls are held against. overhead.py compiles it. */
 #define _POSIX_C_SOURCE 199309L
 #include <attn/attn.h>
 #include <time.h>
