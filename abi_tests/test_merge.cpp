@@ -13,43 +13,52 @@ namespace {
 
 constexpr int64_t kBatch = 2, kHeads = 3, kRows = 17, kDim = 21;
 
+struct Sizes {
+  int64_t heads = kHeads, rows = kRows, dim = kDim;
+};
+
 // Parts and an output in guarded memory. Rows of a part are -inf with NaN in O now and then.
 struct Merge {
   std::vector<std::unique_ptr<Placed>> o_parts, lse_parts;
   std::vector<const attn_tensor*> o_views, lse_views;
   std::unique_ptr<Placed> o, lse, sink;
   attn_merge_args args = ATTN_MERGE_ARGS_INIT;
+  Sizes sizes;
 
-  Merge(int count, attn_dtype o_dtype, bool with_sink, Guard guard, uint64_t seed) {
+  Merge(int count, attn_dtype o_dtype, bool with_sink, Guard guard, uint64_t seed, Sizes s = {})
+      : sizes(s) {
     Random random{seed};
-    const Order orders[] = {{}, {{0, 2, 1, 3}, 0, 0, 0, false}, {{2, 1, 0, 3}, 3, 0, 0, true}};
+    const Order orders[] = {{},
+                            {{0, 2, 1, 3}, 0, 0, 0, false},
+                            {{2, 1, 0, 3}, 3, 0, 0, true},
+                            {{0, 1, 3, 2}, 0, 0, 0, false}};  // columns apart
     for (int part = 0; part < count; part++) {
-      const Order& order = orders[random.below(3)];
-      const std::vector<int64_t> shape = {kBatch, kHeads, kRows, kDim};
+      const Order& order = orders[random.below(4)];
+      const std::vector<int64_t> shape = {kBatch, sizes.heads, sizes.rows, sizes.dim};
       o_parts.push_back(std::make_unique<Placed>(ATTN_DTYPE_F32, shape, order, guard));
-      const std::vector<int64_t> lse_shape = {kBatch, kHeads, kRows};
+      const std::vector<int64_t> lse_shape = {kBatch, sizes.heads, sizes.rows};
       lse_parts.push_back(std::make_unique<Placed>(ATTN_DTYPE_F32, lse_shape, Order{}, guard));
       for (int64_t b = 0; b < kBatch; b++)
-        for (int64_t h = 0; h < kHeads; h++)
-          for (int64_t i = 0; i < kRows; i++) {
+        for (int64_t h = 0; h < sizes.heads; h++)
+          for (int64_t i = 0; i < sizes.rows; i++) {
             // Row 0 has no key in any part; others miss some.
             const bool none = i == 0 || random.chance(0.2);
             lse_parts.back()->set({b, h, i}, none ? -double{INFINITY} : 5 * random.normal());
-            for (int64_t x = 0; x < kDim; x++) {
+            for (int64_t x = 0; x < sizes.dim; x++) {
               o_parts.back()->set({b, h, i, x}, none ? NAN : random.normal());
             }
           }
       o_views.push_back(o_parts.back()->view());
       lse_views.push_back(lse_parts.back()->view());
     }
-    const std::vector<int64_t> shape = {kBatch, kHeads, kRows, kDim};
-    o = std::make_unique<Placed>(o_dtype, shape, orders[random.below(3)], guard);
-    const std::vector<int64_t> lse_shape = {kBatch, kHeads, kRows};
+    const std::vector<int64_t> shape = {kBatch, sizes.heads, sizes.rows, sizes.dim};
+    o = std::make_unique<Placed>(o_dtype, shape, orders[random.below(4)], guard);
+    const std::vector<int64_t> lse_shape = {kBatch, sizes.heads, sizes.rows};
     lse = std::make_unique<Placed>(ATTN_DTYPE_F32, lse_shape, Order{}, guard);
     if (with_sink) {
-      const std::vector<int64_t> sink_shape = {kHeads};
+      const std::vector<int64_t> sink_shape = {sizes.heads};
       sink = std::make_unique<Placed>(ATTN_DTYPE_F32, sink_shape, Order{}, guard);
-      for (int64_t h = 0; h < kHeads; h++) sink->set({h}, random.normal());
+      for (int64_t h = 0; h < sizes.heads; h++) sink->set({h}, random.normal());
       args.sink = sink->view();
     }
     args.count = count;
@@ -70,9 +79,9 @@ struct Merge {
                                      position * static_cast<int64_t>(element_size(tensor->dtype)));
     };
     for (int64_t b = 0; b < kBatch; b++)
-      for (int64_t h = 0; h < kHeads; h++)
-        for (int64_t i = 0; i < kRows; i++) {
-          for (int64_t x = 0; x < kDim; x++) values.push_back(read(args.o, {b, h, i, x}));
+      for (int64_t h = 0; h < sizes.heads; h++)
+        for (int64_t i = 0; i < sizes.rows; i++) {
+          for (int64_t x = 0; x < sizes.dim; x++) values.push_back(read(args.o, {b, h, i, x}));
           if (args.lse) values.push_back(read(args.lse, {b, h, i}));
         }
     return values;
@@ -82,15 +91,15 @@ struct Merge {
   std::vector<std::pair<double, double>> expected() const {
     std::vector<std::pair<double, double>> values;
     for (int64_t b = 0; b < kBatch; b++)
-      for (int64_t h = 0; h < kHeads; h++)
-        for (int64_t i = 0; i < kRows; i++) {
+      for (int64_t h = 0; h < sizes.heads; h++)
+        for (int64_t i = 0; i < sizes.rows; i++) {
           double max = sink ? sink->get({h}) : -INFINITY;
           for (const auto& part : lse_parts) max = std::max(max, part->get({b, h, i}));
           double sum = sink ? std::exp(sink->get({h}) - max) : 0;
           for (const auto& part : lse_parts) {
             if (max > -INFINITY) sum += std::exp(part->get({b, h, i}) - max);
           }
-          for (int64_t x = 0; x < kDim; x++) {
+          for (int64_t x = 0; x < sizes.dim; x++) {
             double value = 0, largest = 0;
             for (size_t n = 0; n < o_parts.size(); n++) {
               const double weight = std::exp(lse_parts[n]->get({b, h, i}) - max) / sum;
@@ -157,12 +166,27 @@ void against_float64() {
   CHECK(counted("merges") >= 48);
 }
 
+// More parts, heads and columns than are merged at a time.
+void large() {
+  uint64_t seed = 40;
+  for (const Target* target : contexts())
+    for (const Sizes sizes : {Sizes{kHeads, kRows, 300}, Sizes{35, 2, 64}, Sizes{2, 100, 259}})
+      for (const int count : {1, 16, 17, 45})
+        for (const attn_dtype dtype : {ATTN_DTYPE_F32, ATTN_DTYPE_BF16}) {
+          Merge merge(count, dtype, true, Guard::kAfter, seed++, sizes);
+          CHECK_OK(attn_merge(target->context, &merge.args, nullptr));
+          const std::string wrong = difference(merge, merge.expected());
+          CHECK(wrong.empty(), "%s, %d parts: %s", target->isa_name.c_str(), count, wrong.c_str());
+          CHECK(merge.o->gaps_intact() && merge.o->memory().margin_intact());
+        }
+}
+
 // The output may be a part's own view, O and LSE both or either.
 void into_a_part() {
   for (const Target* target : contexts())
-    for (int alias = 0; alias < 3; alias++)
+    for (const int alias : {0, 10, 19})
       for (const int which : {1, 2, 3}) {
-        Merge merge(3, ATTN_DTYPE_F32, true, Guard::kAfter, 5);
+        Merge merge(20, ATTN_DTYPE_F32, true, Guard::kAfter, 5, {2, 5, 300});
         const auto expected = merge.expected();
         const size_t n = static_cast<size_t>(alias);
         if (which & 1) merge.args.o = merge.o_views[n];
@@ -421,6 +445,7 @@ int main(int argc, char** argv) {
   using namespace attn_test;
   const Test tests[] = {
       TEST(against_float64),
+      TEST(large),
       TEST(into_a_part),
       TEST(parts_without_weight),
       TEST(order),

@@ -12,6 +12,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import attn
+import numpy as np
 import pytest
 
 EXAMPLES = Path(__file__).resolve().parent
@@ -90,8 +92,28 @@ def test_dlopen_tells_what_is_missing(programs: Path) -> None:
     absent = subprocess.run([programs / "dlopen", "/nowhere/libattn.so"], capture_output=True)
     assert absent.returncode == 1 and b"/nowhere/libattn.so" in absent.stderr
     foreign = subprocess.run([programs / "dlopen", "libm.so.6"], capture_output=True, text=True)
-    assert foreign.returncode == 1
-    assert "lacks attn_attention" in foreign.stderr and "too old" in foreign.stderr
+    assert foreign.returncode == 1 and "is no libattn" in foreign.stderr
+
+
+@pytest.mark.parametrize(
+    ("version", "words"),
+    [
+        ("ATTN_VERSION", ["lacks attn_context_create", "lacks attn_attention", "too old"]),
+        ("ATTN_VERSION + 1000", ["is version ", "; this program was compiled for "]),
+    ],
+)
+def test_dlopen_of_another_version(
+    programs: Path, tmp_path: Path, version: str, words: list[str]
+) -> None:
+    source, library = tmp_path / "other.c", tmp_path / "libattn.so"
+    source.write_text(
+        f"#include <attn/attn.h>\nint32_t attn_version(void) {{ return {version}; }}\n"
+    )
+    run("cc", "-shared", "-fPIC", source, "-o", library, *pkg_config("--cflags"))
+    other = subprocess.run([programs / "dlopen", library], capture_output=True, text=True)
+    assert other.returncode == 1
+    for part in words:
+        assert part in other.stderr
 
 
 def test_decode(programs: Path) -> None:
@@ -108,10 +130,75 @@ def test_executor(programs: Path) -> None:
     assert run(programs / "executor") == "3 workers of the host: the same bits as one thread\n"
 
 
+def test_cascade(programs: Path) -> None:
+    """It compares its result with the plain call's itself."""
+    first, second = run(programs / "cascade").splitlines()
+    assert re.match(r"16 requests, a prefix of 4096 keys shared: largest difference \S+$", first)
+    assert re.match(r"a step takes [\d.]+ ms plainly, [\d.]+ ms with the prefix read once$", second)
+
+
 def test_results(programs: Path) -> None:
     refused, accepted = run(programs / "results").splitlines()
     assert refused.startswith("ATTN_ERROR_INVALID_ARGUMENT: ") and "heads_kv" in refused
     assert accepted == "accepted"
+
+
+@pytest.fixture(scope="session")
+def plugins(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of libattn_plain.so, as its own project builds it."""
+    build = tmp_path_factory.mktemp("plugin")
+    source = EXAMPLES / "plugin"
+    run("cmake", "-S", source, "-B", build, "-G", "Ninja", f"-DCMAKE_PREFIX_PATH={PREFIX}")
+    run("cmake", "--build", build)
+    return build
+
+
+def test_plugin_stands_alone(plugins: Path) -> None:
+    plugin = plugins / "libattn_plain.so"
+    assert "libattn" not in "".join(re.findall(r"NEEDED.*", run("readelf", "-d", plugin)))
+    symbols = run("nm", "-D", "--defined-only", plugin).split("\n")
+    assert [line.split()[-1] for line in symbols if line] == ["attn_backend_v1"]
+    header = (EXAMPLES / "plugin" / "plain.c").read_text()
+    assert re.findall(r"#include <(attn/.*)>", header) == ["attn/backend.h"]
+
+
+def test_plugin_is_listed(plugins: Path) -> None:
+    output = run(PREFIX / "bin" / "attn-info", ATTN_BACKEND_DIR=str(plugins))
+    assert re.search(r"^  plain +yes +an example", output, re.MULTILINE)
+    assert "plain" not in run(PREFIX / "bin" / "attn-info")
+
+
+def test_plugin_computes(plugins: Path) -> None:
+    """Forced, it gives what flash gives: grouped heads, strides, LSE, one key and none."""
+    context = attn.Context(backend_dir=plugins, num_threads=2)
+    rng = np.random.default_rng(1)
+    for seqlen_q, seqlen_k in ((5, 33), (1, 1), (3, 0), (40, 100)):
+        q = rng.standard_normal((2, seqlen_q, 6, 24), np.float32).transpose(0, 2, 1, 3)
+        k = rng.standard_normal((2, 2, seqlen_k, 24), np.float32)[:, :, ::-1]
+        v = rng.standard_normal((2, 2, seqlen_k, 7), np.float32)
+        expected, expected_lse = attn.attention(q, k, v, lse=True, backend="flash")
+        out, lse = attn.attention(q, k, v, lse=True, context=context, backend="plain")
+        np.testing.assert_allclose(out, expected, rtol=0, atol=1e-5)
+        np.testing.assert_allclose(lse, expected_lse, rtol=0, atol=1e-5)
+
+
+def test_plugin_refuses_in_words(plugins: Path) -> None:
+    context = attn.Context(backend_dir=plugins)
+    problem = {"heads_q": 2, "head_dim": 8, "max_seqlen_q": 4, "max_seqlen_k": 4}
+    assert attn.Plan(**problem, backend="plain", context=context).info.backend == "plain"
+    for options, words in (
+        ({"causal": True}, "features are 0x1"),
+        ({"dtype": "bf16"}, "q_dtype is 3"),
+        ({"out_dtype": "f16"}, "o_dtype is 2"),
+        ({"softcap": 2.5}, "softcap is 2.5"),
+        ({"kv_layout": "packed"}, "kv_layout 1"),
+        ({"max_seqlen_k": 2**33}, "max_seqlen_k is 8589934592"),
+    ):
+        with pytest.raises(attn.Unsupported, match=words):
+            attn.Plan(**{**problem, **options}, backend="plain", context=context)
+    # Where another one is taken first, its turn did not come; where it is refused, it says why.
+    wide = attn.Plan(**{**problem, "head_dim": 2000}, causal=True, context=context)
+    assert wide.info.backend == "standard" and "0x1" in wide.refusals["plain"]
 
 
 def test_minimal_python() -> None:

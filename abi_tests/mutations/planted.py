@@ -25,7 +25,7 @@ CHUNK = "src/flash/chunk.h"
 DOT = "src/flash/dot.h"
 STAGE = "src/flash/stage.h"
 AUTOTUNE = "src/autotune.cpp"
-MERGE = "src/merge.cpp"
+MERGE = "src/merge/merge.cpp"
 
 MISTAKES = [
     # What both backends read their problem through.
@@ -473,30 +473,44 @@ MISTAKES = [
     # Merging.
     Mistake(
         "merge: weights with the wrong sign",
-        MERGE,
-        "std::exp(lse - max) / denominator;",
-        "std::exp(max - lse) / denominator;",
+        "src/merge/kernel.h",
+        "Sub(LoadU(lse[p] + r), most)",
+        "Sub(most, LoadU(lse[p] + r))",
         "merge",
     ),
     Mistake(
         "merge: parts in the reverse order",
-        MERGE,
-        "const attn_tensor& part = *args.o_parts[p];",
-        "const attn_tensor& part = *args.o_parts[args.count - 1 - p];",
+        "src/merge/kernel.h",
+        "for (int64_t p = 0; p < s.count; ++p) {",
+        "for (int64_t p = s.count - 1; p >= 0; --p) {",
         "merge",
     ),
     Mistake(
         "merge: NaN of a part without weight",
         MERGE,
-        "if (lse == -std::numeric_limits<float>::infinity()) continue;",
-        "",
+        "const bool none = lse.lse[p][r] == -kInfinity;",
+        "const bool none = false;",
         "merge",
     ),
     Mistake(
         "merge: the sink left out",
         MERGE,
-        "all.denominator += std::exp(sink - all.max);",
+        "add(sink, 1);",
         "",
+        "merge",
+    ),
+    Mistake(
+        "merge: of many parts the last ones alone",
+        MERGE,
+        "s.start = sums[0];",
+        "",
+        "merge",
+    ),
+    Mistake(
+        "merge: the columns of a strided part from the first one on",
+        MERGE,
+        "+ begin * o.strides[3];",
+        "+ begin * (o.strides[3] == 1);",
         "merge",
     ),
     # Chunks of keys for short queries.

@@ -17,15 +17,20 @@ func BenchmarkOverhead(b *testing.B) {
 	b.Run("1x1", func(b *testing.B) { overhead(b, 1, 1, 1) })
 }
 
-// overhead runs alternately in Go and in a loop of C, and tells the difference in ns: the median over
-// many short turns.
+// overhead runs alternately in Go and in a loop of C, over the same memory, and tells the difference in
+// ns: the median over many short turns.
 func overhead(b *testing.B, heads, seqlen, dim int) {
 	const turn = 200
-	run := newRun(b, heads, seqlen, dim)
 	loop, err := cloop.New(heads, seqlen, dim)
 	if err != nil {
 		b.Fatal(err)
 	}
+	run := newRun(b, loop, heads, seqlen, dim)
+	allocations := testing.AllocsPerRun(turn, func() {
+		if err := run(); err != nil {
+			b.Fatal(err)
+		}
+	})
 	var inGo, inC, overhead []float64
 	for b.Loop() {
 		start := time.Now()
@@ -46,19 +51,21 @@ func overhead(b *testing.B, heads, seqlen, dim int) {
 	b.ReportMetric(median(inGo), "go-ns/run")
 	b.ReportMetric(median(inC), "c-ns/run")
 	b.ReportMetric(median(overhead), "overhead-ns/run")
+	b.ReportMetric(allocations, "allocs/run")
 }
 
-// newRun is a run of [1, heads, seqlen, dim] on one thread.
-func newRun(tb testing.TB, heads, seqlen, dim int) func() error {
+// newRun is a run of [1, heads, seqlen, dim] on one thread, over the memory of a loop.
+func newRun(tb testing.TB, loop cloop.Loop, heads, seqlen, dim int) func() error {
 	tb.Helper()
 	context := newContext(tb, attn.ContextOptions{NumThreads: 1})
 	plan := newPlan(tb, context, attn.PlanOptions{
 		HeadsQ: heads, HeadDim: dim, MaxSeqlenQ: seqlen, MaxSeqlenK: seqlen,
 	})
-	view := func() attn.Tensor {
-		return attn.View(make([]float32, heads*seqlen*dim), 1, heads, seqlen, dim)
+	var views [4]attn.Tensor
+	for i, memory := range loop.Tensors() {
+		views[i] = attn.View(memory, 1, heads, seqlen, dim)
 	}
-	args := attn.RunArgs{Q: view(), K: view(), V: view(), O: view(), Workspace: plan.NewWorkspace()}
+	args := attn.RunArgs{Q: views[0], K: views[1], V: views[2], O: views[3], Workspace: loop.Workspace()}
 	return func() error { return plan.Run(&args) }
 }
 

@@ -2,8 +2,8 @@
  *
  *   dlopen [path of libattn]
  *
- * It needs the header to compile and nothing of libattn to link or start. Every function that it
- * calls is looked up by name, and a library that is too old is told by what it lacks. */
+ * It needs the header to compile and nothing of libattn to link or start. A library of another
+ * version is refused before anything else of it is called, and what one lacks is told by name. */
 #include <attn/attn.h>
 #include <dlfcn.h>
 #include <stdio.h>
@@ -38,6 +38,13 @@ static int load_functions(void* library) {
   return missing;
 }
 
+/* Whether a library is one that this program can call: until 1.0 a minor version may change the
+ * interface, from then on a major one. */
+static int is_compatible(int32_t version) {
+  const int32_t unit = ATTN_VERSION_MAJOR == 0 ? 1000 : 1000000;
+  return version / unit == ATTN_VERSION / unit;
+}
+
 static int fail(const char* what, const char* why) {
   fprintf(stderr, "%s: %s\n", what, why);
   return 1;
@@ -50,9 +57,15 @@ int main(int argc, char** argv) {
 
   void* library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
   if (library == NULL) return fail("no libattn here, this program goes on without it", dlerror());
-  if (load_functions(library) > 0) return fail(path, "too old for this program");
-  if (api.attn_version() < ATTN_VERSION)
-    printf("note: compiled for a newer libattn than %s\n", api.attn_version_string());
+  const int missing = load_functions(library);
+  if (api.attn_version == NULL) return fail(path, "is no libattn");
+  if (!is_compatible(api.attn_version())) {
+    fprintf(stderr, "%s: is version %d.%d.%d; this program was compiled for %d.%d\n", path,
+            api.attn_version() / 1000000, api.attn_version() / 1000 % 1000,
+            api.attn_version() % 1000, ATTN_VERSION_MAJOR, ATTN_VERSION_MINOR);
+    return 1;
+  }
+  if (missing > 0) return fail(path, "too old for this program");
 
   attn_error error;
   attn_context* context = NULL;

@@ -11,6 +11,8 @@
 //   args.set_workspace(workspace);
 //   plan.run(args);
 //
+//   attn::Tensor k(k_vector, {batch, heads, seqlen, head_dim});  // a span: its size is checked
+//
 // Each call that can fail has two forms: the one above throws attn::Error, and the one whose name
 // is create() or begins with try_ returns an attn::Result. Compiled with -fno-exceptions, or with
 // ATTN_NO_EXCEPTIONS defined, only the second form exists.
@@ -23,11 +25,13 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstdio>
 #include <exception>
 #include <initializer_list>
 #include <new>
 #include <optional>
 #include <string>
+#include <type_traits>
 #include <utility>
 
 #if !defined(ATTN_NO_EXCEPTIONS) && !defined(__cpp_exceptions)
@@ -144,6 +148,9 @@ struct DtypeOf<std::int64_t> {
 
 // A view of CPU memory; owns nothing. Is an attn_tensor, so that its address goes wherever attn.h
 // takes one. A pointer to const is for inputs: the library writes to o and lse only.
+//
+// Made of a pointer, it trusts its caller; made of a span (std::span, std::vector, std::array, all
+// that has data() and size()), it is checked to lie inside.
 struct Tensor : attn_tensor {
   // A shape, or strides in elements.
   using Extents = std::initializer_list<std::int64_t>;
@@ -173,10 +180,52 @@ struct Tensor : attn_tensor {
       strides[i] = i < steps.size() ? steps.begin()[i] : 0;
   }
 
+  // Of a span: row-major, and exactly as large; or with strides, from the span's first element on.
+  // INVALID_ARGUMENT if it does not lie inside.
+  template <class Span, class = std::enable_if_t<std::is_class_v<std::remove_reference_t<Span>>>>
+  static Result<Tensor> create(Span&& span, Extents extents) noexcept {
+    return Tensor(span.data(), extents).in(span.size(), true);
+  }
+  template <class Span, class = std::enable_if_t<std::is_class_v<std::remove_reference_t<Span>>>>
+  static Result<Tensor> create(Span&& span, Extents extents, Extents steps) noexcept {
+    return Tensor(span.data(), extents, steps).in(span.size(), false);
+  }
+
+#ifndef ATTN_NO_EXCEPTIONS
+  template <class Span, class = std::enable_if_t<std::is_class_v<std::remove_reference_t<Span>>>>
+  Tensor(Span&& span, Extents extents) : Tensor(create(span, extents).or_throw()) {}
+  template <class Span, class = std::enable_if_t<std::is_class_v<std::remove_reference_t<Span>>>>
+  Tensor(Span&& span, Extents extents, Extents steps)
+      : Tensor(create(span, extents, steps).or_throw()) {}
+#endif
+
  private:
   template <class T>
   static constexpr attn_dtype dtype_of(const T*) noexcept {
     return DtypeOf<T>::value;
+  }
+
+  // Itself if its elements lie in [0, size) of its memory, and are all of them if they must be.
+  Result<Tensor> in(std::size_t size, bool exactly) const noexcept {
+    // Extents and strides that no memory has would overflow; a double only rounds them.
+    double first = 0, last = 0, count = 1;
+    for (std::int32_t i = 0; i < rank && i < ATTN_MAX_RANK; ++i) {
+      const double way = static_cast<double>(shape[i] - 1) * static_cast<double>(strides[i]);
+      (way < 0 ? first : last) += way;
+      count *= static_cast<double>(shape[i]);
+    }
+    const double elements = static_cast<double>(size);
+    if (exactly ? count == elements : count == 0 || (first >= 0 && last < elements)) return *this;
+    attn_error error{ATTN_ERROR_INVALID_ARGUMENT, ""};
+    if (exactly) {
+      std::snprintf(error.message, sizeof(error.message),
+                    "span: has %zu elements; the shape has %.0f", size, count);
+    } else {
+      std::snprintf(error.message, sizeof(error.message),
+                    "span: has %zu elements; shape and strides reach from %.0f to %.0f", size,
+                    first, last);
+    }
+    return Error(error);
   }
 };
 

@@ -8,11 +8,15 @@
  *
  *   const attn_backend* attn_backend_v1(void);
  *
- * and links against nothing of libattn. It is found beside libattn or in the directory that the
- * context names. A backend must not throw, abort, print, or touch the process (signals,
- * environment, locale, floating-point modes). Its functions may be called from several threads at
- * once. Returning another status than ATTN_OK, it writes the reason into *error, which is never
- * NULL here: one line that names the field, what it held and what is allowed.
+ * and links against nothing of libattn. When a context is created, every such file of its plugin
+ * directory (attn_context_config.backend_dir, by default that of libattn itself) is loaded and
+ * listed as NAME; plans try them in the alphabet's order, after flash and before standard. A
+ * complete one, with its own build, is examples/plugin.
+ *
+ * A backend must not throw, abort, print, or touch the process (signals, environment, locale,
+ * floating-point modes). Its functions may be called from several threads at once. Returning
+ * another status than ATTN_OK, it writes the reason into *error, which is never NULL here: one line
+ * that names the field, what it held and what is allowed.
  */
 #ifndef ATTN_BACKEND_H_
 #define ATTN_BACKEND_H_

@@ -23,7 +23,7 @@
 #include <new>
 
 #include "../error.h"
-#include "../merge.h"
+#include "../merge/merge.h"
 #include "../sequence.h"
 #include "../tensor.h"
 #include "kernel_args.h"

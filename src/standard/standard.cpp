@@ -18,7 +18,7 @@
 #include <limits>
 
 #include "../error.h"
-#include "../merge.h"
+#include "../merge/merge.h"
 #include "../rows.h"
 #include "../sequence.h"
 #include "kernels.h"

@@ -89,6 +89,29 @@ def test_types(qkv):
         plan.run(*qkv, bias=bias)
 
 
+def test_runs_of_the_same_shapes(qkv, normal):
+    """The second one takes a shorter way, and sees its own arrays and all that changed."""
+    plan = attn.Plan(**SIZES)
+    for _ in range(3):
+        q, k, v = (normal(*x.shape) for x in qkv)
+        out, lse = plan.run(q, k, v, lse=True)
+        assert_attention(out, lse, q, k, v)
+        assert plan.run(q, k, v, out=out) is out
+        assert_attention(out, None, q, k, v)
+        turned = np.ascontiguousarray(k.transpose(0, 1, 3, 2)).transpose(0, 1, 3, 2)
+        assert_attention(plan.run(q, turned, v), None, q, k, v)
+        assert_attention(plan.run(q[:, :, :2], k, v), None, q[:, :, :2], k, v)
+    out.flags.writeable = False
+    with pytest.raises(attn.InvalidArgument, match="out: is read-only"):
+        plan.run(q, k, v, out=out)
+
+    wide = attn.Plan(**SIZES, dtype="f16", out_dtype="f32")
+    half = [x.astype(np.float16) for x in qkv]
+    assert [wide.run(*half).dtype for _ in range(3)] == [np.float32] * 3
+    with pytest.raises(attn.InvalidArgument):
+        wide.run(*qkv)
+
+
 def test_bind(qkv, normal):
     q, k, v = qkv
     plan = attn.Plan(**SIZES, features=["seqlens_k"])

@@ -5,7 +5,7 @@ package cloop
 #cgo pkg-config: attn
 #include <attn/attn.h>
 #include <stdlib.h>
-#include <time.h>
+#include <string.h>
 
 typedef struct {
   attn_context* context;
@@ -29,9 +29,12 @@ static attn_status cloop_init(cloop* loop, int64_t heads, int64_t seqlen, int64_
   attn_run_args_init(&loop->args, sizeof loop->args);
   if (!status) status = attn_plan_workspace_size(loop->plan, &loop->args.workspace_size, &loop->error);
   if (status) return status;
-  for (int i = 0; i < 4; ++i)
-    attn_tensor_init(&loop->tensors[i], calloc((size_t)(heads * seqlen * dim), 4), ATTN_DTYPE_F32, 4,
-                     shape);
+  const size_t size = (size_t)(heads * seqlen * dim) * 4;
+  for (int i = 0; i < 4; ++i) {
+    void* data = aligned_alloc(64, (size + 63) / 64 * 64);
+    memset(data, 0, size);
+    attn_tensor_init(&loop->tensors[i], data, ATTN_DTYPE_F32, 4, shape);
+  }
   loop->args.q = &loop->tensors[0];
   loop->args.k = &loop->tensors[1];
   loop->args.v = &loop->tensors[2];
@@ -59,6 +62,20 @@ type Loop struct{ c *C.cloop }
 func New(heads, seqlen, dim int) (Loop, error) {
 	loop := Loop{(*C.cloop)(C.calloc(1, C.size_t(unsafe.Sizeof(C.cloop{}))))}
 	return loop, loop.check(C.cloop_init(loop.c, C.int64_t(heads), C.int64_t(seqlen), C.int64_t(dim)))
+}
+
+// Tensors is the memory of q, k, v and o, and Workspace that of the plan: where it lies matters more
+// than who asks, so Go's calls use the same.
+func (l Loop) Tensors() (tensors [4][]float32) {
+	for i, t := range l.c.tensors {
+		n := t.shape[1] * t.shape[2] * t.shape[3]
+		tensors[i] = unsafe.Slice((*float32)(t.data), int(n))
+	}
+	return tensors
+}
+
+func (l Loop) Workspace() []byte {
+	return unsafe.Slice((*byte)(l.c.args.workspace), int(l.c.args.workspace_size))
 }
 
 // Run runs it n times.

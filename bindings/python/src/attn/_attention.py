@@ -20,6 +20,7 @@ from ._plan import (
     add_scales,
     block_sizes,
     checked_backend,
+    plain_key,
     score_options,
     view_extras,
     view_main,
@@ -48,7 +49,6 @@ _FEATURE_OF = {
     "sink": lib.ATTN_SINK,
     "block_mask": lib.ATTN_BLOCK_MASK,
 }
-_ndarray = np.ndarray
 
 
 @overload
@@ -246,32 +246,17 @@ def attention(
         is dtype is k_dtype is v_dtype is out_dtype
     )
     # fmt: on
-    if (
-        plain_options
-        and type(q) is type(k) is type(v) is _ndarray
-        and (lse is False or lse is True)
-        and (out is None or type(out) is _ndarray)
-    ):
-        key = (
-            q.shape, q.strides, q.dtype, k.shape, k.strides, k.dtype, v.shape, v.strides, v.dtype,
-            None if out is None else (out.shape, out.strides, out.dtype),
-            lse, causal, window, scale, softcap, alignment, backend,
-        )  # fmt: skip
+    arrays = plain_key(q, k, v, out, lse) if plain_options else None
+    if arrays is not None:
+        key = (arrays, causal, window, scale, softcap, alignment, backend)
         try:
             remembered = context._memory.calls.get(key)
         except TypeError:  # an option that is no plain value; what follows looks at it
             key = remembered = None
         if remembered is not None:
-            result = out if out is not None else np.empty_like(q, shape=q.shape[:-1] + v.shape[-1:])
-            if not result.flags.writeable:
-                raise InvalidArgument("out: is read-only")
-            if lse is False:
-                if remembered.run_again(map(element_0, (q, k, v, result))):
-                    return result
-            else:
-                lse_result = np.empty(q.shape[:-1], np.float32)
-                if remembered.run_again(map(element_0, (q, k, v, result, lse_result))):
-                    return result, lse_result
+            result = remembered.run_arrays_again(q, k, v, out, lse)
+            if result is not None:
+                return result
 
     tensors = {
         "seqlens_q": seqlens_q,
@@ -316,7 +301,7 @@ def attention(
     call = Call(plan, {**main, **extras})
     call.run()
     if key is not None:
-        context._remember_call(key, call)
+        context._memory.remember(key, call)
     return returned
 
 

@@ -60,11 +60,17 @@ def attn_python_log(user: Any, level: int, message: Any) -> None:
     log(_names.LOG_LEVELS.get(level, str(level)), text(message))
 
 
-class _Memory(threading.local):
-    """What one thread remembers of its calls with a context."""
+class Memory(threading.local):
+    """What one thread remembers of its calls with a context or a plan."""
 
     def __init__(self) -> None:
         self.calls: dict[object, Call] = {}
+
+    def remember(self, key: object, call: Call) -> None:
+        """For this thread's next calls with the same key; the oldest is forgotten."""
+        if len(self.calls) >= _REMEMBERED:
+            del self.calls[next(iter(self.calls))]
+        self.calls[key] = call
 
 
 class Context:
@@ -131,7 +137,7 @@ class Context:
         self._handle: Any = ffi.gc(created[0], lib.attn_context_destroy)
         self._lock = threading.Lock()
         self._plans: collections.OrderedDict[object, Plan] = collections.OrderedDict()
-        self._memory = _Memory()
+        self._memory = Memory()
 
     def __repr__(self) -> str:
         info = self.info
@@ -206,13 +212,6 @@ class Context:
             if len(self._plans) > _REMEMBERED:
                 self._plans.popitem(last=False)
         return plan
-
-    def _remember_call(self, key: object, call: Call) -> None:
-        """For this thread's next calls with the same key; the oldest is forgotten."""
-        calls = self._memory.calls
-        if len(calls) >= _REMEMBERED:
-            del calls[next(iter(calls))]
-        calls[key] = call
 
 
 def integer(argument: str, value: object, bits: int = 64) -> int:

@@ -57,6 +57,7 @@ _TENSOR_SIZE: int = ffi.sizeof("attn_tensor")
 _KEPT_WORKSPACE = 64 << 20
 
 _run = lib.attn_run
+_ndarray = np.ndarray
 
 
 class PlanInfo(NamedTuple):
@@ -326,6 +327,8 @@ class Plan:
         check(lib.attn_plan_create(context._handle, config, created, error), error)
         self._handle: Any = ffi.gc(created[0], lib.attn_plan_destroy)
         self._problem = problem
+        self._out_is_like_q = problem.o_dtype in (0, problem.q_dtype)
+        self._memory = _context.Memory()
         self._log_handle = context._log_handle  # the library may still log to it
         self._backends = context._backend_names
         size = ffi.new("size_t*")
@@ -460,10 +463,20 @@ class Plan:
         ------
         InvalidArgument, WorkspaceError, ExecutorError, OutOfMemory
         """
+        key: object = None
+        if not tensors and workspace is None and (out is not None or self._out_is_like_q):
+            key = plain_key(q, k, v, out, lse)
+            remembered = self._memory.calls.get(key)
+            if remembered is not None:
+                result = remembered.run_arrays_again(q, k, v, out, lse)
+                if result is not None:
+                    return result
         views, result = view_run(self._problem, q, k, v, out, lse, tensors)
         call = Call(self, views)
         if workspace is None:
             call.run()
+            if key is not None:
+                self._memory.remember(key, call)
         else:
             scratch = _tensors.output(workspace, "workspace")
             if scratch.dtype != _tensors.U8 or scratch.strides != (1,):
@@ -643,6 +656,22 @@ class Call:
             self._running = False
         return True
 
+    def run_arrays_again(self, q: Any, k: Any, v: Any, out: Any, lse: Any) -> Any:
+        """Runs with other arrays of the same plain_key, and returns what the run of them does.
+
+        None if that cannot be, as with run_again.
+        """
+        if out is None:
+            out = np.empty_like(q, shape=q.shape[:-1] + v.shape[-1:])
+        elif not out.flags.writeable:
+            raise InvalidArgument("out: is read-only")
+        arrays: tuple[Array, ...] = (q, k, v, out)
+        if lse:
+            arrays += (np.empty(q.shape[:-1], np.float32),)
+        if not self.run_again(map(element_0, arrays)):
+            return None
+        return arrays[3:] if lse else out
+
 
 class BoundRun:
     """What `Plan.bind` returns: call it as often as needed, from one thread at a time.
@@ -715,6 +744,21 @@ def checked_backend(backend: str | None) -> str | None:
     if backend is not None and not isinstance(backend, str):
         raise TypeError(f"backend: must be a string, not {type(backend).__name__}")
     return backend
+
+
+def plain_key(q: Any, k: Any, v: Any, out: Any, lse: Any) -> object:
+    """What calls have in common that differ in their arrays' memory alone; None if not all are
+    NumPy's."""
+    if not (
+        type(q) is type(k) is type(v) is _ndarray
+        and (lse is False or lse is True)
+        and (out is None or type(out) is _ndarray)
+    ):
+        return None
+    return (
+        q.shape, q.strides, q.dtype, k.shape, k.strides, k.dtype, v.shape, v.strides, v.dtype,
+        None if out is None else (out.shape, out.strides, out.dtype), lse,
+    )  # fmt: skip
 
 
 def view_main(

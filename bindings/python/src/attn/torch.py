@@ -70,7 +70,7 @@ def _attention(
     call = Call(plan, {**main, **others})
     call.run()
     if out.is_cpu:  # on a GPU a call belongs to the stream that was current
-        context._remember_call(key, call)
+        context._memory.remember(key, call)
     return out
 
 

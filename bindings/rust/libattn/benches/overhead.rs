@@ -1,8 +1,11 @@
 //! What a run from Rust costs over the call from C: `cargo bench --bench overhead`.
 //!
-//! Both run the same plan on the same tensors, in turns; the line printed is JSON, in nanoseconds.
+//! Both run the same plan on the same tensors, in turns; the line printed is JSON, in nanoseconds
+//! and in allocations a run.
 
+use std::alloc::{GlobalAlloc, Layout, System};
 use std::hint::black_box;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use attn::{Context, Plan, RunArgs, Tensor, TensorMut, sys};
@@ -12,6 +15,26 @@ const HEADS: usize = 4;
 const HEAD_DIM: usize = 64;
 const ROUNDS: usize = 2001;
 const RUNS: u32 = 20; // of each kind in a round
+
+struct Counting;
+
+static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
+
+// SAFETY: System's.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the caller's.
+        unsafe { System.alloc(layout) }
+    }
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: the caller's.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static GLOBAL: Counting = Counting;
 
 fn main() -> attn::Result<()> {
     let context = Context::builder().num_threads(1).build()?;
@@ -52,16 +75,22 @@ fn main() -> attn::Result<()> {
         rounds.push(compare(c_run, || plan.run(black_box(&mut args), &mut workspace).unwrap()));
     }
     // And with all that leads to a run: the views of the slices.
-    rounds.push(compare(c_run, || {
+    let mut with_views = || {
         let q = Tensor::new(black_box(&memory), &shape).unwrap();
         let k = Tensor::new(black_box(&memory), &shape).unwrap();
         let v = Tensor::new(black_box(&memory), &shape).unwrap();
         let mut o = TensorMut::new(black_box(&mut o), &shape).unwrap();
         plan.run(&mut RunArgs::new(&q, &k, &v, &mut o), &mut workspace).unwrap();
-    }));
+    };
+    let before = ALLOCATIONS.load(Ordering::Relaxed);
+    for _ in 0..RUNS {
+        with_views();
+    }
+    let allocations = (ALLOCATIONS.load(Ordering::Relaxed) - before) as f64 / f64::from(RUNS);
+    rounds.push(compare(c_run, with_views));
     let [(c, run), (_, with_views)] = rounds[..] else { unreachable!() };
     println!(
-        r#"{{"language": "rust", "c_ns": {c:.1}, "overhead_ns": {run:.1}, "with_views_ns": {with_views:.1}}}"#
+        r#"{{"language": "rust", "c_ns": {c:.1}, "overhead_ns": {run:.1}, "with_views_ns": {with_views:.1}, "allocations": {allocations}}}"#
     );
     Ok(())
 }

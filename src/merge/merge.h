@@ -1,6 +1,6 @@
 // attn_merge on the CPU, for the tables of all CPU backends.
-#ifndef ATTN_SRC_MERGE_H_
-#define ATTN_SRC_MERGE_H_
+#ifndef ATTN_MERGE_MERGE_H_
+#define ATTN_MERGE_MERGE_H_
 
 #include <attn/backend.h>
 
@@ -11,4 +11,4 @@ attn_status merge_cpu(const attn_host* host, const attn_merge_args* args, attn_e
 
 }  // namespace attn
 
-#endif  // ATTN_SRC_MERGE_H_
+#endif  // ATTN_MERGE_MERGE_H_
