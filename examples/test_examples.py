@@ -135,6 +135,8 @@ def test_cascade(programs: Path) -> None:
     first, second = run(programs / "cascade").splitlines()
     assert re.match(r"16 requests, a prefix of 4096 keys shared: largest difference \S+$", first)
     assert re.match(r"a step takes [\d.]+ ms plainly, [\d.]+ ms with the prefix read once$", second)
+    output = run(sys.executable, EXAMPLES / "python" / "cascade.py")
+    assert output == "prefix of 512 keys read once for 16 sequences: merged as computed whole\n"
 
 
 def test_results(programs: Path) -> None:
@@ -204,11 +206,6 @@ def test_plugin_refuses_in_words(plugins: Path) -> None:
 def test_minimal_python() -> None:
     output = run(sys.executable, EXAMPLES / "python" / "minimal.py")
     assert output == "(1, 8, 128, 64) float32 True\n"
-
-
-def test_cascade() -> None:
-    output = run(sys.executable, EXAMPLES / "python" / "cascade.py")
-    assert output == "prefix of 512 keys read once for 16 sequences: merged as computed whole\n"
 
 
 def test_refused() -> None:

@@ -554,7 +554,8 @@ MISTAKES = [
         "flash: the heads of a group swap places",
         FLASH,
         "const int64_t head = unit.head_kv * heads_per_kv(run) + first;",
-        "const int64_t head = (unit.head_kv ^ 1) % run.problem.heads_kv * heads_per_kv(run) + first;",
+        "const int64_t head = (unit.head_kv ^ 1) % run.problem.heads_kv * heads_per_kv(run) + "
+        "first;",
     ),
     Mistake(
         "flash: rows of other heads have the first head's mask",

@@ -25,7 +25,6 @@ from ._plan import (
     view_extras,
     view_main,
 )
-from ._tensors import element_0
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

@@ -13,7 +13,7 @@ from . import _context, _names, _tensors
 from ._context import integer, text
 from ._errors import InvalidArgument, check, failure
 from ._native import ffi, lib
-from ._tensors import F32, I32, I64, View, address
+from ._tensors import F32, I32, I64, View, address, element_0
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
