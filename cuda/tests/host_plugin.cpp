@@ -229,6 +229,33 @@ void choices() {
       {"mixed", [](Problem& p) { p.config.k_dtype = ATTN_DTYPE_F32; }, "", "k_dtype"},
       {"tile_k", [](Problem& p) { p.config.tile_k = 32; }, "fake_mma_f16_small", "tile_k of 128"},
       {"no tile_k", [](Problem& p) { p.config.tile_k = 48; }, "", "48"},
+      // Two query heads share a tile of 16 rows.
+      {"short queries",
+       [](Problem& p) {
+         p.config.features |= ATTN_BIAS;
+         p.config.max_seqlen_q = 8;
+       },
+       "fake_mma_f16_short", "wgmma family does not do bias"},
+      {"not so short queries",
+       [](Problem& p) {
+         p.config.features |= ATTN_BIAS;
+         p.config.max_seqlen_q = 9;
+       },
+       "fake_mma_f16", ""},
+      {"short queries, unaligned", [](Problem& p) { p.config.max_seqlen_q = 1; }, "fake_wgmma_f16",
+       "fake_mma_f16_short where an address"},
+      {"short queries, another tile_k",
+       [](Problem& p) {
+         p.config.tile_k = 32;
+         p.config.max_seqlen_q = 1;
+       },
+       "fake_mma_f16_small", ""},
+      {"short queries, split",
+       [](Problem& p) {
+         p.config.kv_chunk = 128;
+         p.config.max_seqlen_q = 1;
+       },
+       "fake_mma_f16_short", ""},
       {"kv_chunk", [](Problem& p) { p.config.kv_chunk = 128; }, "fake_mma_f16", "kv_chunk"},
       {"odd kv_chunk", [](Problem& p) { p.config.kv_chunk = 100; }, "", "100"},
       {"f32 block mask",
