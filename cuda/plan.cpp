@@ -272,8 +272,8 @@ attn_status fill_plan(const attn_plan_config& problem, attn_backend_plan* plan, 
 
 int32_t gqa_pack_of(const KernelInfo& kernel, const attn_plan_config& p) {
   const int64_t group = p.heads_q / p.heads_kv;
-  const bool fits = group <= kernel.tile_q &&
-                    (kernel.family != Family::kWgmma || group <= kernel.box_rows_q);
+  const bool fits =
+      group <= kernel.tile_q && (kernel.family != Family::kWgmma || group <= kernel.box_rows_q);
   return kernel.packs_gqa && fits ? static_cast<int32_t>(group) : 1;
 }
 

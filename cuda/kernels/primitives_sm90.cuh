@@ -381,9 +381,9 @@ inline void store_matrix_x4(SharedAddress row, uint32_t r0, uint32_t r1, uint32_
   } operand{row, {r0, r1, r2, r3}};
   emulator::collective("stmatrix", operand, [](Operand* const* lanes) {
     for (int i = 0; i < 32; ++i) {  // row i % 8 of matrix i / 8: two elements of each of four lanes
-      Quad row;
-      for (int j = 0; j < 4; ++j) row.word[j] = lanes[i % 8 * 4 + j]->r[i / 8];
-      store_shared(lanes[i]->row, row);
+      Quad quad;
+      for (int j = 0; j < 4; ++j) quad.word[j] = lanes[i % 8 * 4 + j]->r[i / 8];
+      store_shared(lanes[i]->row, quad);
     }
   });
 }

@@ -1,7 +1,7 @@
 """Plants mistakes in a copy of a family's kernels, one at a time, and expects the emulator tests to
 notice: what mma.py and wgmma.py share.
 
-    FAMILY.py [--only REGEX] [--compiler CXX] [-j JOBS]
+    FAMILY.py [--only REGEX] [--compiler CXX] [-j JOBS] [--seconds N]
 
 Exits with 1 if a mistake goes unnoticed without a reason or does not apply any more, or if the copy
 without mistakes does not pass.
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[3]
+NO_TIME = "SKIPPED, no time left"
 FLAGS = ["-std=c++20", "-w", "-ffp-contract=off", "-DATTN_TEST_FEW_KERNELS"]
 
 
@@ -87,7 +88,10 @@ def run(family: Family, all_mistakes: list[Mistake]) -> int:
     parser.add_argument("--only", default="", help="only mistakes whose name matches this")
     parser.add_argument("--compiler", default=os.environ.get("CXX", "c++"))
     parser.add_argument("-j", type=int, default=2, help="at a time")
+    parser.add_argument("--seconds", type=int, help="skip what is left after so long, in words")
     options = parser.parse_args()
+    start = time.monotonic()
+    deadline = start + options.seconds if options.seconds else float("inf")
     mistakes = [m for m in all_mistakes if re.search(options.only, m.what)]
     with tempfile.TemporaryDirectory(prefix=f"attn-{family.name}-mutations-") as name:
         folder = Path(name)
@@ -103,6 +107,9 @@ def run(family: Family, all_mistakes: list[Mistake]) -> int:
                 text = path.read_text()
                 if text.count(mistake.old) != 1:
                     return "DOES NOT APPLY"
+                if time.monotonic() > deadline:
+                    shutil.rmtree(tree)
+                    return NO_TIME
                 path.write_text(text.replace(mistake.old, mistake.new))
             program = build(options.compiler, objects, tree, family)
             words = complaint(program, family) if program else "DOES NOT BUILD"
@@ -112,11 +119,14 @@ def run(family: Family, all_mistakes: list[Mistake]) -> int:
         clean = judge(0, None)
         if clean:
             sys.exit(f"the tests fail without any mistake: {clean}")
-        failures = 0
+        failures = skipped = 0
         with ThreadPoolExecutor(options.j) as pool:
-            start = time.monotonic()
             results = pool.map(judge, range(1, len(mistakes) + 1), mistakes)
             for mistake, words in zip(mistakes, results, strict=True):
+                if words == NO_TIME:
+                    print(f"{NO_TIME}: {mistake.what}", flush=True)
+                    skipped += 1
+                    continue
                 noticed = words and not words.startswith("DOES NOT")
                 explained = not words and bool(mistake.survives)
                 failures += not noticed and not explained
@@ -125,5 +135,6 @@ def run(family: Family, all_mistakes: list[Mistake]) -> int:
                     verdict, words = "explained", mistake.survives
                 seconds = time.monotonic() - start
                 print(f"{verdict:14} {seconds:5.0f} s  {mistake.what}: {words[:150]}", flush=True)
-    print(f"{len(mistakes) - failures} passed, {failures} failed in {len(mistakes)} mistakes")
+    passed = len(mistakes) - failures - skipped
+    print(f"{passed} passed, {failures} failed, {skipped} skipped in {len(mistakes)} mistakes")
     return 1 if failures else 0
