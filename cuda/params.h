@@ -46,6 +46,13 @@ struct ScoreMap {
   int64_t columns;
 };
 
+// Tiles of K, of V and of work that are under way in the wgmma family.
+#ifdef ATTN_CUDA_STAGES  // a variant of ./dev gpu sweep
+constexpr int kStages = ATTN_CUDA_STAGES;
+#else
+constexpr int kStages = 2;
+#endif
+
 // One attention, forward.
 //   S[i][j] = scale * sum_d Q[i][d] K[j][d], then softcap, ALiBi, bias, masks (see attn.h)
 //   O[i] = sum_j softmax(S[i])[j] V[j],  LSE[i] = ln sum_j exp(S[i][j])

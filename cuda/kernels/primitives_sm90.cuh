@@ -88,16 +88,25 @@ __device__ __forceinline__ bool barrier_try_wait(SharedAddress barrier, uint32_t
   return done != 0;
 }
 
-// Waits for the end of the phase of that parity. A debug build gives up after some seconds and says
-// where.
+#ifdef ATTN_CUDA_WATCHDOG
+__device__ __forceinline__ uint64_t nanoseconds() {
+  uint64_t t;
+  asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(t));
+  return t;
+}
+#endif
+
+// Waits for the end of the phase of that parity. A build with a watchdog gives up after so many
+// nanoseconds and says where; since it calls a function, its matrix products are not overlapped.
+// What waits at a named barrier is not bounded itself: it waits for a warp that is.
 __device__ __forceinline__ void barrier_wait(SharedAddress barrier, uint32_t parity) {
 #ifdef ATTN_CUDA_WATCHDOG
-  for (uint32_t tries = 0; !barrier_try_wait(barrier, parity); ++tries) {
-    if (tries > ATTN_CUDA_WATCHDOG) {
-      printf("attn: barrier at %u, parity %u, CTA %u, thread %u: no end in sight\n", barrier,
-             parity, blockIdx.x, threadIdx.x);
-      __trap();
-    }
+  const uint64_t start = nanoseconds();
+  while (!barrier_try_wait(barrier, parity)) {
+    if (nanoseconds() - start < ATTN_CUDA_WATCHDOG) continue;
+    printf("watchdog: mbarrier at byte %u, phase of parity %u, CTA %u, thread %u\n",
+           barrier - shared_base(), parity, blockIdx.x, threadIdx.x);
+    __trap();
   }
 #else
   while (!barrier_try_wait(barrier, parity)) {
