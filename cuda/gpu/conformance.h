@@ -56,6 +56,7 @@ enum class Compare { kBits, kNumbers };
   X(conform_wgmma_ss_f16_mn_64, F16, 64, MN, false)     \
   X(conform_wgmma_rs_f16_k_64, F16, 64, K, true)        \
   X(conform_wgmma_rs_f16_mn_256, F16, 256, MN, true)    \
+  X(conform_wgmma_ss_bf16_k_48, BF16, 48, K, false)     \
   X(conform_wgmma_ss_bf16_k_64, BF16, 64, K, false)     \
   X(conform_wgmma_ss_bf16_k_80, BF16, 80, K, false)     \
   X(conform_wgmma_ss_bf16_k_96, BF16, 96, K, false)     \

@@ -289,6 +289,8 @@ struct Wgmma;
 #define ATTN_R60 \
   ATTN_R0 ", " ATTN_R10(1) ", " ATTN_R10(2) ", " ATTN_R10(3) ", " ATTN_R10(4) ", " ATTN_R10(5)
 // clang-format off
+ATTN_WGMMA(48, ATTN_R0 ", " ATTN_R10(1) ", " ATTN_R4(2),
+           24, 25, 26, 27, 28, 29, 30, ATTN_D8(0), ATTN_D8(8), ATTN_D8(16))
 ATTN_WGMMA(64, ATTN_R0 ", " ATTN_R10(1) ", " ATTN_R10(2) ", " ATTN_R2(3),
            32, 33, 34, 35, 36, 37, 38, ATTN_D32(0))
 ATTN_WGMMA(80, ATTN_R0 ", " ATTN_R10(1) ", " ATTN_R10(2) ", " ATTN_R10(3),
