@@ -380,7 +380,12 @@ std::string bits_difference(bool features, bool split) {
 
 int main(int argc, char** argv) {
   const std::string only = argc > 1 ? argv[1] : "";
-  const int seeds = argc > 2 ? std::atoi(argv[2]) : 2;
+#ifdef ATTN_TEST_FEW_KERNELS
+  constexpr int kUsualSeeds = 1;  // with sanitizers, which take their time
+#else
+  constexpr int kUsualSeeds = 2;
+#endif
+  const int seeds = argc > 2 ? std::atoi(argv[2]) : kUsualSeeds;
   std::vector<Case> cases;
   for (int d : {64, 96, 128, 192, 256}) {
     const std::string name = "d" + std::to_string(d);
