@@ -1,7 +1,7 @@
 """Plants mistakes in a copy of a family's kernels, one at a time, and expects the emulator tests to
 notice: what mma.py and wgmma.py share.
 
-    FAMILY.py [--only REGEX] [--compiler CXX] [-j JOBS] [--seconds N]
+    FAMILY.py [--only REGEX] [--compiler CXX] [-j JOBS] [--seconds N] [--least N]
 
 Exits with 1 if a mistake goes unnoticed without a reason or does not apply any more, or if the copy
 without mistakes does not pass.
@@ -41,14 +41,18 @@ class Family(NamedTuple):
     hang_is_noticed: bool  # a mistake that keeps the tests from ending
 
 
-def build_objects(compiler: str, objects: Path, family: Family) -> None:
+def build_objects(compiler: str, objects: Path, family: Family, jobs: int) -> None:
     """Objects of what has no mistakes, for all copies."""
     cuda = ROOT / "cuda"
     files = [*sorted((cuda / "emulator").glob("*.cpp"))]
     files += [cuda / "tests" / name for name in family.tests]
-    for file in files:
+
+    def build_one(file: Path) -> None:
         command = [compiler, *FLAGS, "-O3", "-I", str(ROOT / "include"), "-c", str(file)]
         subprocess.run([*command, "-o", str(objects / f"{file.stem}.o")], check=True)
+
+    with ThreadPoolExecutor(jobs) as pool:
+        list(pool.map(build_one, files))
 
 
 def build(compiler: str, objects: Path, tree: Path, family: Family) -> Path | None:
@@ -89,6 +93,7 @@ def run(family: Family, all_mistakes: list[Mistake]) -> int:
     parser.add_argument("--compiler", default=os.environ.get("CXX", "c++"))
     parser.add_argument("-j", type=int, default=2, help="at a time")
     parser.add_argument("--seconds", type=int, help="skip what is left after so long, in words")
+    parser.add_argument("--least", type=int, default=0, help="so many take the time they need")
     options = parser.parse_args()
     start = time.monotonic()
     deadline = start + options.seconds if options.seconds else float("inf")
@@ -97,7 +102,7 @@ def run(family: Family, all_mistakes: list[Mistake]) -> int:
         folder = Path(name)
         objects = folder / "objects"
         objects.mkdir()
-        build_objects(options.compiler, objects, family)
+        build_objects(options.compiler, objects, family, options.j)
 
         def judge(number: int, mistake: Mistake | None) -> str:
             tree = folder / str(number)
@@ -107,7 +112,7 @@ def run(family: Family, all_mistakes: list[Mistake]) -> int:
                 text = path.read_text()
                 if text.count(mistake.old) != 1:
                     return "DOES NOT APPLY"
-                if time.monotonic() > deadline:
+                if number > options.least and time.monotonic() > deadline:
                     shutil.rmtree(tree)
                     return NO_TIME
                 path.write_text(text.replace(mistake.old, mistake.new))
