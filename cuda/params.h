@@ -46,6 +46,13 @@ struct ScoreMap {
   int64_t columns;
 };
 
+// Tiles of K, of V and of work that are under way in the wgmma family.
+#ifdef ATTN_CUDA_STAGES  // a variant of ./dev gpu sweep
+constexpr int kStages = ATTN_CUDA_STAGES;
+#else
+constexpr int kStages = 2;
+#endif
+
 // One attention, forward.
 //   S[i][j] = scale * sum_d Q[i][d] K[j][d], then softcap, ALiBi, bias, masks (see attn.h)
 //   O[i] = sum_j softmax(S[i])[j] V[j],  LSE[i] = ln sum_j exp(S[i][j])
@@ -159,9 +166,9 @@ struct alignas(64) TensorMap {
 //   dims {head_dim, rows, heads, outer}, of the tensor itself, so that boxes clip at head_dim and
 //   at the last row; box {128 bytes of columns, KernelInfo::box_rows_*, 1, 1}. rows = seqlen
 //   extent, total rows or page_size; outer = batch, 1 or pages. Paged: boxes of k and v have
-//   gcd(box_rows_*, page_size) rows, and page_size is a multiple of 8 (others go to the mma family).
-//   With gqa_pack > 1, q and o take boxes of {.., box_rows_q / heads, heads, 1}, heads being
-//   KernelInfo::box_heads_q.
+//   gcd(box_rows_*, page_size) rows, and page_size is a multiple of 8 (others go to the mma
+//   family). With gqa_pack > 1, q and o take boxes of {.., box_rows_q / heads, heads, 1}, heads
+//   being KernelInfo::box_heads_q.
 // o's map is of o's own type and is valid only if use_o_map is not 0: an o of q's dtype, not split,
 // whose address and strides TMA takes.
 struct WgmmaParams {

@@ -115,15 +115,28 @@ class RowChecker {
   Refusal& refusal_;
 };
 
+// Whether a tile of a row's has room for all rows of queries that share their keys.
+bool holds_all_queries(const KernelInfo& row, const attn_plan_config& p) {
+  return p.max_seqlen_q * gqa_pack_of(row, p) <= row.tile_q;
+}
+
 // The first row of a family that serves the problem; `also` are further bits that it must have.
+// Rather a later one with a smaller tile of queries that still holds them all, if its tile of keys
+// is the same, and so are the results: short queries would leave most of a large tile idle.
 template <size_t n>
 const KernelInfo* find_row(const KernelInfo (&rows)[n], const attn_plan_config& problem,
                            const Device& device, uint32_t also, Refusal* refusal) {
+  const KernelInfo* best = nullptr;
   for (const KernelInfo& row : rows) {
     if ((row.serves & also) != also) continue;
-    if (RowChecker(problem, device, row, refusal).serves()) return &row;
+    if (best && (row.tile_q >= best->tile_q || row.tile_k != best->tile_k ||
+                 row.head_dim != best->head_dim || row.head_dim_v != best->head_dim_v ||
+                 !holds_all_queries(row, problem))) {
+      continue;
+    }
+    if (RowChecker(problem, device, row, refusal).serves()) best = &row;
   }
-  return nullptr;
+  return best;
 }
 
 // What no kernel of either family does.
@@ -256,6 +269,13 @@ attn_status fill_plan(const attn_plan_config& problem, attn_backend_plan* plan, 
 }
 
 }  // namespace
+
+int32_t gqa_pack_of(const KernelInfo& kernel, const attn_plan_config& p) {
+  const int64_t group = p.heads_q / p.heads_kv;
+  const bool fits =
+      group <= kernel.tile_q && (kernel.family != Family::kWgmma || group <= kernel.box_rows_q);
+  return kernel.packs_gqa && fits ? static_cast<int32_t>(group) : 1;
+}
 
 attn_status create_plan(const attn_host* host, const attn_plan_config* problem,
                         attn_backend_plan* plan, attn_error* error) {

@@ -31,6 +31,9 @@ struct PlanState {
   char words[256];  // attn_backend_plan.kernel
 };
 
+// How many query heads, all of one kv head, a kernel puts into one tile of rows.
+int32_t gqa_pack_of(const KernelInfo& kernel, const attn_plan_config& problem);
+
 attn_status create_plan(const attn_host* host, const attn_plan_config* problem,
                         attn_backend_plan* plan, attn_error* error);
 void destroy_plan(const attn_host* host, attn_backend_plan* plan);

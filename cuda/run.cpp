@@ -210,10 +210,7 @@ AttendParams attend_params(const attn_plan_config& p, const attn_run_args& a,
 // Tiles and workspace, which depend on the kernel.
 void add_work(const PlanState& state, const KernelInfo& kernel, const attn_plan_config& p,
               char* workspace, AttendParams* to) {
-  const int64_t group = p.heads_q / p.heads_kv;
-  to->gqa_pack = kernel.packs_gqa && group <= kernel.tile_q &&
-                         (kernel.family != Family::kWgmma || group <= kernel.box_rows_q)
-                     ? static_cast<int32_t>(group) : 1;
+  to->gqa_pack = gqa_pack_of(kernel, p);
   const int64_t rows = int64_t{to->seqlen_q} * to->gqa_pack;
   to->tiles_q = static_cast<int32_t>((rows + kernel.tile_q - 1) / kernel.tile_q);
   to->num_chunks = 1;

@@ -7,7 +7,25 @@
 #include <cstdlib>
 #include <vector>
 
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#include <sanitizer/common_interface_defs.h>
+#endif
+
 namespace attn::emulator {
+
+// The address sanitizer has to be told of each switch and of what it switches to.
+#if defined(__SANITIZE_ADDRESS__)
+namespace {
+Fiber* last_from;
+Fiber* last_to;
+
+void begin_fiber() {
+  __sanitizer_finish_switch_fiber(nullptr, &last_from->bottom_, &last_from->size_);
+  last_to->entry_();
+}
+}  // namespace
+#endif
 
 #if defined(__x86_64__)
 
@@ -37,6 +55,12 @@ attn_emulator_switch:
 )");
 
 void Fiber::start(void* stack, void (*entry)()) {
+#if defined(__SANITIZE_ADDRESS__)
+  entry_ = entry;
+  bottom_ = stack;
+  size_ = kStackSize;
+  entry = begin_fiber;
+#endif
   // As if entry() had been called: the stack is 8 below a multiple of 16 on its first instruction.
   auto top = (reinterpret_cast<uintptr_t>(stack) + kStackSize) & ~uintptr_t{15};
   auto* words = reinterpret_cast<uintptr_t*>(top) - 2;
@@ -45,7 +69,16 @@ void Fiber::start(void* stack, void (*entry)()) {
 }
 
 void Fiber::switch_to(Fiber& from, Fiber& to) {
+#if defined(__SANITIZE_ADDRESS__)
+  last_from = &from;
+  last_to = &to;
+  void* fake_stack;
+  __sanitizer_start_switch_fiber(&fake_stack, to.bottom_, to.size_);
+#endif
   attn_emulator_switch(&from.stack_pointer_, to.stack_pointer_);
+#if defined(__SANITIZE_ADDRESS__)
+  __sanitizer_finish_switch_fiber(fake_stack, nullptr, nullptr);
+#endif
 }
 
 #else
@@ -70,6 +103,10 @@ void* take_stack() {
   if (!free_stacks.empty()) {
     void* stack = free_stacks.back();
     free_stacks.pop_back();
+#if defined(__SANITIZE_ADDRESS__)
+    // Its last fiber never returned from its calls.
+    __asan_unpoison_memory_region(stack, kStackSize);
+#endif
     return stack;
   }
   void* memory = mmap(nullptr, kGuard + kStackSize, PROT_READ | PROT_WRITE,

@@ -10,7 +10,11 @@
 
 namespace attn::emulator {
 
+#if defined(__SANITIZE_ADDRESS__)
+constexpr size_t kStackSize = 512 << 10;  // variables have room around them
+#else
 constexpr size_t kStackSize = 128 << 10;
+#endif
 
 // A place to switch to. A default one is filled by the first switch away from it.
 class Fiber {
@@ -25,6 +29,13 @@ class Fiber {
   void* stack_pointer_ = nullptr;
 #else
   ucontext_t context_{};
+#endif
+#if defined(__SANITIZE_ADDRESS__)
+ public:
+  void (*entry_)() = nullptr;
+  // Of the stack that it runs on, for the sanitizer.
+  const void* bottom_ = nullptr;
+  size_t size_ = 0;
 #endif
 };
 

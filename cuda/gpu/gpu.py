@@ -1,8 +1,8 @@
 """./dev gpu: tests and measures the CUDA plugin on this machine's GPU, without a network.
 
 Each case runs in a process of its own with a limit of 20 seconds, so that a kernel that hangs costs
-one case. After every case the results are written: build/gpu/results.json and results.txt, at the
-end also results.svg.
+one case. After every case the results are written: build/gpu/results.json, results.txt and, of the
+benchmark, results.svg.
 """
 
 from __future__ import annotations
@@ -10,35 +10,39 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from xml.sax.saxutils import escape
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 HERE = Path(__file__).resolve().parent
 LIMIT_S = 20
 GOOD = ("pass", "refused", "measured")
 
+# In the order in which they make sense on a GPU that nothing has run on yet.
 PARTS = {
-    "conformance": "each device primitive against its twin in the emulator (not built yet)",
+    "conformance": "each device primitive against its twin in the emulator",
     "numerics": "the numeric grid against the float64 reference",
+    "ceilings": "matrix product and read-only reduction (needs PyTorch)",
+    "bench": "beside PyTorch's attention backends, interleaved (needs PyTorch)",
+    "sweep": "variants of tile, pin, turns and stages, each beside the usual one (needs PyTorch)",
     "graph": "first-ever runs inside a graph capture, replayed",
     "streams": "several threads and streams at once",
     "sanitizer": "small shapes under compute-sanitizer",
-    "ceilings": "matrix product and read-only reduction (needs PyTorch)",
-    "sweep": "every tile_k that the table has (needs PyTorch)",
-    "bench": "beside PyTorch's attention backends, interleaved (needs PyTorch)",
 }
+NEED_TORCH = ("ceilings", "bench", "sweep")
 
 
 @dataclass
 class Result:
     part: str
     case: str
-    status: str  # pass, fail, refused, measured, missing, error or timeout
+    status: str  # pass, fail, refused, measured, missing, error, timeout or skipped
     words: str = ""
     seconds: float = 0.0
     figures: dict[str, float] = field(default_factory=dict)
@@ -57,6 +61,8 @@ class Results:
         self.all.append(result)
         self._write("results.json", json.dumps(self.as_json(), indent=1) + "\n")
         self._write("results.txt", self.as_text())
+        if result.part == "bench":
+            self._write("results.svg", self.as_picture())
 
     def as_json(self) -> dict[str, object]:
         return {"device": self.device, "results": [asdict(result) for result in self.all]}
@@ -67,6 +73,37 @@ class Results:
             figures = "  ".join(f"{name} {value:.4g}" for name, value in r.figures.items())
             lines.append(f"{r.status:8} {r.part:12} {r.case:36} {figures}{r.words}".rstrip())
         return "\n".join(lines) + "\n"
+
+    def as_picture(self) -> str:
+        """TFLOP/s of the benchmark's rows: a group of bars for each."""
+        rows = [r for r in self.all if r.part == "bench" and r.figures]
+        names = list(dict.fromkeys(name for r in rows for name in r.figures))
+        most = max((value for r in rows for value in r.figures.values()), default=0) or 1.0
+        colours = ("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b")
+        parts = []
+
+        def text(x: int, y: int, words: str) -> None:
+            parts.append(f'<text x="{x}" y="{y}">{escape(words)}</text>')
+
+        def bar(x: int, y: int, width: float, name: str) -> None:
+            colour = colours[names.index(name) % len(colours)]
+            parts.append(f'<rect x="{x}" y="{y}" width="{width:.1f}" height="10" fill="{colour}"/>')
+
+        text(10, 20, f"TFLOP/s on {self.device}; causal rows count half the work")
+        for index, name in enumerate(names):
+            bar(10 + 140 * index, 32, 10, name)
+            text(24 + 140 * index, 41, name)
+        y = 60
+        for row in rows:
+            text(10, y + 9, row.case)
+            for name, value in row.figures.items():
+                bar(200, y, 500 * value / most, name)
+                text(206 + int(500 * value / most), y + 9, f"{value:.4g}")
+                y += 12
+            y += 8
+        head = f'<svg xmlns="http://www.w3.org/2000/svg" width="780" height="{y}"'
+        style = '<rect width="100%" height="100%" fill="white"/>'
+        return f'{head} font-family="sans-serif" font-size="11">{style}{"".join(parts)}</svg>\n'
 
     def _write(self, name: str, text: str) -> None:
         """Whole or not at all: the process may be stopped at any time."""
@@ -90,10 +127,17 @@ def run_case(part: str, case: str, command: list[str], env: dict[str, str]) -> R
         figures = found.get("figures", {})
     except (IndexError, ValueError, KeyError):
         said = (run.stderr.strip().splitlines() or ["nothing"])[-1]
-        return Result(part, case, "error", f"exit code {run.returncode}: {said}", seconds)
+        words = "; ".join([f"exit code {run.returncode}: {said}", *watchdog(run.stdout)])
+        return Result(part, case, "error", words, seconds)
+    words = "; ".join([words, *watchdog(run.stdout)]).removeprefix("; ")
     if run.returncode != 0 and status in GOOD:  # a sanitizer, or a crash at the end
         status, words = "fail", f"exit code {run.returncode}"
     return Result(part, case, status, words, seconds, figures)
+
+
+def watchdog(output: str) -> list[str]:
+    """What kernels of a build with a watchdog said: one line, of perhaps thousands."""
+    return [line for line in output.splitlines() if line.startswith("watchdog: ")][:1]
 
 
 def sanitizers(case: str, runner: Path) -> Iterator[tuple[str, list[str]]]:
@@ -102,17 +146,20 @@ def sanitizers(case: str, runner: Path) -> Iterator[tuple[str, list[str]]]:
         yield f"{tool}-{case}", [*command, str(runner), "sanitizer", case]
 
 
-def cases_of(part: str, runner: Path) -> Iterator[tuple[str, list[str]]]:
+def cases_of(part: str, runner: Path, env: dict[str, str]) -> Iterator[tuple[str, list[str]]]:
     """Name and command of each case of a part."""
-    if part in ("ceilings", "sweep", "bench"):
+    if part in NEED_TORCH:
         worker = [sys.executable, str(HERE / "measure.py")]
         listed = subprocess.run(
-            [*worker, "list", part], capture_output=True, text=True, check=True, timeout=LIMIT_S
+            [*worker, "list", part],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=LIMIT_S,
+            env=env,
         )
         for case in listed.stdout.split():
             yield case, [*worker, part, case]
-        return
-    if part == "conformance":
         return
     listed = subprocess.run(
         [str(runner), "list", part], capture_output=True, text=True, check=True, timeout=LIMIT_S
@@ -124,52 +171,27 @@ def cases_of(part: str, runner: Path) -> Iterator[tuple[str, list[str]]]:
             yield case, [str(runner), part, case]
 
 
-def missing(part: str) -> str:
+def missing(part: str, images: Path, variants: Path) -> str:
     """What a part lacks on this machine, or ""."""
-    if part == "conformance":
-        return "no cases are built yet"
+    if part == "conformance" and not list(images.glob("conformance_*")):
+        return f"no kernels in {images}; ./dev build cuda makes them"
     if part == "sanitizer":
-        from shutil import which
-
-        return "" if which("compute-sanitizer") else "compute-sanitizer is not installed"
-    if part in ("ceilings", "sweep", "bench"):
+        return "" if shutil.which("compute-sanitizer") else "compute-sanitizer is not installed"
+    if part == "sweep" and not list(variants.glob("*/libattn_cuda.so")):
+        return f"no variants in {variants}; the CMake target attn_cuda_variants makes them"
+    if part in NEED_TORCH:
         code = "import torch; raise SystemExit(not torch.cuda.is_available())"
         run = subprocess.run([sys.executable, "-c", code], capture_output=True)
         return "" if run.returncode == 0 else "PyTorch with CUDA is not installed"
     return ""
 
 
-def draw(results: Results) -> None:
-    """results.svg: TFLOP/s of the benchmark's rows, if matplotlib is there."""
-    rows = [r for r in results.all if r.part == "bench" and r.status == "measured"]
-    if not rows:
-        return
-    try:
-        import matplotlib  # type: ignore[import-not-found]
-
-        matplotlib.use("svg")
-        from matplotlib import pyplot
-    except ImportError:
-        print("no picture: matplotlib is not installed")
-        return
-    names = list(dict.fromkeys(name for r in rows for name in r.figures))
-    figure, axes = pyplot.subplots(figsize=(10, 0.35 * len(rows) * len(names) / 2 + 1.5))
-    height = 0.8 / len(names)
-    for index, name in enumerate(names):
-        places = [row + index * height for row in range(len(rows))]
-        axes.barh(places, [r.figures.get(name, 0) for r in rows], height, label=name)
-    axes.set_yticks([row + 0.4 for row in range(len(rows))], [r.case for r in rows])
-    axes.set_xlabel(f"TFLOP/s on {results.device}; causal rows count half the work")
-    axes.legend()
-    figure.tight_layout()
-    figure.savefig(results.folder / "results.svg")
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(
         prog="./dev gpu",
         description="Tests and measures the CUDA plugin on this machine's GPU.",
-        epilog="parts: " + "; ".join(f"{name}: {words}" for name, words in PARTS.items()),
+        epilog="With --watchdog it takes a build whose kernels give up long waits and say where. "
+        "Parts: " + "; ".join(f"{name}: {words}" for name, words in PARTS.items()),
     )
     parser.add_argument("parts", nargs="*", metavar="part", help="default: all, in order")
     parser.add_argument("--prefix", type=Path, default=ROOT / "build/prefix", help="installed into")
@@ -178,12 +200,22 @@ def main() -> int:
         "--out", type=Path, default=ROOT / "build/gpu", help="folder of the results"
     )
     parser.add_argument("--only", default="", help="cases whose name contains this")
+    parser.add_argument("--seconds", type=float, help="start no case after so long, in words")
+    build = ROOT / "build/release"
+    parser.add_argument("--images", type=Path, default=build / "cuda/images", help="of conformance")
+    parser.add_argument("--variants", type=Path, default=build / "variants", help="of sweep")
     options = parser.parse_args()
     for part in options.parts:
         if part not in PARTS:
             parser.error(f"no such part: {part}")
 
-    env = {**os.environ, "ATTN_BACKEND_DIR": str(options.prefix / "lib")}
+    start = time.monotonic()
+    env = {
+        **os.environ,
+        "ATTN_BACKEND_DIR": str(options.prefix / "lib"),
+        "ATTN_CUDA_IMAGE_DIR": str(options.images),
+        "ATTN_CUDA_VARIANTS": str(options.variants),
+    }
     probe = run_case("", "device", [str(options.runner), "device"], env)
     if probe.status != "pass":
         print(f"./dev gpu needs an NVIDIA GPU: {probe.words}", file=sys.stderr)
@@ -193,18 +225,20 @@ def main() -> int:
     results = Results(options.out, f"{found['device']}, driver for CUDA {found['cuda']}")
     print(results.device)
     for part in options.parts or PARTS:
-        if lacks := missing(part):
+        if lacks := missing(part, options.images, options.variants):
             results.add(Result(part, "", "missing", lacks))
             print(f"{'missing':8} {part}: {lacks}")
             continue
-        for case, command in cases_of(part, options.runner):
+        for case, command in cases_of(part, options.runner, env):
             if options.only not in case:
                 continue
-            result = run_case(part, case, command, env)
+            if options.seconds and time.monotonic() - start > options.seconds:
+                result = Result(part, case, "skipped", "no time left")
+            else:
+                result = run_case(part, case, command, env)
             results.add(result)
             if result.status != "pass":
                 print(results.as_text().splitlines()[-1], flush=True)
-    draw(results)
     counts: dict[str, int] = {}
     for result in results.all:
         counts[result.status] = counts.get(result.status, 0) + 1

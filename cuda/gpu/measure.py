@@ -1,38 +1,54 @@
-"""One measurement on a GPU, for gpu.py: attention beside PyTorch's backends, tiles, ceilings.
+"""One measurement on a GPU, for gpu.py: attention beside PyTorch's backends, variants, ceilings.
 
 measure.py list PART
 measure.py PART CASE     prints one line of JSON with the figures
+
+ATTN_CUDA_VARIANTS names the folder of the plugins that "sweep" compares.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
+import math
+import os
+import random
 import statistics
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 TOKENS = 16384  # in all
 WIDTH = 2048  # heads * head_dim
 REPETITIONS = 15
+BUSY_CYCLES = 1_000_000  # about half a millisecond
 
 
 def bench_cases() -> list[str]:
+    """The table's rows come first: the time may be over before the last one."""
     return [
-        f"{dtype}-d{dim}-{'causal' if causal else 'full'}-{seqlen}"
+        f"{dtype}-d{dim}-{mask}-{rows}"
         for dtype in ("bf16", "f16")
-        for dim in (64, 128, 256)
-        for causal in (False, True)
-        for seqlen in (512, 1024, 2048, 4096, 8192, 16384)
+        for rows in ("4096", "16384", "8192", "packed", "2048", "1024", "512")
+        for dim in (128, 64, 256)
+        for mask in ("full", "causal")
     ]
 
 
+def variants() -> Path:
+    return Path(os.environ.get("ATTN_CUDA_VARIANTS", "build/release/variants"))
+
+
 def sweep_cases() -> list[str]:
+    names = sorted(path.parent.name for path in variants().glob("*/libattn_cuda.so"))
     return [
-        f"{case}-k{tile_k}"
-        for case in bench_cases()
-        if case.startswith("bf16") and case.endswith("8192")
-        for tile_k in (16, 32, 48, 64, 80, 96, 112, 128, 176, 192)
+        f"bf16-d{dim}-{mask}-8192-{name}"
+        for dim in (128, 64, 256)
+        for mask in ("causal", "full")
+        for name in names
+        if name != "base"
     ]
 
 
@@ -43,22 +59,33 @@ CASES: dict[str, Callable[[], list[str]]] = {
 }
 
 
-def interleaved(runs: dict[str, Callable[[], Any]]) -> dict[str, float]:
-    """Median seconds of each; one of every kind in turn, so that clocks and heat are shared."""
+Run = Callable[[], Any]
+
+
+def interleaved(
+    runs: dict[str, Run], within: dict[str, Callable[[], Any]] | None = None
+) -> dict[str, float]:
+    """Median seconds of each; one of every kind in turn, so that clocks and heat are shared.
+
+    `within` makes the context that a run needs. The GPU is kept busy until the run has been
+    launched, so that no time of the host is counted.
+    """
     import torch
 
+    contexts = within or {}
+
     times: dict[str, list[float]] = {name: [] for name in runs}
-    for run in runs.values():
-        for _ in range(3):
-            run()
-    for _ in range(REPETITIONS):
+    for repetition in range(-3, REPETITIONS):  # three to warm up
         for name, run in runs.items():
             begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            begin.record()
-            run()
-            end.record()
+            with contexts.get(name, contextlib.nullcontext)():
+                torch.cuda._sleep(BUSY_CYCLES)
+                begin.record()
+                run()
+                end.record()
             end.synchronize()
-            times[name].append(begin.elapsed_time(end) / 1e3)
+            if repetition >= 0:
+                times[name].append(begin.elapsed_time(end) / 1e3)
     return {name: statistics.median(values) for name, values in times.items()}
 
 
@@ -87,45 +114,89 @@ def bound_run(q: Any, k: Any, v: Any, causal: bool, **options: Any) -> Any:
     return plan.bind(q, k, v)
 
 
+def packed_lengths() -> list[int]:
+    """Eight uneven lengths, TOKENS in all."""
+    cuts = sorted(random.Random(0).sample(range(1, TOKENS // 64), 7))
+    ends = [*(64 * cut for cut in cuts), TOKENS]
+    return [end - begin for begin, end in zip([0, *ends], ends, strict=False)]
+
+
+def packed(case: str) -> dict[str, float]:
+    """A packed batch of uneven lengths beside an equal-length one of the same work."""
+    import attn
+    import torch
+
+    dtype, dim, mask = case.split("-")[:3]
+    head_dim, causal = int(dim[1:]), mask == "causal"
+    heads, lengths = WIDTH // head_dim, packed_lengths()
+    kind = torch.bfloat16 if dtype == "bf16" else torch.float16
+    torch.manual_seed(0)
+
+    def tensors(*shape: int) -> list[Any]:
+        return [torch.randn(shape, device="cuda", dtype=kind) for _ in range(3)]
+
+    def work(of: list[int]) -> float:
+        squares = sum(length * length for length in of)
+        return 4 * heads * head_dim * squares / (2 if causal else 1) / 1e12
+
+    q, k, v = tensors(1, heads, TOKENS, head_dim)
+    starts = [sum(lengths[:n]) for n in range(len(lengths) + 1)]
+    cu_seqlens = torch.tensor(starts, device="cuda", dtype=torch.int32)
+    plan = attn.Plan(
+        heads_q=heads, head_dim=head_dim, max_batch=len(lengths), max_seqlen_q=max(lengths),
+        max_seqlen_k=max(lengths), max_total_q=TOKENS, max_total_k=TOKENS, q_layout="packed",
+        kv_layout="packed", dtype=dtype, causal=causal, backend="cuda", device="cuda:0",
+        trust_pointers=True,
+    )  # fmt: skip
+    uneven = plan.bind(q, k, v, cu_seqlens_q=cu_seqlens, cu_seqlens_k=cu_seqlens)
+    length = round(math.sqrt(sum(n * n for n in lengths) / len(lengths)))
+    equal = bound_run(*tensors(len(lengths), heads, length, head_dim), causal)
+    times = interleaved({"packed": uneven, "equal": equal})
+    return {
+        "packed": work(lengths) / times["packed"],
+        "equal": work([length] * len(lengths)) / times["equal"],
+    }
+
+
 def bench(case: str) -> dict[str, float]:
     import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
+    if case.endswith("-packed"):
+        return packed(case)
     q, k, v, causal, work = problem(case)
     attention = torch.nn.functional.scaled_dot_product_attention
 
-    def peer(backend: Any) -> Callable[[], Any]:
-        def run() -> Any:
-            with sdpa_kernel(backend):
-                return attention(q, k, v, is_causal=causal)
-
-        return run
-
-    runs: dict[str, Callable[[], Any]] = {"attn": bound_run(q, k, v, causal)}
+    runs: dict[str, Run] = {"attn": bound_run(q, k, v, causal)}
+    within: dict[str, Callable[[], Any]] = {}
     for name in ("CUDNN_ATTENTION", "FLASH_ATTENTION", "EFFICIENT_ATTENTION", "MATH"):
         backend = getattr(SDPBackend, name, None)
         if backend is None or (name == "MATH" and q.shape[2] > 8192):  # scores fill the memory
             continue
         try:
-            peer(backend)()
+            with sdpa_kernel(backend):
+                attention(q, k, v, is_causal=causal)
         except RuntimeError:  # that backend does not take this problem
             continue
-        runs[name.partition("_")[0].lower()] = peer(backend)
-    return {name: work / seconds for name, seconds in interleaved(runs).items()}
+        peer = name.partition("_")[0].lower()
+        runs[peer] = lambda: attention(q, k, v, is_causal=causal)
+        within[peer] = functools.partial(sdpa_kernel, backend)
+    return {name: work / seconds for name, seconds in interleaved(runs, within).items()}
 
 
 def sweep(case: str) -> dict[str, float]:
     import attn
 
-    plain, _, tile_k = case.rpartition("-k")
+    plain, _, variant = case.rpartition("-")
     q, k, v, causal, work = problem(plain)
-    try:
-        run = bound_run(q, k, v, causal, tile_k=int(tile_k))
-    except attn.Unsupported:
-        return {}
-    default = bound_run(q, k, v, causal)
-    times = interleaved({"tile": run, "default": default})
-    return {name: work / seconds for name, seconds in times.items()}
+    runs: dict[str, Run] = {}
+    for name in ("base", variant):
+        context = attn.Context(backend_dir=variants() / name)
+        try:
+            runs[name] = bound_run(q, k, v, causal, context=context)
+        except attn.Unsupported:
+            return {}
+    return {name: work / seconds for name, seconds in interleaved(runs).items()}
 
 
 def ceilings(case: str) -> dict[str, float]:
@@ -136,7 +207,7 @@ def ceilings(case: str) -> dict[str, float]:
         a, b = (torch.randn((n, n), device="cuda", dtype=torch.bfloat16) for _ in range(2))
         times = interleaved({"TFLOP/s": lambda: a @ b})
         return {"TFLOP/s": 2 * n**3 / times["TFLOP/s"] / 1e12}
-    x = torch.ones(1 << 30, device="cuda", dtype=torch.float32)
+    x = torch.ones(1 << 30, device="cuda", dtype=torch.float32)  # 4 GiB, far beyond the caches
     times = interleaved({"TB/s": lambda: x.sum()})
     return {"TB/s": x.numel() * 4 / times["TB/s"] / 1e12}
 

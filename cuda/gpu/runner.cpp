@@ -1,106 +1,30 @@
-// runner.cpp: one case on a real GPU, for cuda/gpu/gpu.py: results against the float64 reference of
-// abi_tests, first runs inside a graph capture, several streams at once.
+// runner.cpp: one case on a real GPU, for cuda/gpu/gpu.py: device primitives against the emulator,
+// results against the float64 reference of abi_tests, first runs inside a graph capture, several
+// streams at once.
 //
 //   runner device                 what GPU there is
+//   runner twins                  the emulator's side of "conformance" alone, without a GPU
 //   runner list PART              the names of a part's cases
 //   runner PART CASE              runs one; prints one line of JSON; exit code 1 if it is wrong
+//
+// "conformance" loads its kernels from the folder that ATTN_CUDA_IMAGE_DIR names.
 #include <attn/attn.h>
-#include <dlfcn.h>
 
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
+#include <initializer_list>
 #include <map>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "compare.h"
+#include "conformance_run.h"
+#include "cuda.h"
 
 namespace attn_test {
 namespace {
-
-// ---- the driver
-// ----------------------------------------------------------------------------------
-
-using Address = uint64_t;
-
-// Functions of libcuda.so.1 that a program with memory and streams of its own calls.
-struct Cuda {
-  int (*init)(unsigned);
-  int (*device_get)(int*, int);
-  int (*device_name)(char*, int, int);
-  int (*driver_version)(int*);
-  int (*retain)(void**, int);
-  int (*set_current)(void*);
-  int (*allocate)(Address*, size_t);
-  int (*release)(Address);
-  int (*to_device)(Address, const void*, size_t);
-  int (*to_host)(void*, Address, size_t);
-  int (*fill)(Address, unsigned char, size_t);
-  int (*stream_create)(void**, unsigned);
-  int (*stream_wait)(void*);
-  int (*capture_begin)(void*, int);
-  int (*capture_end)(void*, void**);
-  int (*instantiate)(void**, void*, unsigned long long);
-  int (*graph_launch)(void*, void*);
-};
-
-Cuda cuda;
-
-// Says what went wrong and ends the program: without the driver no case means anything.
-[[noreturn]] void give_up(const char* what, int code) {
-  std::printf("{\"status\": \"error\", \"words\": \"%s failed: CUDA error %d\"}\n", what, code);
-  std::exit(2);
-}
-
-void must(int code, const char* what) {
-  if (code != 0) give_up(what, code);
-}
-
-void open_cuda() {
-  void* library = dlopen("libcuda.so.1", RTLD_NOW);
-  if (!library) {
-    std::printf(
-        "{\"status\": \"error\", \"words\": \"no NVIDIA driver: libcuda.so.1 not found\"}\n");
-    std::exit(2);
-  }
-  const struct {
-    const char* name;
-    void* pointer;
-  } functions[] = {{"cuInit", &cuda.init},
-                   {"cuDeviceGet", &cuda.device_get},
-                   {"cuDeviceGetName", &cuda.device_name},
-                   {"cuDriverGetVersion", &cuda.driver_version},
-                   {"cuDevicePrimaryCtxRetain", &cuda.retain},
-                   {"cuCtxSetCurrent", &cuda.set_current},
-                   {"cuMemAlloc_v2", &cuda.allocate},
-                   {"cuMemFree_v2", &cuda.release},
-                   {"cuMemcpyHtoD_v2", &cuda.to_device},
-                   {"cuMemcpyDtoH_v2", &cuda.to_host},
-                   {"cuMemsetD8_v2", &cuda.fill},
-                   {"cuStreamCreate", &cuda.stream_create},
-                   {"cuStreamSynchronize", &cuda.stream_wait},
-                   {"cuStreamBeginCapture_v2", &cuda.capture_begin},
-                   {"cuStreamEndCapture", &cuda.capture_end},
-                   {"cuGraphInstantiateWithFlags", &cuda.instantiate},
-                   {"cuGraphLaunch", &cuda.graph_launch}};
-  for (const auto& function : functions) {
-    void* address = dlsym(library, function.name);
-    if (!address) give_up(function.name, -1);
-    std::memcpy(function.pointer, &address, sizeof address);
-  }
-  must(cuda.init(0), "cuInit");
-}
-
-void* open_device() {
-  int device;
-  void* context;
-  must(cuda.device_get(&device, 0), "cuDeviceGet");
-  must(cuda.retain(&context, device), "cuDevicePrimaryCtxRetain");
-  must(cuda.set_current(context), "cuCtxSetCurrent");
-  return context;
-}
 
 // ---- a placement on the device
 // -------------------------------------------------------------------
@@ -210,14 +134,6 @@ class OnDevice {
 
 // ---- cases
 // ---------------------------------------------------------------------------------------
-
-struct Report {
-  std::string status = "pass";  // pass, fail or refused
-  std::string words;
-  std::string kernel;
-};
-
-Report failed(const std::string& words) { return {"fail", words, ""}; }
 
 struct Planned {
   attn_context* context = nullptr;
@@ -395,13 +311,21 @@ Cases grid_cases() {
   return cases;
 }
 
-Cases few_cases() {
+Cases named_cases(std::initializer_list<const char*> names) {
   Cases all = plain_cases(), few;
-  for (const char* name : {"f16-d64-causal-600", "bf16-d128-full-600", "bf16-d128-causal-600",
-                           "f16-d256-causal-130", "f32-d64-causal-130"}) {
-    few[name] = all.at(name);
-  }
+  for (const char* name : names) few[name] = all.at(name);
   return few;
+}
+
+Cases few_cases() {
+  return named_cases({"f16-d64-causal-600", "bf16-d128-full-600", "bf16-d128-causal-600",
+                      "f16-d256-causal-130", "f32-d64-causal-130"});
+}
+
+// Small: a sanitizer makes a kernel hundreds of times slower.
+Cases small_cases() {
+  return named_cases({"f16-d64-causal-130", "bf16-d128-full-130", "bf16-d128-causal-130",
+                      "f16-d256-causal-130", "f32-d64-causal-130"});
 }
 
 struct Part {
@@ -411,7 +335,7 @@ struct Part {
 const std::map<std::string, Part> kParts = {{"numerics", {grid_cases, run_numerics}},
                                             {"graph", {few_cases, run_graph}},
                                             {"streams", {few_cases, run_streams}},
-                                            {"sanitizer", {few_cases, run_numerics}}};
+                                            {"sanitizer", {small_cases, run_numerics}}};
 
 std::string quoted(const std::string& text) {
   std::string result = "\"";
@@ -434,31 +358,41 @@ int tell_device() {
   return 0;
 }
 
+int tell(const Report& report) {
+  std::printf("{\"status\": %s, \"words\": %s, \"kernel\": %s}\n", quoted(report.status).c_str(),
+              quoted(report.words).c_str(), quoted(report.kernel).c_str());
+  return report.status == "fail";
+}
+
 }  // namespace
 }  // namespace attn_test
 
 int main(int argc, char** argv) {
   using namespace attn_test;
-  if (argc == 2 && std::string(argv[1]) == "device") return tell_device();
-  const auto part = kParts.find(argc == 3 ? argv[std::string(argv[1]) == "list" ? 2 : 1] : "");
-  if (part == kParts.end()) {
-    std::fprintf(stderr, "usage: runner device | list PART | PART CASE\n");
+  const std::string what = argc > 1 ? argv[1] : "", which = argc > 2 ? argv[2] : "";
+  const std::string part_name = what == "list" ? which : what;
+  const auto part = kParts.find(part_name);
+  if (argc == 2 && what == "device") return tell_device();
+  if (argc == 2 && what == "twins") return tell(check_twins());
+  if (argc != 3 || (part == kParts.end() && part_name != "conformance")) {
+    std::fprintf(stderr, "usage: runner device | twins | list PART | PART CASE\n");
     return 2;
   }
-  const Cases cases = part->second.cases();
-  if (std::string(argv[1]) == "list") {
-    for (const auto& [name, problem] : cases) std::puts(name.c_str());
+  const Cases cases = part == kParts.end() ? Cases{} : part->second.cases();
+  std::vector<std::string> names = conformance_cases();
+  if (part != kParts.end()) {
+    names.clear();
+    for (const auto& [name, problem] : cases) names.push_back(name);
+  }
+  if (what == "list") {
+    for (const std::string& name : names) std::puts(name.c_str());
     return 0;
   }
-  const auto found = cases.find(argv[2]);
-  if (found == cases.end()) {
+  if (std::find(names.begin(), names.end(), which) == names.end()) {
     std::fprintf(stderr, "runner: no case %s in %s\n", argv[2], argv[1]);
     return 2;
   }
   open_cuda();
   open_device();
-  const Report report = part->second.run(found->second);
-  std::printf("{\"status\": %s, \"words\": %s, \"kernel\": %s}\n", quoted(report.status).c_str(),
-              quoted(report.words).c_str(), quoted(report.kernel).c_str());
-  return report.status == "fail";
+  return tell(part == kParts.end() ? run_conformance(which) : part->second.run(cases.at(which)));
 }

@@ -88,16 +88,25 @@ __device__ __forceinline__ bool barrier_try_wait(SharedAddress barrier, uint32_t
   return done != 0;
 }
 
-// Waits for the end of the phase of that parity. A debug build gives up after some seconds and says
-// where.
+#ifdef ATTN_CUDA_WATCHDOG
+__device__ __forceinline__ uint64_t nanoseconds() {
+  uint64_t t;
+  asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(t));
+  return t;
+}
+#endif
+
+// Waits for the end of the phase of that parity. A build with a watchdog gives up after so many
+// nanoseconds and says where; since it calls a function, its matrix products are not overlapped.
+// What waits at a named barrier is not bounded itself: it waits for a warp that is.
 __device__ __forceinline__ void barrier_wait(SharedAddress barrier, uint32_t parity) {
 #ifdef ATTN_CUDA_WATCHDOG
-  for (uint32_t tries = 0; !barrier_try_wait(barrier, parity); ++tries) {
-    if (tries > ATTN_CUDA_WATCHDOG) {
-      printf("attn: barrier at %u, parity %u, CTA %u, thread %u: no end in sight\n", barrier,
-             parity, blockIdx.x, threadIdx.x);
-      __trap();
-    }
+  const uint64_t start = nanoseconds();
+  while (!barrier_try_wait(barrier, parity)) {
+    if (nanoseconds() - start < ATTN_CUDA_WATCHDOG) continue;
+    printf("watchdog: mbarrier at byte %u, phase of parity %u, CTA %u, thread %u\n",
+           barrier - shared_base(), parity, blockIdx.x, threadIdx.x);
+    __trap();
   }
 #else
   while (!barrier_try_wait(barrier, parity)) {
@@ -280,6 +289,8 @@ struct Wgmma;
 #define ATTN_R60 \
   ATTN_R0 ", " ATTN_R10(1) ", " ATTN_R10(2) ", " ATTN_R10(3) ", " ATTN_R10(4) ", " ATTN_R10(5)
 // clang-format off
+ATTN_WGMMA(48, ATTN_R0 ", " ATTN_R10(1) ", " ATTN_R4(2),
+           24, 25, 26, 27, 28, 29, 30, ATTN_D8(0), ATTN_D8(8), ATTN_D8(16))
 ATTN_WGMMA(64, ATTN_R0 ", " ATTN_R10(1) ", " ATTN_R10(2) ", " ATTN_R2(3),
            32, 33, 34, 35, 36, 37, 38, ATTN_D32(0))
 ATTN_WGMMA(80, ATTN_R0 ", " ATTN_R10(1) ", " ATTN_R10(2) ", " ATTN_R10(3),
@@ -381,9 +392,9 @@ inline void store_matrix_x4(SharedAddress row, uint32_t r0, uint32_t r1, uint32_
   } operand{row, {r0, r1, r2, r3}};
   emulator::collective("stmatrix", operand, [](Operand* const* lanes) {
     for (int i = 0; i < 32; ++i) {  // row i % 8 of matrix i / 8: two elements of each of four lanes
-      Quad row;
-      for (int j = 0; j < 4; ++j) row.word[j] = lanes[i % 8 * 4 + j]->r[i / 8];
-      store_shared(lanes[i]->row, row);
+      Quad quad;
+      for (int j = 0; j < 4; ++j) quad.word[j] = lanes[i % 8 * 4 + j]->r[i / 8];
+      store_shared(lanes[i]->row, quad);
     }
   });
 }

@@ -1,6 +1,7 @@
 // table.h: one row for each kernel in the images: what it serves, how it is launched, what its
 // machine code must look like. Plans search it (the first row that serves a problem is taken, so
-// the order is the preference), the gates of the tests read it.
+// the order is the preference; short queries take a smaller tile of queries with the same tile of
+// keys), the gates of the tests read it.
 #ifndef ATTN_CUDA_KERNELS_TABLE_H_
 #define ATTN_CUDA_KERNELS_TABLE_H_
 

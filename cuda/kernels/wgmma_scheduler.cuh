@@ -158,6 +158,7 @@ __device__ __forceinline__ void schedule(const WgmmaParams& params) {
       w.last = w.first;
     }
     barrier_wait(Tile::barrier(Tile::kWorkEmpty, mailbox.ring.stage), mailbox.ring.parity ^ 1);
+    warp_sync();  // a lane that looked late could find a short tile done, and the next phase begun
     if (lane_index() == 0) {
       report(attend, w.sequence.index, w.sequence.bad);
       mailbox.write(w);

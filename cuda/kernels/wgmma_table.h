@@ -27,9 +27,9 @@ constexpr KernelInfo wgmma_row(const char* symbol, const char* module, attn_dtyp
   row.tile_k = tile_k;
   row.threads = 128 * (consumers + 1);
   const int32_t boxes = (head_dim + 63) / 64, boxes_v = (head_dim_v + 63) / 64;
-  const int32_t tiles = boxes * 64 * consumers * 128 + 2 * (boxes + boxes_v) * tile_k * 128;
-  const int32_t barriers = (2 * consumers + 12) * 8;
-  row.shared_bytes = tiles + (barriers + 15) / 16 * 16 + 2 * 64 + 16;
+  const int32_t tiles = boxes * 64 * consumers * 128 + kStages * (boxes + boxes_v) * tile_k * 128;
+  const int32_t barriers = (2 * consumers + 6 * kStages) * 8;
+  row.shared_bytes = tiles + (barriers + 15) / 16 * 16 + kStages * 64 + 16;
   row.ctas_per_sm = 1;
   row.dynamic = true;
   row.packs_gqa = true;
@@ -50,6 +50,12 @@ constexpr KernelInfo wgmma_row(const char* symbol, const char* module, attn_dtyp
 #define ATTN_WGMMA_ROW(t, dtype, name, d, dv, k, consumers, serves)                             \
   wgmma_row("attn_wgmma_" #t "_" #name, "attend_wgmma_" #t, dtype, d, dv, k, consumers, serves, \
             "HGMMA.64x" #k "x16.F32", "HGMMA.64x" #dv "x16.F32"),
+#ifdef ATTN_CUDA_SWEEP
+#define ATTN_WGMMA_ROWS(t, dtype)                                                      \
+  ATTN_WGMMA_ROW(t, dtype, d64_plain, 64, 64, ATTN_CUDA_SWEEP_D64, 3, kWgmmaPlain)     \
+  ATTN_WGMMA_ROW(t, dtype, d128_plain, 128, 128, ATTN_CUDA_SWEEP_D128, 2, kWgmmaPlain) \
+  ATTN_WGMMA_ROW(t, dtype, d256_plain, 256, 256, ATTN_CUDA_SWEEP_D256, 2, kWgmmaPlain)
+#else
 #define ATTN_WGMMA_ROWS(t, dtype)                                                \
   ATTN_WGMMA_ROW(t, dtype, d64_plain, 64, 64, 128, 3, kWgmmaPlain)               \
   ATTN_WGMMA_ROW(t, dtype, d64_features, 64, 64, 112, 3, kWgmmaFeatures)         \
@@ -64,6 +70,7 @@ constexpr KernelInfo wgmma_row(const char* symbol, const char* module, attn_dtyp
   ATTN_WGMMA_ROW(t, dtype, d192_features, 192, 192, 96, 2, kWgmmaFeatures)       \
   ATTN_WGMMA_ROW(t, dtype, d256_plain, 256, 256, 80, 2, kWgmmaPlain)             \
   ATTN_WGMMA_ROW(t, dtype, d256_features, 256, 256, 64, 2, kWgmmaFeatures)
+#endif
 
 inline constexpr KernelInfo kWgmmaKernels[] = {ATTN_WGMMA_ROWS(f16, ATTN_DTYPE_F16)
                                                    ATTN_WGMMA_ROWS(bf16, ATTN_DTYPE_BF16)};

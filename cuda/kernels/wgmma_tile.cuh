@@ -11,7 +11,6 @@ constexpr int kWarpgroup = 128;  // threads
 constexpr int kRows = 64;        // of Q, for a warpgroup
 constexpr int kBoxColumns = 64;  // of 16 bits: the width of a 128-byte swizzle
 constexpr int kBoxRowBytes = 128;
-constexpr int kStages = 2;  // of K, of V, and of work
 constexpr int kMaxShared = 227 * 1024;
 
 // Named barriers; 0 is the whole CTA's. The first two are one for each of up to 3 consumers.
@@ -46,7 +45,11 @@ struct Tile {
   static constexpr int ConsumerWarps = Consumers * kWarpgroup / kWarpSize;
 
   // Taking turns at the tensor cores pays where a softmax is long beside its matrix products.
+#ifdef ATTN_CUDA_NO_TURNS
+  static constexpr bool TakeTurns = false;
+#else
   static constexpr bool TakeTurns = HeadDim <= 128;
+#endif
 #ifdef ATTN_CUDA_NO_PIN
   static constexpr bool Pin = false;
 #else

@@ -526,6 +526,17 @@ std::string Problem::difference(const Expected& e) const {
   return damage();
 }
 
+std::vector<double> Problem::results(int b) const {
+  std::vector<double> all;
+  for (int h = 0; h < what.heads_q; ++h) {
+    for (int i = 0; i < what.seqlens_q[static_cast<size_t>(b)]; ++i) {
+      all.push_back(element(lse_, query_index(lse_, b, h, i)));
+      for (int x = 0; x < dim_v_; ++x) all.push_back(element(o_, query_index(o_, b, h, i) + x));
+    }
+  }
+  return all;
+}
+
 std::string Problem::damage() const {
   // Gaps between rows, and between dims, of O.
   std::vector<bool> owned(o_.bytes.size());

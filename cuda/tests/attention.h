@@ -74,6 +74,8 @@ class Problem {
   std::string difference(const Expected& expected) const;
   // Writes in O's and LSE's memory that belong to no row.
   std::string damage() const;
+  // O and LSE of a sequence.
+  std::vector<double> results(int b) const;
   // Fills outputs and workspace with NaN.
   void clear_outputs();
   uint32_t status(int b) const { return status_[static_cast<size_t>(b)]; }

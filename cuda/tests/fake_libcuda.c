@@ -442,8 +442,33 @@ EXPORT result cuDevicePrimaryCtxRetain(void** context, int32_t device) {
   return fake_retain(context, device);
 }
 EXPORT result cuCtxSetCurrent(void* context) {
-  (void)context;
+  if (fake.pushed == 0) stack[fake.pushed++] = context;
   return kOk;
+}
+EXPORT result cuDeviceGetAttribute(int32_t* value, int32_t attribute, int32_t device) {
+  return fake_device_get_attribute(value, attribute, device);
+}
+EXPORT result cuModuleLoadDataEx(void** module, const void* image, unsigned n, int32_t* options,
+                                 void** values) {
+  return fake_load(module, image, n, options, values);
+}
+EXPORT result cuModuleGetFunction(void** function, void* module, const char* symbol) {
+  return fake_get_function(function, module, symbol);
+}
+EXPORT result cuFuncSetAttribute(void* function, int32_t attribute, int32_t value) {
+  return fake_func_set_attribute(function, attribute, value);
+}
+EXPORT result cuTensorMapEncodeTiled(void* map, int32_t type, uint32_t rank, void* address,
+                                     const uint64_t* dims, const uint64_t* strides,
+                                     const uint32_t* box, const uint32_t* steps, int32_t interleave,
+                                     int32_t swizzle, int32_t promotion, int32_t fill) {
+  return fake_encode(map, type, rank, address, dims, strides, box, steps, interleave, swizzle,
+                     promotion, fill);
+}
+EXPORT result cuLaunchKernel(void* function, unsigned gx, unsigned gy, unsigned gz, unsigned bx,
+                             unsigned by, unsigned bz, unsigned shared_bytes, void* stream,
+                             void** params, void** extra) {
+  return fake_launch_kernel(function, gx, gy, gz, bx, by, bz, shared_bytes, stream, params, extra);
 }
 EXPORT result cuMemAlloc_v2(uint64_t* address, size_t size) {
   void* memory = aligned_alloc(512, (size + 511) / 512 * 512);

@@ -105,11 +105,45 @@ void every_device() {
   }
 }
 
+// One query: a tile of 64 rows where there is one, whatever else the problem has.
+void short_queries() {
+  for (const bool features : {false, true}) {
+    for (const int64_t dim : {64, 128, 256}) {
+      fake_cuda_reset();
+      fake_cuda_state()->sm[0] = 80;
+      fake_cuda_state()->shared_optin = 163 * 1024;
+      attn_plan_config config = ATTN_PLAN_CONFIG_INIT;
+      config.device_type = ATTN_DEVICE_CUDA;
+      config.q_dtype = ATTN_DTYPE_BF16;
+      config.heads_q = 32;
+      config.heads_kv = 8;
+      config.head_dim = dim;
+      config.max_batch = 2;
+      config.max_seqlen_q = 1;
+      config.max_seqlen_k = 4096;
+      config.softcap = features ? 30 : 0;
+      config.backend = "cuda";
+      attn_context* context = nullptr;
+      attn_plan* plan = nullptr;
+      CHECK_OK(attn_context_create(nullptr, &context, nullptr));
+      if (CHECK_OK(attn_plan_create(context, &config, &plan, nullptr))) {
+        attn_plan_info info = ATTN_PLAN_INFO_INIT;
+        CHECK_OK(attn_plan_get_info(plan, &info, nullptr));
+        const std::string expected = "attn_mma_bf16_d" + std::to_string(dim) + "_q64" +
+                                     (features ? "_features" : "") + " (sm_80)";
+        CHECK(std::string(info.kernel).rfind(expected, 0) == 0, "%s", info.kernel);
+      }
+      attn_plan_destroy(plan);
+      attn_context_destroy(context);
+    }
+  }
+}
+
 }  // namespace
 }  // namespace attn_test
 
 int main(int argc, char** argv) {
   using namespace attn_test;
-  const Test tests[] = {TEST(every_device)};
+  const Test tests[] = {TEST(every_device), TEST(short_queries)};
   return run_tests("installed plugin", argc, argv, tests);
 }

@@ -126,8 +126,10 @@ attn_plan_info info_of(const attn_plan* plan) {
 std::vector<std::string> calls() { return {fake().calls, fake().calls + fake().call_count}; }
 
 template <typename Params>
-const Params& launched(int32_t i) {
-  return *reinterpret_cast<const Params*>(fake().launches[i].params);
+Params launched(int32_t i) {
+  Params params;
+  std::memcpy(&params, fake().launches[i].params, sizeof params);
+  return params;
 }
 
 // ---- listing
@@ -229,6 +231,33 @@ void choices() {
       {"mixed", [](Problem& p) { p.config.k_dtype = ATTN_DTYPE_F32; }, "", "k_dtype"},
       {"tile_k", [](Problem& p) { p.config.tile_k = 32; }, "fake_mma_f16_small", "tile_k of 128"},
       {"no tile_k", [](Problem& p) { p.config.tile_k = 48; }, "", "48"},
+      // Two query heads share a tile of 16 rows.
+      {"short queries",
+       [](Problem& p) {
+         p.config.features |= ATTN_BIAS;
+         p.config.max_seqlen_q = 8;
+       },
+       "fake_mma_f16_short", "wgmma family does not do bias"},
+      {"not so short queries",
+       [](Problem& p) {
+         p.config.features |= ATTN_BIAS;
+         p.config.max_seqlen_q = 9;
+       },
+       "fake_mma_f16", ""},
+      {"short queries, unaligned", [](Problem& p) { p.config.max_seqlen_q = 1; }, "fake_wgmma_f16",
+       "fake_mma_f16_short where an address"},
+      {"short queries, another tile_k",
+       [](Problem& p) {
+         p.config.tile_k = 32;
+         p.config.max_seqlen_q = 1;
+       },
+       "fake_mma_f16_small", ""},
+      {"short queries, split",
+       [](Problem& p) {
+         p.config.kv_chunk = 128;
+         p.config.max_seqlen_q = 1;
+       },
+       "fake_mma_f16_short", ""},
       {"kv_chunk", [](Problem& p) { p.config.kv_chunk = 128; }, "fake_mma_f16", "kv_chunk"},
       {"odd kv_chunk", [](Problem& p) { p.config.kv_chunk = 100; }, "", "100"},
       {"f32 block mask",
@@ -383,7 +412,7 @@ void launches_of_the_mma_family() {
   CHECK(launch.stream == problem.args.stream && launch.device == 0);
   CHECK(launch.grid[0] == 2 * 4 * 4, "%u blocks", launch.grid[0]);  // batch, heads, tiles of 64
   CHECK(launch.block[0] == 128 && launch.shared_bytes == 160 * 1024);
-  const AttendParams& p = launched<AttendParams>(0);
+  const AttendParams p = launched<AttendParams>(0);
   CHECK(p.q.data == problem.q.data && p.o.data == problem.o.data && p.lse.data == problem.lse.data);
   CHECK(p.q.strides[0] == 4 * 200 * 64 && p.q.strides[1] == 200 * 64 && p.q.strides[2] == 64 &&
         p.q.strides[3] == 1);
@@ -412,7 +441,7 @@ void launches_of_the_wgmma_family() {
   const fake_launch& launch = fake().launches[0];
   CHECK(std::strcmp(launch.symbol, "fake_wgmma_f16") == 0, "%s", launch.symbol);
   CHECK(launch.grid[0] == 3 && launch.block[0] == 384, "%u blocks", launch.grid[0]);
-  const WgmmaParams& p = launched<WgmmaParams>(0);
+  const WgmmaParams p = launched<WgmmaParams>(0);
   CHECK(p.attend.gqa_pack == 2 && p.attend.tiles_q == 4 && p.attend.num_tiles == 2 * 2 * 4);
   CHECK(p.attend.tile_counter == problem.args.workspace && !p.attend.status);
   CHECK(p.use_o_map == 1);
@@ -464,7 +493,7 @@ void splits() {
   if (!CHECK(fake().launch_count == 2, "%d launches", fake().launch_count)) return;
   CHECK(std::strcmp(fake().launches[1].symbol, "fake_combine") == 0);
   CHECK(fake().launches[1].grid[0] == 2 * 4 * 200 / 8, "%u", fake().launches[1].grid[0]);
-  const AttendParams& p = launched<AttendParams>(0);
+  const AttendParams p = launched<AttendParams>(0);
   CHECK(p.num_chunks == 2 && p.kv_chunk == 128 && p.num_tiles == 2 * 4 * 4 * 2);
   CHECK(p.partial_head_rows == 200 && p.partial_batch_rows == 800 && p.partial_chunk_rows == 1600);
   const char* begin = static_cast<const char*>(problem.args.workspace);
@@ -679,7 +708,7 @@ void merges() {
   if (CHECK(fake().launch_count == 1, "%d launches", fake().launch_count)) {
     CHECK(std::strcmp(fake().launches[0].symbol, "fake_merge") == 0);
     CHECK(fake().launches[0].grid[0] == 5 && fake().launches[0].stream == args.stream);
-    const MergeParams& p = launched<MergeParams>(0);
+    const MergeParams p = launched<MergeParams>(0);
     CHECK(p.count == 2 && p.o_dtype == ATTN_DTYPE_F16 && p.o.data == o.data && !p.lse.data);
     CHECK(p.parts[1].o == parts[1].data && p.parts[1].lse == lses[1].data);
     CHECK(p.parts[1].o_strides[1] == 640 && p.parts[1].lse_strides[1] == 10);

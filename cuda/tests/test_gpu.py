@@ -91,5 +91,52 @@ def test_results_are_there_after_each_case(gpu: ModuleType, tmp_path: Path) -> N
 
 
 def test_every_part_is_described(gpu: ModuleType) -> None:
-    wanted = ["conformance", "numerics", "graph", "streams", "sanitizer", "ceilings", "sweep"]
-    assert list(gpu.PARTS) == [*wanted, "bench"]
+    wanted = ["conformance", "numerics", "ceilings", "bench", "sweep", "graph", "streams"]
+    assert list(gpu.PARTS) == [*wanted, "sanitizer"]
+
+
+def test_what_the_watchdog_said_is_kept(gpu: ModuleType) -> None:
+    line = "watchdog: mbarrier at byte 82032, phase of parity 1, CTA 3, thread 5"
+    for end in ('echo \'{"status": "error", "words": "lost"}\'; exit 2', "kill -SEGV $$"):
+        command = ["sh", "-c", f"echo '{line}'; echo '{line}'; {end}"]
+        result = gpu.run_case("part", "case", command, dict(os.environ))
+        assert result.status == "error" and result.words.endswith(line)
+        assert result.words.count("watchdog") == 1
+
+
+def run_gpu(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, GPU, "--runner", RUNNER, "--out", tmp_path, *arguments],
+        env={**os.environ, "LD_LIBRARY_PATH": str(FOLDER / "driver")},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_no_time_left(tmp_path: Path) -> None:
+    run = run_gpu(tmp_path, "--seconds", "0.001", "graph")
+    assert run.returncode == 1 and "5 skipped" in run.stdout
+    assert (tmp_path / "results.txt").read_text().count("no time left") == 5
+
+
+def test_no_such_part(tmp_path: Path) -> None:
+    run = run_gpu(tmp_path, "everything")
+    assert run.returncode == 2 and "no such part: everything" in run.stderr
+
+
+def test_what_a_part_lacks(tmp_path: Path) -> None:
+    empty = str(tmp_path / "nothing")
+    run = run_gpu(tmp_path, "--images", empty, "--variants", empty, "conformance", "sweep")
+    assert run.returncode == 1 and "2 missing" in run.stdout
+    assert "./dev build cuda" in run.stdout and "attn_cuda_variants" in run.stdout
+
+
+def test_primitives_of_a_driver_that_computes_nothing(tmp_path: Path) -> None:
+    """Each one differs, and none is good by chance."""
+    images = Path(os.environ.get("ATTN_CUDA_BUILD", "build/release/cuda")) / "images"
+    run = run_gpu(tmp_path, "--images", str(images), "conformance")
+    assert run.returncode == 1, run.stderr
+    found = json.loads((tmp_path / "results.json").read_text())["results"]
+    assert len(found) > 40 and {r["status"] for r in found} == {"fail"}
+    assert all("words differ" in r["words"] for r in found)

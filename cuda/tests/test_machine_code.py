@@ -19,7 +19,7 @@ import pytest
 
 BUILD = Path(os.environ.get("ATTN_CUDA_BUILD", "build/release/cuda"))
 PLUGIN = BUILD.parent / "libattn_cuda.so"
-LIST = BUILD / "images.inc"
+LIST = BUILD / "attn_cuda_images.inc"
 IMAGES = [
     Path(path)
     for path in re.findall(r'"([^"]*)"\)$', LIST.read_text() if LIST.exists() else "", re.M)
@@ -176,6 +176,18 @@ def test_gates_see_a_spill(tmp_path: Path) -> None:
     kernel = kernels(cubin)["spill"]
     assert kernel.stack > 0 or kernel.local > 0
     assert [i for i in kernel.instructions if i.startswith(("LDL", "STL"))]
+
+
+def test_watchdog_bounds_waits(tmp_path: Path) -> None:
+    """Code for a GPU that says where it waits and stops; only in a build that asks for it."""
+    source = Path(__file__).parent.parent / "gpu" / "conformance_sm90.cu"
+    include = source.parents[2] / "include"
+    for flags, expected in (([], False), (["-DATTN_CUDA_WATCHDOG=2000000000ull"], True)):
+        ptx = tmp_path / "out.ptx"
+        run(nvcc(), "-ptx", "-arch=sm_90a", "-std=c++20", f"-I{include}", *flags, source, "-o", ptx)
+        text = ptx.read_text()
+        for word in ("globaltimer", "vprintf", "trap;"):
+            assert (word in text) == expected, word
 
 
 @cache

@@ -339,6 +339,58 @@ std::string merge_parts(bool in_place, bool sink) {
   return "";
 }
 
+// A sequence has the same bits alone, beside others, in every layout, with the rows of its heads in
+// one tile or not, and in each of these kernels, whose tiles of keys are the same. The first
+// sequence of each case has the same numbers, since these are drawn in the order of the sequences.
+std::string bits_difference(const std::vector<const char*>& symbols, int kv_chunk) {
+  Case alone;
+  alone.name = "alone";
+  alone.heads_q = 4, alone.heads_kv = 2;
+  alone.seqlens_q = {70}, alone.seqlens_k = {300};
+  alone.causal = true, alone.window_left = 260, alone.kv_chunk = kv_chunk;
+  std::vector<Case> variants = {alone};
+  const auto add = [&](const char* name, auto change) {
+    variants.push_back(alone);
+    variants.back().name = name;
+    change(variants.back());
+  };
+  const auto three = [](Case& c) { c.seqlens_q = {70, 9, 131}, c.seqlens_k = {300, 70, 500}; };
+  add("packed heads", [](Case& c) { c.pack = true; });
+  add("lengths", [&](Case& c) { three(c), c.q_layout = c.k_layout = Layout::kLengths; });
+  add("packed", [&](Case& c) { three(c), c.q_layout = c.k_layout = Layout::kPacked; });
+  for (const int page : {7, 64}) {
+    add("paged", [&](Case& c) {
+      three(c), c.q_layout = Layout::kLengths, c.k_layout = Layout::kPaged, c.page_size = page;
+    });
+  }
+  add("packed Q, paged K, packed heads", [&](Case& c) {
+    three(c), c.q_layout = Layout::kPacked, c.k_layout = Layout::kPaged, c.pack = true;
+  });
+  std::vector<double> expected;
+  for (const char* symbol : symbols) {
+    const KernelInfo* kernel = nullptr;
+    for (const KernelInfo& row : attn::cuda::kMmaKernels) {
+      if (std::strcmp(row.symbol, symbol) == 0 && attn_test::attend_kernel(symbol)) kernel = &row;
+    }
+    if (!kernel && kAllKernels) return std::string("no kernel ") + symbol;
+    if (!kernel) continue;
+    for (Case& c : variants) {
+      c.dtype = kernel->dtype;
+      attn_test::Problem problem(c);
+      const std::string error = launch(*kernel, problem, c.seed);
+      if (!error.empty()) return error;
+      const std::vector<double> actual = problem.results(0);
+      if (expected.empty()) expected = actual;
+      for (size_t i = 0; i < expected.size(); ++i) {
+        if (actual.size() != expected.size() || !(actual[i] == expected[i])) {
+          return std::string(symbol) + ", " + c.name + ": other bits at " + std::to_string(i);
+        }
+      }
+    }
+  }
+  return "";
+}
+
 }  // namespace
 
 // With an argument: only cases whose name contains it.
@@ -347,6 +399,15 @@ int main(int argc, char** argv) {
   const std::string only = argc > 1 ? argv[1] : "";
   for (const Case& c : cases()) {
     if (c.name.find(only) != std::string::npos) check(results, c);
+  }
+  if (std::string("bits").find(only) != std::string::npos) {
+    const std::vector<std::vector<const char*>> groups = {
+        {"attn_mma_bf16_d64_q128", "attn_mma_bf16_d64_q64"},
+        {"attn_mma_bf16_d64_q128_features", "attn_mma_bf16_d64_q64_features"},
+        {"attn_mma_f32_d64"}};
+    for (const auto& group : groups) {
+      for (const int kv_chunk : {0, 224}) results.check("bits", bits_difference(group, kv_chunk));
+    }
   }
   if (std::string("merge").find(only) != std::string::npos) {
     for (const bool in_place : {false, true}) {

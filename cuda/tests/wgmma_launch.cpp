@@ -6,6 +6,7 @@
 #include <numeric>
 #include <vector>
 
+#include "../kernels/merge.cu"
 #include "../kernels/table.h"
 #include "../kernels/wgmma_entries.cuh"
 
@@ -149,7 +150,10 @@ std::string run_wgmma(const WgmmaKernel& kernel, const AttendParams& attend,
                                     .block = {static_cast<unsigned>((kernel.consumers + 1) * 128)},
                                     .shared_bytes = static_cast<uint32_t>(kernel.shared_bytes),
                                     .seed = launch.seed};
-  return attn::emulator::run(grid, [&] { kernel.entry(params); });
+  const std::string error = attn::emulator::run(grid, [&] { kernel.entry(params); });
+  if (!error.empty() || a.num_chunks == 1) return error;
+  const attn::emulator::Launch combining{.grid = {5}, .block = {128}, .seed = launch.seed};
+  return attn::emulator::run(combining, [&] { attn_combine(a); });
 }
 
 }  // namespace attn_test

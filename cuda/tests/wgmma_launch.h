@@ -36,7 +36,8 @@ struct WgmmaLaunch {
   bool exact = true;  // false: no row should need the exact path; one that takes it becomes NaN
 };
 
-// Fills in the work and the tensor maps and runs. "" or what went wrong.
+// Fills in the work and the tensor maps and runs; after a split the combining kernel as well. "" or
+// what went wrong.
 std::string run_wgmma(const WgmmaKernel& kernel, const attn::cuda::AttendParams& attend,
                       const WgmmaLaunch& launch);
 

@@ -1,7 +1,7 @@
 """Plants mistakes in a copy of a family's kernels, one at a time, and expects the emulator tests to
 notice: what mma.py and wgmma.py share.
 
-    FAMILY.py [--only REGEX] [--compiler CXX] [-j JOBS]
+    FAMILY.py [--only REGEX] [--compiler CXX] [-j JOBS] [--seconds N] [--least N]
 
 Exits with 1 if a mistake goes unnoticed without a reason or does not apply any more, or if the copy
 without mistakes does not pass.
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[3]
+NO_TIME = "SKIPPED, no time left"
 FLAGS = ["-std=c++20", "-w", "-ffp-contract=off", "-DATTN_TEST_FEW_KERNELS"]
 
 
@@ -40,14 +41,18 @@ class Family(NamedTuple):
     hang_is_noticed: bool  # a mistake that keeps the tests from ending
 
 
-def build_objects(compiler: str, objects: Path, family: Family) -> None:
+def build_objects(compiler: str, objects: Path, family: Family, jobs: int) -> None:
     """Objects of what has no mistakes, for all copies."""
     cuda = ROOT / "cuda"
     files = [*sorted((cuda / "emulator").glob("*.cpp"))]
     files += [cuda / "tests" / name for name in family.tests]
-    for file in files:
+
+    def build_one(file: Path) -> None:
         command = [compiler, *FLAGS, "-O3", "-I", str(ROOT / "include"), "-c", str(file)]
         subprocess.run([*command, "-o", str(objects / f"{file.stem}.o")], check=True)
+
+    with ThreadPoolExecutor(jobs) as pool:
+        list(pool.map(build_one, files))
 
 
 def build(compiler: str, objects: Path, tree: Path, family: Family) -> Path | None:
@@ -87,13 +92,17 @@ def run(family: Family, all_mistakes: list[Mistake]) -> int:
     parser.add_argument("--only", default="", help="only mistakes whose name matches this")
     parser.add_argument("--compiler", default=os.environ.get("CXX", "c++"))
     parser.add_argument("-j", type=int, default=2, help="at a time")
+    parser.add_argument("--seconds", type=int, help="skip what is left after so long, in words")
+    parser.add_argument("--least", type=int, default=0, help="so many take the time they need")
     options = parser.parse_args()
+    start = time.monotonic()
+    deadline = start + options.seconds if options.seconds else float("inf")
     mistakes = [m for m in all_mistakes if re.search(options.only, m.what)]
     with tempfile.TemporaryDirectory(prefix=f"attn-{family.name}-mutations-") as name:
         folder = Path(name)
         objects = folder / "objects"
         objects.mkdir()
-        build_objects(options.compiler, objects, family)
+        build_objects(options.compiler, objects, family, options.j)
 
         def judge(number: int, mistake: Mistake | None) -> str:
             tree = folder / str(number)
@@ -103,6 +112,9 @@ def run(family: Family, all_mistakes: list[Mistake]) -> int:
                 text = path.read_text()
                 if text.count(mistake.old) != 1:
                     return "DOES NOT APPLY"
+                if number > options.least and time.monotonic() > deadline:
+                    shutil.rmtree(tree)
+                    return NO_TIME
                 path.write_text(text.replace(mistake.old, mistake.new))
             program = build(options.compiler, objects, tree, family)
             words = complaint(program, family) if program else "DOES NOT BUILD"
@@ -112,11 +124,14 @@ def run(family: Family, all_mistakes: list[Mistake]) -> int:
         clean = judge(0, None)
         if clean:
             sys.exit(f"the tests fail without any mistake: {clean}")
-        failures = 0
+        failures = skipped = 0
         with ThreadPoolExecutor(options.j) as pool:
-            start = time.monotonic()
             results = pool.map(judge, range(1, len(mistakes) + 1), mistakes)
             for mistake, words in zip(mistakes, results, strict=True):
+                if words == NO_TIME:
+                    print(f"{NO_TIME}: {mistake.what}", flush=True)
+                    skipped += 1
+                    continue
                 noticed = words and not words.startswith("DOES NOT")
                 explained = not words and bool(mistake.survives)
                 failures += not noticed and not explained
@@ -125,5 +140,6 @@ def run(family: Family, all_mistakes: list[Mistake]) -> int:
                     verdict, words = "explained", mistake.survives
                 seconds = time.monotonic() - start
                 print(f"{verdict:14} {seconds:5.0f} s  {mistake.what}: {words[:150]}", flush=True)
-    print(f"{len(mistakes) - failures} passed, {failures} failed in {len(mistakes)} mistakes")
+    passed = len(mistakes) - failures - skipped
+    print(f"{passed} passed, {failures} failed, {skipped} skipped in {len(mistakes)} mistakes")
     return 1 if failures else 0

@@ -52,6 +52,12 @@ MISTAKES = [
         "Tile::ConsumerWarps);",
     ),
     Mistake(
+        "lanes of the scheduler run ahead of one another",
+        WORK,
+        "    warp_sync();  // a lane that looked late",
+        "    // a lane that looked late",
+    ),
+    Mistake(
         "nobody begins taking turns",
         KERNEL,
         "if (index == Tile::Consumers - 1) consumer.pass_turn();",

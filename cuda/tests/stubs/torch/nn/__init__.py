@@ -1,0 +1,4 @@
+"""torch.nn"""
+
+from . import attention as attention
+from . import functional as functional
