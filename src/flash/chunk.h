@@ -183,10 +183,11 @@ constexpr int pairs_of(int vecs) {
   return (vecs * kLanes * int{sizeof(Element)} + 2 * kLine - 1) / (2 * kLine);
 }
 
-// S [kR, keys] = Q K^T: sums along head_dim in lanes, which are added last.
+// Keys of a register tile of kR rows.
 template <int kR>
 constexpr int kDotKeys = kDotSums / (kR == 3 ? 4 : kR);
 
+// S [kR, keys] = Q K^T: sums along head_dim in lanes, which are added last.
 template <class Type, int kR>
 [[gnu::noinline]] void dot(const float* q, int64_t ldq, const char* const* places, int64_t dim,
                            float* s, int64_t lds, Fetch* fetch) {
