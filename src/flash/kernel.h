@@ -309,7 +309,7 @@ class Ahead {
   }
 
  private:
-  static constexpr int64_t kStep = 16;  // bytes: a line every fourth step
+  static constexpr int64_t kStep = 16 * Dot::kWidth;  // bytes: a line every four elements
 
   const flash::Span* span_;
   const flash::Span* end_;

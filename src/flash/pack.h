@@ -40,12 +40,18 @@ class KeyRows {
   explicit KeyRows(const Keys& keys) : keys_(keys) {}
 
   void seek(int64_t key, int64_t n) {
+    located_ = n;
     const flash::Rows& rows = keys_.rows;
     locate(keys_.pages, static_cast<const Element*>(rows.data), keys_.pages.stride, rows.row_stride,
            key, n, rows_);
     const flash::Scales& scales = keys_.scales;
     if constexpr (!Type::kScaled) return;
     locate(keys_.pages, scales.data, scales.page_stride, scales.row_stride, key, n, scales_);
+  }
+
+  // Fetches that element of key i, if the key was located.
+  [[gnu::always_inline]] inline void fetch(int64_t i, int64_t dim) const {
+    if (i < located_) __builtin_prefetch(rows_[i] + dim * keys_.rows.dim_stride, 0, 3);
   }
 
   // Where key i lies, and whether its elements [dim, dim + n) are there, one after the other.
@@ -100,6 +106,7 @@ class KeyRows {
   }
 
   const Keys& keys_;
+  int64_t located_ = 0;
   const Element* rows_[kLocated];
   const float* scales_[Type::kScaled ? kLocated : 1];
 };
@@ -120,10 +127,11 @@ void pack_k(const PackArgs& args) {
     const int64_t dim_items = items(args.keys.dim);
     float* packed = args.packed + round_down(key, kPanel) * dim_items + key % kPanel;
     const int64_t keys = min(kLanes, args.key_end - key);
-    rows.seek(key, keys);
+    rows.seek(key, min(2 * kLanes, args.key_end - key));
     if constexpr (Dot::kScalesKeys) pack_scales(rows, keys, args.factor, args.scales_packed + key);
     for (int64_t item = 0; item < dim_items; item += kLanes) {
       const int64_t n = min(kLanes, dim_items - item);
+      for (int i = 0; i < kLanes; ++i) rows.fetch(i + kLanes, item * Dot::kWidth);
       Vec block[kLanes];
       for (int i = 0; i < kLanes; ++i) {
         block[i] = i < keys ? Dot::load_k(rows, i, item) : Zero();
