@@ -9,11 +9,9 @@
 #ifdef __clang__
 #define ATTN_UNROLL _Pragma("clang loop unroll(full)")
 #define ATTN_UNROLL_TWICE _Pragma("clang loop unroll_count(2)")
-#define ATTN_UNROLL_4 _Pragma("clang loop unroll_count(4)")
 #else
 #define ATTN_UNROLL _Pragma("GCC unroll 32")
 #define ATTN_UNROLL_TWICE _Pragma("GCC unroll 2")
-#define ATTN_UNROLL_4 _Pragma("GCC unroll 4")
 #endif
 
 namespace attn::ATTN_FLASH_ISA {

@@ -75,23 +75,6 @@ class KeyRows {
   // The scale of key i, if all of its elements have the same.
   float scale_of_key(int64_t i) const { return Type::kScaled ? *scales_[i] : 1.0f; }
 
-  // fn(dim, elements) for all of key i.
-  template <class Fn>
-  [[gnu::always_inline]] inline void for_each(int64_t i, const Fn& fn) const {
-    const int64_t dims = keys_.dim;
-    const Element* row = rows_[i];
-    int64_t dim = 0;
-    if (keys_.rows.dim_stride == 1 && (!Type::kScaled || keys_.scales.block >= dims)) {
-      const Vec factor = Type::kScaled ? Broadcast(scales_[i]) : Zero();
-      ATTN_UNROLL_4
-      for (; dim + kLanes <= dims; dim += kLanes) {
-        const Vec elements = Type::load(row + dim);
-        fn(dim, Type::kScaled ? Mul(elements, factor) : elements);
-      }
-    }
-    for (; dim < dims; dim += kLanes) fn(dim, at(i, dim));
-  }
-
  private:
   Vec scale(const float* scales, int64_t dim) const {
     const int64_t block = keys_.scales.block;
@@ -131,6 +114,7 @@ void pack_k(const PackArgs& args) {
     if constexpr (Dot::kScalesKeys) pack_scales(rows, keys, args.factor, args.scales_packed + key);
     for (int64_t item = 0; item < dim_items; item += kLanes) {
       const int64_t n = min(kLanes, dim_items - item);
+      // The next keys: rows that are read side by side are too many for the core's own prefetcher.
       for (int i = 0; i < kLanes; ++i) rows.fetch(i + kLanes, item * Dot::kWidth);
       Vec block[kLanes];
       for (int i = 0; i < kLanes; ++i) {
