@@ -53,16 +53,18 @@ bool as_stored(const Keys& keys, int64_t rows) {
 struct Places {
   int64_t keys = 0;
   int64_t row_bytes;
-  const char* row[kMaxStep];  // beyond `keys`: the last one
+  bool in_one_piece;          // all rows of all keys
+  const char* row[kMaxStep];  // beyond `keys`, up to a whole register tile: the last one
 
   void set(const Keys& of, int64_t key, int64_t n) {
     keys = max(n, 0);
     if (keys == 0) return;
     const int64_t size = bytes_of(of);
     row_bytes = of.rows.dim_stride == 1 ? of.dim * size : size;
+    in_one_piece = of.pages.size == 0 && of.rows.row_stride * size == row_bytes;
     locate(of.pages, static_cast<const char*>(of.rows.data), of.pages.stride * size,
            of.rows.row_stride * size, key, n, row);
-    for (int64_t i = n; i < kMaxStep; ++i) row[i] = row[n - 1];
+    for (int64_t i = n; i < round_up(n, kDotSums); ++i) row[i] = row[n - 1];
   }
 };
 
@@ -109,6 +111,10 @@ class Fetch {
   int64_t run(const char** begin) {
     if (next_ >= places_->keys) return 0;
     *begin = places_->row[next_];
+    if (places_->in_one_piece) {
+      next_ = places_->keys;
+      return places_->keys * places_->row_bytes;
+    }
     int64_t size = 0;
     while (next_ < places_->keys && places_->row[next_] == *begin + size) {
       size += places_->row_bytes;
@@ -142,11 +148,16 @@ class Fetch {
 // The scales of keys [key, key + n), 1 up to the end of the vector.
 void load_scales(const Keys& keys, int64_t key, int64_t n, float* scales) {
   const flash::Scales& from = keys.scales;
-  for (int64_t first = 0; first < n; first += kLocated) {
-    const float* places[kLocated];
-    const int64_t count = min(kLocated, n - first);
-    locate(keys.pages, from.data, from.page_stride, from.row_stride, key + first, count, places);
-    for (int64_t i = 0; i < count; ++i) scales[first + i] = *places[i];
+  for (int64_t i = 0; i < n;) {  // page by page
+    const int64_t size = keys.pages.size;
+    const int64_t end = size == 0 ? n : min(n, i + size - (key + i) % size);
+    const float* scale;
+    locate(keys.pages, from.data, from.page_stride, from.row_stride, key + i, 1, &scale);
+    if (from.row_stride == 1) {
+      __builtin_memcpy(scales + i, scale, static_cast<size_t>(end - i) * sizeof *scale);
+      i = end;
+    }
+    for (; i < end; ++i, scale += from.row_stride) scales[i] = *scale;
   }
   for (int64_t i = n; i < round_up(n, kLanes); ++i) scales[i] = 1.0f;
 }
@@ -172,7 +183,7 @@ void load_rows(const Keys& keys, int64_t key, int64_t n, float* to, int64_t ld, 
                Places* places) {
   with_type(keys.rows.storage,
             [&](auto type) { load_rows<decltype(type)>(keys, key, n, to, ld, fetch); });
-  for (int64_t i = 0; i < kMaxStep; ++i) {
+  for (int64_t i = 0; i < round_up(n, kDotSums); ++i) {
     places->row[i] = reinterpret_cast<const char*>(to + min(i, n - 1) * ld);
   }
 }
