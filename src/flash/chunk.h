@@ -34,10 +34,10 @@ constexpr int64_t kMaxSteps = flash::kMaxTileK / kMinStep;
 static_assert(kMinStep % kDotSums == 0 && kMaxStep % kMinStep == 0);
 static_assert(flash::kMaxChunkRows % kRows == 0);
 
-int64_t bytes_of(const Keys& keys) {
+int64_t row_bytes_of(const Keys& keys) {
   int64_t size = 0;
   with_type(keys.rows.storage, [&](auto type) { size = sizeof(typename decltype(type)::Element); });
-  return size;
+  return keys.dim * size;
 }
 
 bool scales_keys(const Keys& keys) { return keys.scales.data && keys.scales.block >= keys.dim; }
@@ -59,11 +59,12 @@ struct Places {
   void set(const Keys& of, int64_t key, int64_t n) {
     keys = max(n, 0);
     if (keys == 0) return;
-    const int64_t size = bytes_of(of);
-    row_bytes = of.rows.dim_stride == 1 ? of.dim * size : size;
-    in_one_piece = of.pages.size == 0 && of.rows.row_stride * size == row_bytes;
-    locate(of.pages, static_cast<const char*>(of.rows.data), of.pages.stride * size,
-           of.rows.row_stride * size, key, n, row);
+    row_bytes = row_bytes_of(of);
+    in_one_piece = of.pages.size == 0 && of.rows.dim_stride == 1 && of.rows.row_stride == of.dim;
+    with_type(of.rows.storage, [&](auto type) {
+      const auto* data = static_cast<const typename decltype(type)::Element*>(of.rows.data);
+      locate(of.pages, data, of.pages.stride, of.rows.row_stride, key, n, row);
+    });
     for (int64_t i = n; i < round_up(n, kDotSums); ++i) row[i] = row[n - 1];
   }
 };
@@ -489,7 +490,7 @@ void attend_keys(const ChunkArgs& args, const Scratch& scratch) {
   const int64_t tile_k = tile.shape.tile_k;
   const bool k_stored = as_stored(args.k, tile.rows);
   const bool v_stored = !kExact && as_stored(args.v, tile.rows);
-  const int64_t key_bytes = args.k.dim * bytes_of(args.k) + args.v.dim * bytes_of(args.v);
+  const int64_t key_bytes = row_bytes_of(args.k) + row_bytes_of(args.v);
   const int64_t wanted = k_stored && v_stored ? kStepBytes / key_bytes : 0;
   const int64_t step_keys = max(kMinStep, min(kMaxStep, round_down(wanted, kMinStep)));
   // The first block from that key on of which something is attended to; without steps: none.

@@ -15,18 +15,19 @@ using flash::PackArgs;
 constexpr int kLocated = 64;  // keys whose addresses are looked up at a time
 
 // The addresses of what keys [key, key + n) have at `data`, one page after the other.
-template <class Element>
+template <class Element, class Place>
 void locate(const flash::Pages& pages, const Element* data, int64_t page_stride, int64_t row_stride,
-            int64_t key, int64_t n, const Element** rows) {
+            int64_t key, int64_t n, const Place** rows) {
+  const auto place = [](const Element* row) { return reinterpret_cast<const Place*>(row); };
   if (pages.size == 0) {
-    for (int64_t i = 0; i < n; ++i) rows[i] = data + (key + i) * row_stride;
+    for (int64_t i = 0; i < n; ++i) rows[i] = place(data + (key + i) * row_stride);
     return;
   }
   int64_t page = key / pages.size;
   int64_t row = key % pages.size;
   for (int64_t i = 0; i < n; ++page, row = 0) {
     const Element* first = data + pages.table[page * pages.table_stride] * page_stride;
-    for (; i < n && row < pages.size; ++i, ++row) rows[i] = first + row * row_stride;
+    for (; i < n && row < pages.size; ++i, ++row) rows[i] = place(first + row * row_stride);
   }
 }
 
