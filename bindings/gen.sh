@@ -5,6 +5,7 @@
 #   bindings/gen.sh --check [LANGUAGE...]  says which are stale, and fails if one is
 #
 # Python's has no copy in the tree: cffi makes it from the header whenever the package is built.
+# shellcheck disable=SC2317  # functions are called by a name that is put together
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

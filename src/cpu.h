@@ -18,8 +18,8 @@ inline constexpr int kIsaCount = 5;
 struct Cpu {
   IsaEntry isas[kIsaCount];  // from the plainest to the widest
   attn_isa best_isa;         // the fastest one
-  int num_cpus;          // that this process may run on
-  size_t l1_cache_size;  // bytes of data cache for one core; 0 if unknown
+  int num_cpus;              // that this process may run on
+  size_t l1_cache_size;      // bytes of data cache for one core; 0 if unknown
   size_t l2_cache_size;
   size_t l3_cache_size;
 };

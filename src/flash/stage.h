@@ -161,13 +161,15 @@ template <class Element, class Fn>
       lanes[i] = covered ? line[(column + i) * overlay.key_stride] : neutral;
     }
     fn(column, lanes);
-    column += kLanes;
   };
   if (overlay.key_stride == 1) {  // whole vectors as they lie there
-    if (column < lo && column < hi) gather();
+    if (column < lo && column < hi) {
+      gather();
+      column += kLanes;
+    }
     for (; column + kLanes <= hi; column += kLanes) fn(column, line + column);
   }
-  while (column < hi) gather();
+  for (; column < hi; column += kLanes) gather();
 }
 
 // S = S + bias. A bias of -inf is a mask: it selects, since NaN - inf would be NaN.
