@@ -96,7 +96,8 @@ def main() -> int:
     options = parser.parse_args()
     deadline = time.monotonic() + options.seconds if options.seconds else float("inf")
     mistakes = [mistake for mistake in MISTAKES if re.search(options.only, mistake.what)]
-    failures = skipped = 0
+    failures: list[str] = []
+    skipped = 0
     with tempfile.TemporaryDirectory(prefix="attn-mutations-") as folder:
         copy = Copy(Path(folder))
         if not copy.builds():
@@ -127,11 +128,14 @@ def main() -> int:
                 else:
                     verdict = "NOT NOTICED"
                 (copy.source / mistake.file).write_text(before)
-            failures += verdict != "noticed"
             seconds = time.monotonic() - start
             print(f"{verdict:14} {seconds:5.1f} s  {mistake.what} ({mistake.program})", flush=True)
-    passed = len(mistakes) - failures - skipped
-    print(f"{passed} passed, {failures} failed, {skipped} skipped in {len(mistakes)} mistakes")
+            if verdict != "noticed":
+                failures.append(f"{verdict}: {mistake.what} ({mistake.program})")
+    passed = len(mistakes) - len(failures) - skipped
+    for failure in failures:  # once more, where nobody overlooks it
+        print(failure)
+    print(f"{passed} passed, {len(failures)} failed, {skipped} skipped in {len(mistakes)} mistakes")
     return 1 if failures else 0
 
 
