@@ -268,7 +268,7 @@ attn_status autotune_plan(const attn_plan& plan, const attn_run_args* user_args,
   attn_run_args args;
   attn_run_shape shape;
   ATTN_TRY(read_config(user_args, "attn_run_args", &args, error));
-  ATTN_TRY(check_run(plan.problem, args, &shape, error));
+  ATTN_TRY(check_run(plan.context->host, plan.problem, args, &shape, error));
 
   Memory o_memory(plan.context->host);
   Memory lse_memory(plan.context->host);

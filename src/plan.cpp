@@ -175,7 +175,7 @@ attn_status run_plan(const attn_plan& plan, const attn_run_args* user_args, attn
   attn_run_args args;
   attn_run_shape shape;
   ATTN_TRY(read_config(user_args, "attn_run_args", &args, error));
-  ATTN_TRY(check_run(plan.problem, args, &shape, error));
+  ATTN_TRY(check_run(plan.context->host, plan.problem, args, &shape, error));
   ATTN_TRY(check_workspace(plan, args, error));
   return plan.backend->run(&plan.context->host, &plan.problem, &plan.backend_plan, &args, &shape,
                            error);

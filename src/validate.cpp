@@ -2,6 +2,7 @@
 #include "validate.h"
 
 #include <algorithm>
+#include <atomic>
 #include <bit>
 #include <cmath>
 #include <cstdio>
@@ -20,6 +21,7 @@ constexpr int64_t kMaxHeadDim = int64_t{1} << 16;
 constexpr int64_t kMaxSeqlen = int64_t{1} << 40;
 // Positions and windows: sums of a few of them cannot overflow.
 constexpr int64_t kMaxPosition = int64_t{1} << 60;
+constexpr int64_t kMinScaleKeys = 1024;  // whose scales a task looks into
 
 long long ll(int64_t value) { return value; }
 
@@ -238,9 +240,9 @@ attn_status check_stream(attn_device_type device_type, const void* stream, attn_
 // Checks of an attn_run_args against its plan's problem.
 class RunChecker : Checker {
  public:
-  RunChecker(const attn_plan_config& problem, const attn_run_args& args, attn_run_shape* shape,
-             attn_error* error)
-      : Checker(error), p_(problem), a_(args), s_(*shape) {}
+  RunChecker(const attn_host& host, const attn_plan_config& problem, const attn_run_args& args,
+             attn_run_shape* shape, attn_error* error)
+      : Checker(error), host_(host), p_(problem), a_(args), s_(*shape) {}
 
   attn_status check() {
     s_ = attn_run_shape{};
@@ -557,19 +559,45 @@ class RunChecker : Checker {
     return is_readable() ? scale_values(arg) : ATTN_OK;
   }
 
-  // The scales of all keys, and of nothing beyond the lengths.
+  // The scales of all keys, and of nothing beyond the lengths. All workers look, since one alone
+  // would take as long as many take for the run; the first part that has a bad one reports it.
   attn_status scale_values(const Argument& arg) {
-    for (int64_t b = 0; b < s_.batch; ++b) {
-      const Sequence sequence = sequence_at(p_, a_, s_, b);
-      if (!kv_paged()) {
-        const KeyPlace first = key_place(p_, a_, sequence, 0);
-        ATTN_TRY(scale_rows(arg, first, sequence.seqlen_k));
-        continue;
+    if (s_.seqlen_k == 0) return ATTN_OK;
+    const int64_t share = (s_.seqlen_k + host_.concurrency - 1) / host_.concurrency;
+    const int64_t keys = std::max(share, kMinScaleKeys);
+    const int64_t of_sequence = (s_.seqlen_k + keys - 1) / keys;
+    const int64_t count = s_.batch * of_sequence;
+    ScaleParts parts{*this, arg, keys, of_sequence, {count}};
+    ATTN_TRY(host_.parallel_for(&host_, count, ScaleParts::look, &parts, error_));
+    return parts.first_bad < count ? scale_part(parts, parts.first_bad) : ATTN_OK;
+  }
+
+  struct ScaleParts {
+    const RunChecker& checker;
+    const Argument& arg;
+    int64_t keys;         // of a part
+    int64_t of_sequence;  // parts
+    std::atomic<int64_t> first_bad;
+
+    static void look(void* arg, int64_t part, int32_t) {
+      auto& parts = *static_cast<ScaleParts*>(arg);
+      attn_error error;
+      RunChecker checker = parts.checker;
+      checker.error_ = &error;
+      if (checker.scale_part(parts, part) == ATTN_OK) return;
+      int64_t first = parts.first_bad.load();
+      while (part < first && !parts.first_bad.compare_exchange_weak(first, part)) {
       }
-      for (int64_t j = 0; j < sequence.seqlen_k; j += p_.page_size) {
-        const int64_t rows = std::min<int64_t>(p_.page_size, sequence.seqlen_k - j);
-        ATTN_TRY(scale_rows(arg, key_place(p_, a_, sequence, j), rows));
-      }
+    }
+  };
+
+  attn_status scale_part(const ScaleParts& parts, int64_t part) {
+    const Sequence sequence = sequence_at(p_, a_, s_, part / parts.of_sequence);
+    const int64_t begin = part % parts.of_sequence * parts.keys;
+    const int64_t end = std::min(begin + parts.keys, sequence.seqlen_k);
+    for (int64_t j = begin, next; j < end; j = next) {
+      next = kv_paged() ? std::min<int64_t>(end, (j / p_.page_size + 1) * p_.page_size) : end;
+      ATTN_TRY(scale_rows(parts.arg, key_place(p_, a_, sequence, j), next - j));
     }
     return ATTN_OK;
   }
@@ -671,6 +699,7 @@ class RunChecker : Checker {
 
   static constexpr const char* kQueryDims[3] = {"q.shape[0]", "heads_q", "q.shape[2]"};
 
+  const attn_host& host_;
   const attn_plan_config& p_;
   const attn_run_args& a_;
   attn_run_shape& s_;
@@ -696,9 +725,9 @@ attn_status resolve_problem(attn_plan_config* problem, attn_error* error) {
   return ProblemChecker(problem, error).check();
 }
 
-attn_status check_run(const attn_plan_config& problem, const attn_run_args& args,
-                      attn_run_shape* shape, attn_error* error) {
-  return RunChecker(problem, args, shape, error).check();
+attn_status check_run(const attn_host& host, const attn_plan_config& problem,
+                      const attn_run_args& args, attn_run_shape* shape, attn_error* error) {
+  return RunChecker(host, problem, args, shape, error).check();
 }
 
 attn_status check_merge(const attn_merge_args& args, attn_error* error) {

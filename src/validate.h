@@ -13,8 +13,8 @@ attn_status resolve_problem(attn_plan_config* problem, attn_error* error);
 // Checks a run's arguments against its plan's resolved problem and reads off the run's sizes. Looks
 // into lengths, offsets, positions and page numbers if they lie in CPU memory. The workspace is the
 // caller's to check.
-attn_status check_run(const attn_plan_config& problem, const attn_run_args& args,
-                      attn_run_shape* shape, attn_error* error);
+attn_status check_run(const attn_host& host, const attn_plan_config& problem,
+                      const attn_run_args& args, attn_run_shape* shape, attn_error* error);
 
 attn_status check_merge(const attn_merge_args& args, attn_error* error);
 
