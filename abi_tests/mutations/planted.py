@@ -249,20 +249,20 @@ MISTAKES = [
     Mistake(
         "flash: causal mask off by one",
         OPERANDS,
-        "if (problem.features & ATTN_CAUSAL) tile.key_hi = diagonal + 1;",
-        "if (problem.features & ATTN_CAUSAL) tile.key_hi = diagonal;",
+        "if (problem.features & ATTN_CAUSAL) band.hi = diagonal + 1;",
+        "if (problem.features & ATTN_CAUSAL) band.hi = diagonal;",
     ),
     Mistake(
         "flash: right window off by one",
         OPERANDS,
-        "tile.key_hi = std::min(tile.key_hi, diagonal + problem.window_right + 1);",
-        "tile.key_hi = std::min(tile.key_hi, diagonal + problem.window_right);",
+        "band.hi = std::min(band.hi, diagonal + problem.window_right + 1);",
+        "band.hi = std::min(band.hi, diagonal + problem.window_right);",
     ),
     Mistake(
         "flash: left window off by one",
         OPERANDS,
-        "tile.key_lo = diagonal - problem.window_left;",
-        "tile.key_lo = diagonal - problem.window_left - 1;",
+        "band.lo = diagonal - problem.window_left;",
+        "band.lo = diagonal - problem.window_left - 1;",
     ),
     Mistake(
         "flash: query heads interleaved instead of grouped",

@@ -28,25 +28,38 @@ Storage storage_of(attn_dtype dtype) {
       return Storage::kF32;
   }
 }
+// Query i attends to the keys [max(0, i + lo), min(seqlen_k, i + hi)).
+struct Band {
+  int64_t lo;
+  int64_t hi;
+};
+
+// That of the sequence's queries, counted from `query` on.
+Band band_of(const attn_plan_config& problem, const Sequence& sequence, int64_t query) {
+  const int64_t diagonal = sequence.q_start + query - sequence.k_start;
+  Band band{-kUnbounded, kUnbounded};
+  if (problem.features & ATTN_CAUSAL) band.hi = diagonal + 1;
+  if (problem.features & ATTN_WINDOW_RIGHT) {
+    band.hi = std::min(band.hi, diagonal + problem.window_right + 1);
+  }
+  if (problem.features & ATTN_WINDOW_LEFT) band.lo = diagonal - problem.window_left;
+  return {std::clamp(band.lo, -kUnbounded, kUnbounded),
+          std::clamp(band.hi, -kUnbounded, kUnbounded)};
+}
+
 }  // namespace
 
-// The keys that the sequence's queries need, in whole blocks of block_k.
 KeyRange needed_blocks(const Run& run, const Sequence& sequence, int64_t block_k) {
-  // Both ends of a row's interval move only to the right from one query to the next, but a row
-  // without a key says nothing about them: so the bounds are taken without clamping each row.
-  const bool causal = run.problem.features & ATTN_CAUSAL;
-  const bool right = run.problem.features & ATTN_WINDOW_RIGHT;
-  const bool left = run.problem.features & ATTN_WINDOW_LEFT;
-  const int64_t diagonal = sequence.q_start - sequence.k_start;
-  int64_t begin = 0;
-  int64_t end = sequence.seqlen_k;
-  if (left) begin = std::max(begin, diagonal - run.problem.window_left);
-  const int64_t last = diagonal + sequence.seqlen_q - 1;
-  if (causal) end = std::min(end, last + 1);
-  if (right) end = std::min(end, last + run.problem.window_right + 1);
+  // From one query to the next both ends of the band move to the right, so that the first one has
+  // the first key and the last one the last key, whether they have keys themselves or not.
+  const Band band = band_of(run.problem, sequence, 0);
+  const int64_t begin = std::max<int64_t>(band.lo, 0);
+  const int64_t end = std::min(sequence.seqlen_q - 1 + band.hi, sequence.seqlen_k);
   if (begin >= end || sequence.seqlen_q == 0) return {0, 0};
   return {begin / block_k * block_k, std::min(round_up(end, block_k), sequence.seqlen_k)};
 }
+
+namespace {
 
 // The scales of a head's rows of `columns` elements.
 Scales scales_at_row_0(const Run& run, const Sequence& sequence, int64_t head_kv,
@@ -81,6 +94,8 @@ Keys keys_of(const Run& run, const Sequence& sequence, int64_t head_kv, const at
   return keys;
 }
 
+}  // namespace
+
 Keys k_of(const Run& run, const Sequence& sequence, int64_t head_kv) {
   return keys_of(run, sequence, head_kv, *run.args.k, run.args.k_scale);
 }
@@ -89,7 +104,6 @@ Keys v_of(const Run& run, const Sequence& sequence, int64_t head_kv) {
   return keys_of(run, sequence, head_kv, *run.args.v, run.args.v_scale);
 }
 
-// Rows [begin, end) of o are 0 and of lse -inf.
 void clear_rows(const Run& run, const Sequence& sequence, int64_t head, int64_t begin,
                 int64_t end) {
   const attn_tensor& o = *run.args.o;
@@ -105,6 +119,8 @@ void clear_rows(const Run& run, const Sequence& sequence, int64_t head, int64_t 
     }
   }
 }
+
+namespace {
 
 // A bias or a mask over the rows of a tile, which begins with that head's query `first`.
 Overlay overlay_of(const Run& run, const Sequence& sequence, int64_t head, int64_t first,
@@ -147,28 +163,21 @@ Features features_of(const Run& run, const Sequence& sequence, int64_t head, int
   return f;
 }
 
-// The tile of `queries` queries of each of `heads` heads, from these on. What it says of Features
-// is put into *features.
+}  // namespace
+
 QueryTile tile_of(const Run& run, const Sequence& sequence, int64_t head, int64_t heads,
                   int64_t query, int64_t queries, int32_t worker, Features* features) {
   const attn_plan_config& problem = run.problem;
   const attn_run_args& args = run.args;
-  const int64_t diagonal = sequence.q_start + query - sequence.k_start;
+  const Band band = band_of(problem, sequence, query);
   QueryTile tile{};
   tile.rows = heads * queries;
   tile.queries = queries;
   tile.q = {query_row(problem, *args.q, sequence, head, query), storage_of(problem.q_dtype),
             args.q->strides[2], args.q->strides[3]};
   tile.q_head_stride = args.q->strides[1];
-  tile.key_lo = -kUnbounded;
-  tile.key_hi = kUnbounded;
-  if (problem.features & ATTN_CAUSAL) tile.key_hi = diagonal + 1;
-  if (problem.features & ATTN_WINDOW_RIGHT) {
-    tile.key_hi = std::min(tile.key_hi, diagonal + problem.window_right + 1);
-  }
-  if (problem.features & ATTN_WINDOW_LEFT) tile.key_lo = diagonal - problem.window_left;
-  tile.key_lo = std::clamp(tile.key_lo, -kUnbounded, kUnbounded);
-  tile.key_hi = std::clamp(tile.key_hi, -kUnbounded, kUnbounded);
+  tile.key_lo = band.lo;
+  tile.key_hi = band.hi;
   tile.seqlen_k = sequence.seqlen_k;
   tile.scale = problem.scale;
   if (problem.softcap != 0.0f || problem.features & kFeatureStage) {
