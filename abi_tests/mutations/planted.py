@@ -267,8 +267,8 @@ MISTAKES = [
     Mistake(
         "flash: query heads interleaved instead of grouped",
         PREFILL,
-        "unit.head_kv * heads_per_kv(run) + t % heads_per_kv(run);",
-        "unit.head_kv + t % heads_per_kv(run) * run.problem.heads_kv;",
+        "unit.head_kv * heads_per_kv(run) + tile % heads_per_kv(run);",
+        "unit.head_kv + tile % heads_per_kv(run) * run.problem.heads_kv;",
     ),
     Mistake(
         "flash: the last key of a sequence is left out",
@@ -398,7 +398,7 @@ MISTAKES = [
     Mistake(
         "flash: rows past a padded query's length are left as they were",
         PREFILL,
-        "clear_rows(run, sequence, head, attended_end, end);",
+        "clear_rows(run, sequence, rows.head, attended_end, end);",
         "",
     ),
     Mistake(
@@ -526,8 +526,8 @@ MISTAKES = [
     Mistake(
         "flash: a chunk begins where the one before it does",
         DECODE,
-        "const int64_t begin = (unit.first_chunk + chunk) * run.kv_chunk;",
-        "const int64_t begin = (unit.first_chunk + chunk / 2 * 2) * run.kv_chunk;",
+        "const int64_t begin = (unit.first_chunk + chunk) * run.plan.kv_chunk;",
+        "const int64_t begin = (unit.first_chunk + chunk / 2 * 2) * run.plan.kv_chunk;",
     ),
     Mistake(
         "flash: chunks are merged without rescaling",

@@ -1,6 +1,6 @@
 // The flash backend: what it serves, which kernels and tiles, where things lie in the workspace.
 //
-// Workspace: [workers] scratch | [workers] Stream | [kMaxUnits] Unit or ShortUnit |
+// Workspace: [workers] scratch | [workers] Stream | [kMaxUnits] PackedUnit or ChunkedUnit |
 //            packed K and V, or the results of chunks
 #include "flash.h"
 
@@ -10,29 +10,6 @@
 
 namespace attn {
 namespace flash {
-
-// ---- sizes of packed K and V
-
-constexpr int64_t kItem = 4;
-
-int64_t packed_k_size(const FlashKernels& kernels, int64_t seqlen_k, int64_t head_dim) {
-  const int64_t items = ceil_div(head_dim, kernels.item_width);
-  return round_up(round_up(seqlen_k, kernels.panel) * items * kItem, 64);
-}
-
-int64_t packed_v_size(const FlashKernels& kernels, int64_t seqlen_k, int64_t head_dim_v) {
-  const int64_t items = ceil_div(seqlen_k, kernels.item_width);
-  return round_up(items * round_up(head_dim_v, kernels.lanes) * kItem, 64);
-}
-
-int64_t packed_scales_size(const FlashKernels& kernels, int64_t seqlen_k) {
-  return kernels.item_width == 1 ? 0 : round_up(seqlen_k * int64_t{sizeof(float)}, 64);
-}
-
-int64_t nonfinite_size(int64_t seqlen_k, int64_t tile_k) {
-  return round_up(ceil_div(seqlen_k, tile_k), 64);
-}
-
 namespace {
 
 constexpr int64_t kMaxHeadDim = 1024;
@@ -98,35 +75,6 @@ const FlashKernels& tile_kernels_for(attn_isa isa, const attn_plan_config& probl
 // Whether the plan has sequences whose K and V are packed.
 bool packs(const attn_plan_config& problem) { return problem.max_seqlen_q > kShortQueries; }
 
-TileShape tile_shape(const FlashKernels& kernels, const attn_plan_config& problem,
-                     const attn_backend_plan& plan) {
-  return {plan.tile_q, kernels.micro_rows, plan.tile_k, problem.head_dim, problem.head_dim_v};
-}
-
-TileShape chunk_shape(const FlashKernels& kernels, const attn_plan_config& problem,
-                      const attn_backend_plan& plan) {
-  const int64_t heads = std::min(problem.heads_q / problem.heads_kv, kMaxChunkRows);
-  const int64_t rows =
-      std::min(heads * std::min(problem.max_seqlen_q, kShortQueries), kMaxChunkRows);
-  const int64_t tile_q = round_up(rows, kernels.micro_rows);
-  return {tile_q, tile_q, plan.tile_k, problem.head_dim, problem.head_dim_v};
-}
-
-// Bytes that the results of a unit's chunks need at most.
-int64_t partials_size(const FlashKernels& kernels, const attn_plan_config& problem,
-                      const attn_backend_plan& plan) {
-  const int64_t chunks = ceil_div(problem.max_seqlen_k, plan.kv_chunk);
-  if (chunks == 1) return 0;
-  const TileShape shape = chunk_shape(kernels, problem, plan);
-  int64_t size = 0;
-  for (int64_t queries = 1; queries <= std::min(problem.max_seqlen_q, kShortQueries); ++queries) {
-    const ShortTiles tiles = short_tiles(queries, problem.heads_q / problem.heads_kv);
-    const auto tile = static_cast<int64_t>(kernels.partial_size(&shape, tiles.heads * queries));
-    size = std::max(size, tiles.count * tile);
-  }
-  return chunks * size;
-}
-
 // tile_kernels: those that pack, and compute tiles.
 Workspace lay_out(const FlashKernels& kernels, const FlashKernels& tile_kernels,
                   const attn_host& host, const attn_plan_config& problem,
@@ -134,11 +82,7 @@ Workspace lay_out(const FlashKernels& kernels, const FlashKernels& tile_kernels,
   const TileShape tile = tile_shape(kernels, problem, plan);
   const TileShape chunk = chunk_shape(kernels, problem, plan);
   const int64_t unit_size =
-      packs(problem) ? packed_k_size(tile_kernels, problem.max_seqlen_k, problem.head_dim) +
-                           packed_v_size(tile_kernels, problem.max_seqlen_k, problem.head_dim_v) +
-                           2 * packed_scales_size(tile_kernels, problem.max_seqlen_k) +
-                           nonfinite_size(problem.max_seqlen_k, plan.tile_k)
-                     : 0;
+      packs(problem) ? packed_size(tile_kernels, problem, plan, problem.max_seqlen_k) : 0;
   const int64_t workers = host.concurrency;
   int64_t units;
   if (__builtin_mul_overflow(problem.max_batch, problem.heads_kv, &units)) units = kMaxUnits;
@@ -152,14 +96,15 @@ Workspace lay_out(const FlashKernels& kernels, const FlashKernels& tile_kernels,
   w.scratch_size = kernels.scratch_size(&chunk);
   if (packs(problem)) w.scratch_size = std::max(w.scratch_size, kernels.scratch_size(&tile));
   w.streams_offset = w.scratch_size * static_cast<size_t>(workers);
-  w.units_offset =
-      w.streams_offset + (packs(problem) ? static_cast<size_t>(workers) * sizeof(Stream) : 0);
+  w.units_offset = w.streams_offset;
+  size_t record = kChunkedUnitSize;
+  if (packs(problem)) {
+    w.units_offset += static_cast<size_t>(workers) * kStreamSize;
+    record = std::max(record, kPackedUnitSize);
+  }
   w.packed_offset =
       w.units_offset +
-      static_cast<size_t>(round_up(
-          std::min(units, kMaxUnits) *
-              static_cast<int64_t>(std::max(sizeof(ShortUnit), packs(problem) ? sizeof(Unit) : 0)),
-          64));
+      static_cast<size_t>(round_up(std::min(units, kMaxUnits) * static_cast<int64_t>(record), 64));
   w.packed_size = std::max(limited(std::min(units, workers), unit_size),
                            limited(units, partials_size(kernels, problem, plan)));
   w.size = w.packed_offset + w.packed_size;
@@ -171,27 +116,19 @@ attn_status run_plan(const attn_host* host, const attn_plan_config* problem,
                      const attn_run_shape* shape, attn_error* error) {
   const FlashKernels& kernels = *kernels_for(plan->isa);
   const FlashKernels& tile_kernels = tile_kernels_for(plan->isa, *problem, *args);
-  Run run{*host,
-          *problem,
-          *args,
-          *shape,
-          kernels,
-          tile_kernels,
-          plan->tile_q,
-          plan->tile_k,
-          plan->kv_chunk,
-          tile_shape(kernels, *problem, *plan),
-          chunk_shape(kernels, *problem, *plan),
-          lay_out(kernels, tile_kernels, *host, *problem, *plan),
-          shape->batch * problem->heads_kv,
-          nullptr,
-          0,
-          0,
-          nullptr,
-          nullptr,
-          0};
-  if (packs(*problem)) ATTN_TRY(attend_packed(&run, error));
-  return attend_short(&run, error);
+  const Run run{*host,
+                *problem,
+                *args,
+                *shape,
+                kernels,
+                tile_kernels,
+                *plan,
+                tile_shape(kernels, *problem, *plan),
+                chunk_shape(kernels, *problem, *plan),
+                lay_out(kernels, tile_kernels, *host, *problem, *plan),
+                shape->batch * problem->heads_kv};
+  if (packs(*problem)) ATTN_TRY(prefill(run, error));
+  return decode(run, error);
 }
 
 // ---- a plan

@@ -28,6 +28,7 @@ Storage storage_of(attn_dtype dtype) {
       return Storage::kF32;
   }
 }
+
 // Query i attends to the keys [max(0, i + lo), min(seqlen_k, i + hi)).
 struct Band {
   int64_t lo;
@@ -47,23 +48,9 @@ Band band_of(const attn_plan_config& problem, const Sequence& sequence, int64_t 
           std::clamp(band.hi, -kUnbounded, kUnbounded)};
 }
 
-}  // namespace
-
-KeyRange needed_blocks(const Run& run, const Sequence& sequence, int64_t block_k) {
-  // From one query to the next both ends of the band move to the right, so that the first one has
-  // the first key and the last one the last key, whether they have keys themselves or not.
-  const Band band = band_of(run.problem, sequence, 0);
-  const int64_t begin = std::max<int64_t>(band.lo, 0);
-  const int64_t end = std::min(sequence.seqlen_q - 1 + band.hi, sequence.seqlen_k);
-  if (begin >= end || sequence.seqlen_q == 0) return {0, 0};
-  return {begin / block_k * block_k, std::min(round_up(end, block_k), sequence.seqlen_k)};
-}
-
-namespace {
-
-// The scales of a head's rows of `columns` elements.
-Scales scales_at_row_0(const Run& run, const Sequence& sequence, int64_t head_kv,
-                       const attn_tensor& scale, int64_t columns) {
+// The scales of a unit's rows of `columns` elements.
+Scales scales_of(const Run& run, const Unit& unit, const attn_tensor& scale, int64_t columns) {
+  const auto& [sequence, head_kv] = unit;
   const bool paged = run.problem.kv_layout == ATTN_LAYOUT_PAGED;
   const KeyPlace first = paged ? KeyPlace{0, 0} : key_place(run.problem, run.args, sequence, 0);
   const int64_t offset = first.outer * broadcast_stride(scale, 0) +
@@ -75,9 +62,8 @@ Scales scales_at_row_0(const Run& run, const Sequence& sequence, int64_t head_kv
           blocks ? columns / scale.shape[3] : columns};
 }
 
-// A head's rows of k or v, and their scales if they have any.
-Keys keys_of(const Run& run, const Sequence& sequence, int64_t head_kv, const attn_tensor& t,
-             const attn_tensor* scale) {
+Keys keys_of(const Run& run, const Unit& unit, const attn_tensor& t, const attn_tensor* scale) {
+  const auto& [sequence, head_kv] = unit;
   const bool paged = run.problem.kv_layout == ATTN_LAYOUT_PAGED;
   const char* data =
       paged ? tensor_at(t, 0, head_kv) : key_row(run.problem, run.args, t, sequence, head_kv, 0);
@@ -89,38 +75,10 @@ Keys keys_of(const Run& run, const Sequence& sequence, int64_t head_kv, const at
     keys.pages = {run.problem.page_size, t.strides[0], reinterpret_cast<const int32_t*>(entries),
                   table.strides[1]};
   }
-  if (scale) keys.scales = scales_at_row_0(run, sequence, head_kv, *scale, t.shape[3]);
+  if (scale) keys.scales = scales_of(run, unit, *scale, t.shape[3]);
   keys.dim = t.shape[3];
   return keys;
 }
-
-}  // namespace
-
-Keys k_of(const Run& run, const Sequence& sequence, int64_t head_kv) {
-  return keys_of(run, sequence, head_kv, *run.args.k, run.args.k_scale);
-}
-
-Keys v_of(const Run& run, const Sequence& sequence, int64_t head_kv) {
-  return keys_of(run, sequence, head_kv, *run.args.v, run.args.v_scale);
-}
-
-void clear_rows(const Run& run, const Sequence& sequence, int64_t head, int64_t begin,
-                int64_t end) {
-  const attn_tensor& o = *run.args.o;
-  const size_t size = dtype_size(o.dtype);
-  for (int64_t i = begin; i < end; ++i) {
-    char* row = query_row(run.problem, o, sequence, head, i);
-    for (int64_t dim = 0; dim < run.problem.head_dim_v; ++dim) {
-      std::memset(row + dim * o.strides[3] * static_cast<int64_t>(size), 0, size);
-    }
-    if (run.args.lse) {
-      *reinterpret_cast<float*>(query_row(run.problem, *run.args.lse, sequence, head, i)) =
-          -std::numeric_limits<float>::infinity();
-    }
-  }
-}
-
-namespace {
 
 // A bias or a mask over the rows of a tile, which begins with that head's query `first`.
 Overlay overlay_of(const Run& run, const Sequence& sequence, int64_t head, int64_t first,
@@ -165,12 +123,48 @@ Features features_of(const Run& run, const Sequence& sequence, int64_t head, int
 
 }  // namespace
 
-QueryTile tile_of(const Run& run, const Sequence& sequence, int64_t head, int64_t heads,
-                  int64_t query, int64_t queries, int32_t worker, Features* features) {
+KeyRange needed_blocks(const Run& run, const Sequence& sequence, int64_t block_k) {
+  // From one query to the next both ends of the band move to the right, so that the first one has
+  // the first key and the last one the last key, whether they have keys themselves or not.
+  const Band band = band_of(run.problem, sequence, 0);
+  const int64_t begin = std::max<int64_t>(band.lo, 0);
+  const int64_t end = std::min(sequence.seqlen_q - 1 + band.hi, sequence.seqlen_k);
+  if (begin >= end || sequence.seqlen_q == 0) return {0, 0};
+  return {begin / block_k * block_k, std::min(round_up(end, block_k), sequence.seqlen_k)};
+}
+
+Keys k_of(const Run& run, const Unit& unit) {
+  return keys_of(run, unit, *run.args.k, run.args.k_scale);
+}
+
+Keys v_of(const Run& run, const Unit& unit) {
+  return keys_of(run, unit, *run.args.v, run.args.v_scale);
+}
+
+void clear_rows(const Run& run, const Sequence& sequence, int64_t head, int64_t begin,
+                int64_t end) {
+  const attn_tensor& o = *run.args.o;
+  const size_t size = dtype_size(o.dtype);
+  for (int64_t i = begin; i < end; ++i) {
+    char* row = query_row(run.problem, o, sequence, head, i);
+    for (int64_t dim = 0; dim < run.problem.head_dim_v; ++dim) {
+      std::memset(row + dim * o.strides[3] * static_cast<int64_t>(size), 0, size);
+    }
+    if (run.args.lse) {
+      *reinterpret_cast<float*>(query_row(run.problem, *run.args.lse, sequence, head, i)) =
+          -std::numeric_limits<float>::infinity();
+    }
+  }
+}
+
+QueryTile tile_of(const Run& run, const Sequence& sequence, const TileRows& rows,
+                  const TileShape& shape, int32_t worker, Features* features) {
+  const auto& [head, heads, query, queries] = rows;
   const attn_plan_config& problem = run.problem;
   const attn_run_args& args = run.args;
   const Band band = band_of(problem, sequence, query);
   QueryTile tile{};
+  tile.shape = shape;
   tile.rows = heads * queries;
   tile.queries = queries;
   tile.q = {query_row(problem, *args.q, sequence, head, query), storage_of(problem.q_dtype),

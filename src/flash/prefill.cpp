@@ -4,7 +4,7 @@
 // over, fewer than workers, and units too large for that are shared: as many as fit in the packing
 // buffer make a batch, packed in one parallel loop and computed in a second one (pack_task,
 // attend_task).
-#include <cstring>
+#include <atomic>
 #include <new>
 
 #include "../error.h"
@@ -18,129 +18,176 @@ constexpr float kLog2E = 1.44269504f;
 constexpr int64_t kKeysPerPackTask = 1024;
 constexpr int64_t kTasksPerBatch = 64;  // for each worker: the end of a batch waits for the last
 
+struct PackedUnit : Unit {
+  int64_t first_key = 0;  // keys [first_key, end_key) are packed: the blocks that some query needs
+  int64_t end_key = 0;
+  float* packed_k = nullptr;
+  float* packed_v = nullptr;
+  float* packed_k_scales = nullptr;
+  float* packed_v_scales = nullptr;
+  uint8_t* nonfinite = nullptr;
+  Span next_q{};  // in the caller's memory, what is likely to be read after this unit
+  Span next_k{};
+  Span next_v{};
+  int64_t pack_tasks_end = 0;
+  int64_t attend_tasks_end = 0;
+};
+
+// The unit that a worker has packed, and how many of its tiles nobody has taken yet.
+struct alignas(64) Stream {
+  PackedUnit unit;
+  std::atomic<int64_t> tiles_left;
+};
+
+struct Prefill {
+  const Run& run;
+  Stream* streams;       // of each worker
+  int64_t end_streamed;  // units [0, end_streamed) are streamed, the others shared
+  std::atomic<int64_t> next_streamed;
+  Batch<PackedUnit> batch;
+};
+
+// Where the parts of a packed unit lie: bytes from where its packed K does, multiples of 64.
+struct PackedLayout {
+  int64_t v;
+  int64_t k_scales;
+  int64_t v_scales;
+  int64_t nonfinite;
+  int64_t size;
+};
+
+PackedLayout packed_layout(const FlashKernels& kernels, const attn_plan_config& problem,
+                           const attn_backend_plan& plan, int64_t seqlen_k) {
+  constexpr int64_t kItem = 4;  // bytes
+  const auto items = [&](int64_t elements) { return ceil_div(elements, kernels.item_width); };
+  const int64_t keys = round_up(seqlen_k, kernels.panel);
+  const int64_t dims_v = round_up(problem.head_dim_v, kernels.lanes);
+  // Only products of bf16 have scales apart.
+  const int64_t scales = kernels.item_width == 1 ? 0 : round_up(seqlen_k * kItem, 64);
+  PackedLayout at{};
+  at.v = round_up(keys * items(problem.head_dim) * kItem, 64);
+  at.k_scales = at.v + round_up(items(seqlen_k) * dims_v * kItem, 64);
+  at.v_scales = at.k_scales + scales;
+  at.nonfinite = at.v_scales + scales;
+  at.size = at.nonfinite + round_up(ceil_div(seqlen_k, plan.tile_k), 64);
+  return at;
+}
+
+int64_t size_of(const Run& run, const Unit& unit) {
+  return packed_size(run.tile_kernels, run.problem, run.plan, unit.sequence.seqlen_k);
+}
+
+// The unit, to be packed at `packed`.
+PackedUnit packed_at(const Run& run, const Unit& base, char* packed) {
+  const int64_t seqlen_k = base.sequence.seqlen_k;
+  const PackedLayout at = packed_layout(run.tile_kernels, run.problem, run.plan, seqlen_k);
+  const KeyRange keys = needed_blocks(run, base.sequence, run.plan.tile_k);
+  PackedUnit unit{base};
+  unit.first_key = keys.begin;
+  unit.end_key = keys.end;
+  unit.packed_k = reinterpret_cast<float*>(packed);
+  unit.packed_v = reinterpret_cast<float*>(packed + at.v);
+  unit.packed_k_scales = reinterpret_cast<float*>(packed + at.k_scales);
+  unit.packed_v_scales = reinterpret_cast<float*>(packed + at.v_scales);
+  unit.nonfinite = reinterpret_cast<uint8_t*>(packed + at.nonfinite);
+  return unit;
+}
+
 // Packs keys [key_begin, key_end) of the unit.
-void pack(const Run& run, const Unit& unit, int64_t key_begin, int64_t key_end) {
+void pack(const Run& run, const PackedUnit& unit, int64_t key_begin, int64_t key_end) {
   if (key_begin == key_end) return;
   PackArgs pack{};
   pack.key_begin = key_begin;
   pack.key_end = key_end;
-  pack.tile_k = run.tile_k;
+  pack.tile_k = run.plan.tile_k;
 
-  pack.keys = k_of(run, unit.sequence, unit.head_kv);
+  pack.keys = k_of(run, unit);
   pack.packed = unit.packed_k;
   pack.scales_packed = unit.packed_k_scales;
   pack.factor = run.problem.scale * kLog2E;
   run.tile_kernels.pack_k(&pack);
 
-  pack.keys = v_of(run, unit.sequence, unit.head_kv);
+  pack.keys = v_of(run, unit);
   pack.packed = unit.packed_v;
   pack.scales_packed = unit.packed_v_scales;
   pack.nonfinite = unit.nonfinite;
   run.tile_kernels.pack_v(&pack);
 }
 
-// Rows [begin, end) of q, k, v or o, if they lie one after the other.
-Span span_of(const attn_tensor& t, int64_t dim, const char* row, int64_t rows) {
+// Tiles of each head.
+int64_t row_tiles(const Run& run, const Unit& unit) {
+  return ceil_div(rows_of(run, unit.sequence), run.plan.tile_q);
+}
+
+int64_t num_tiles_of(const Run& run, const Unit& unit) {
+  return row_tiles(run, unit) * heads_per_kv(run);
+}
+
+// The rows of the unit's tile, those past a padded query's length included. The last queries have
+// the most keys if the mask is causal: longest tiles first.
+TileRows rows_of_tile(const Run& run, const Unit& unit, int64_t tile) {
+  const int64_t head = unit.head_kv * heads_per_kv(run) + tile % heads_per_kv(run);
+  const int64_t query = (row_tiles(run, unit) - 1 - tile / heads_per_kv(run)) * run.plan.tile_q;
+  return {head, 1, query, std::min(run.plan.tile_q, rows_of(run, unit.sequence) - query)};
+}
+
+// Rows from this one on of q, k, v or o, if they lie one after the other.
+Span span_of(const attn_tensor& t, const char* row, int64_t rows) {
+  const int64_t dim = t.shape[3];
   if (t.strides[3] != 1 || t.strides[2] != dim) return {};
   return {row, rows * dim * static_cast<int64_t>(dtype_size(t.dtype))};
 }
 
-int64_t num_tiles_of(const Run& run, const Unit& unit) {
-  return ceil_div(rows_of(run, unit.sequence), run.tile_q) * heads_per_kv(run);
+Span q_span(const Run& run, const Unit& unit, int64_t tile) {
+  const TileRows rows = rows_of_tile(run, unit, tile);
+  const attn_tensor& q = *run.args.q;
+  return span_of(q, query_row(run.problem, q, unit.sequence, rows.head, rows.query), rows.queries);
+}
+
+// Says that unit `next` is likely to be the worker's next one.
+void set_next(const Run& run, PackedUnit* unit, int64_t next_index) {
+  if (next_index >= run.total_units) return;
+  const Unit next = unit_at(run, next_index);
+  if (num_tiles_of(run, next) > 0) unit->next_q = q_span(run, next, 0);
+  if (run.problem.kv_layout == ATTN_LAYOUT_PAGED) return;
+  const auto span = [&](const attn_tensor& t) {
+    const char* row = key_row(run.problem, run.args, t, next.sequence, next.head_kv, 0);
+    return span_of(t, row, next.sequence.seqlen_k);
+  };
+  unit->next_k = span(*run.args.k);
+  unit->next_v = span(*run.args.v);
 }
 
 // Computes one of the unit's tiles; `next_tile` is likely to be the worker's next one.
-void attend(const Run& run, const Unit& unit, int64_t tile, int64_t next_tile, int32_t worker) {
-  const attn_plan_config& problem = run.problem;
+void attend(const Run& run, const PackedUnit& unit, int64_t tile, int64_t next_tile,
+            int32_t worker) {
   const Sequence& sequence = unit.sequence;
-  const int64_t rows = rows_of(run, sequence);
-  const int64_t row_tiles = ceil_div(rows, run.tile_q);
-  const auto head_of = [&](int64_t t) {
-    return unit.head_kv * heads_per_kv(run) + t % heads_per_kv(run);
-  };
-  // The last queries have the most keys if the mask is causal: longest tiles first.
-  const auto begin_of = [&](int64_t t) {
-    return (row_tiles - 1 - t / heads_per_kv(run)) * run.tile_q;
-  };
-  const int64_t head = head_of(tile);
-  const int64_t begin = begin_of(tile);
-  const int64_t end = std::min(begin + run.tile_q, rows);
-  const int64_t attended_end = std::clamp(sequence.seqlen_q, begin, end);
-
-  clear_rows(run, sequence, head, attended_end, end);
-  if (begin == attended_end) return;
+  TileRows rows = rows_of_tile(run, unit, tile);
+  const int64_t end = rows.query + rows.queries;
+  const int64_t attended_end = std::clamp(sequence.seqlen_q, rows.query, end);
+  clear_rows(run, sequence, rows.head, attended_end, end);
+  rows.queries = attended_end - rows.query;
+  if (rows.queries == 0) return;
 
   Features features;
   AttendArgs attend{};
-  attend.tile = tile_of(run, sequence, head, 1, begin, attended_end - begin, worker, &features);
-  attend.tile.shape = run.tile_shape;
+  attend.tile = tile_of(run, sequence, rows, run.tile_shape, worker, &features);
   attend.packed_k = unit.packed_k;
   attend.packed_v = unit.packed_v;
   attend.packed_k_scales = unit.packed_k_scales;
-  if (run.args.v_scale && run.tile_kernels.item_width > 1)
+  if (run.args.v_scale && run.tile_kernels.item_width > 1) {
     attend.packed_v_scales = unit.packed_v_scales;
+  }
   attend.nonfinite = unit.nonfinite;
-  attend.next[0] =
-      span_of(*run.args.o, problem.head_dim_v, static_cast<char*>(attend.tile.o), attend.tile.rows);
+  attend.next[0] = span_of(*run.args.o, static_cast<char*>(attend.tile.o), rows.queries);
   if (next_tile < num_tiles_of(run, unit)) {
-    attend.next[1] =
-        span_of(*run.args.q, problem.head_dim,
-                query_row(problem, *run.args.q, sequence, head_of(next_tile), begin_of(next_tile)),
-                std::min(run.tile_q, rows - begin_of(next_tile)));
+    attend.next[1] = q_span(run, unit, next_tile);
   } else {
     attend.next[1] = unit.next_q;
     attend.next[2] = unit.next_k;
     attend.next[3] = unit.next_v;
   }
   run.tile_kernels.attend(&attend);
-}
-
-// Unit `index`, to be packed at `packed`.
-Unit unit_at(const Run& run, int64_t index, char* packed) {
-  const FlashKernels& kernels = run.tile_kernels;
-  const attn_plan_config& problem = run.problem;
-  Unit unit{};
-  unit.sequence = sequence_of(run, index);
-  unit.head_kv = index % problem.heads_kv;
-  const KeyRange keys = needed_blocks(run, unit.sequence, run.tile_k);
-  unit.first_key = keys.begin;
-  unit.end_key = keys.end;
-  const int64_t seqlen_k = unit.sequence.seqlen_k;
-  const int64_t k_size = packed_k_size(kernels, seqlen_k, problem.head_dim);
-  const int64_t v_size = packed_v_size(kernels, seqlen_k, problem.head_dim_v);
-  const int64_t scales_size = packed_scales_size(kernels, seqlen_k);
-  unit.packed_k = reinterpret_cast<float*>(packed);
-  unit.packed_v = reinterpret_cast<float*>(packed + k_size);
-  unit.packed_k_scales = reinterpret_cast<float*>(packed + k_size + v_size);
-  unit.packed_v_scales = reinterpret_cast<float*>(packed + k_size + v_size + scales_size);
-  unit.nonfinite = reinterpret_cast<uint8_t*>(packed + k_size + v_size + 2 * scales_size);
-  return unit;
-}
-
-int64_t size_of(const Run& run, const Unit& unit) {
-  return reinterpret_cast<char*>(unit.nonfinite) - reinterpret_cast<char*>(unit.packed_k) +
-         nonfinite_size(unit.sequence.seqlen_k, run.tile_k);
-}
-
-// Says that unit `next` is likely to be the worker's next one. Its first tile is its last rows.
-void set_next(const Run& run, Unit* unit, int64_t next) {
-  const attn_plan_config& problem = run.problem;
-  if (next >= run.total_units) return;
-  const Sequence sequence = sequence_of(run, next);
-  const int64_t head_kv = next % problem.heads_kv;
-  if (const int64_t rows = rows_of(run, sequence); rows > 0) {
-    const int64_t begin = (rows - 1) / run.tile_q * run.tile_q;
-    unit->next_q =
-        span_of(*run.args.q, problem.head_dim,
-                query_row(problem, *run.args.q, sequence, head_kv * heads_per_kv(run), begin),
-                rows - begin);
-  }
-  if (problem.kv_layout == ATTN_LAYOUT_PAGED) return;
-  const auto span = [&](const attn_tensor& t, int64_t dim) {
-    return span_of(t, dim, key_row(problem, run.args, t, sequence, head_kv, 0), sequence.seqlen_k);
-  };
-  unit->next_k = span(*run.args.k, problem.head_dim);
-  unit->next_v = span(*run.args.v, problem.head_dim_v);
 }
 
 // ---- units that one worker packs
@@ -159,91 +206,102 @@ void drain(const Run& run, Stream* stream, int32_t worker) {
 // A worker's last unit is safe to help with: nothing is packed over it once all units are taken. It
 // is open to others from the moment it is packed to that when its tiles are all taken.
 void stream_task(void* arg, int64_t, int32_t worker) {
-  Run& run = *static_cast<Run*>(arg);
-  Stream& own = run.streams[worker];
+  Prefill& prefill = *static_cast<Prefill*>(arg);
+  const Run& run = prefill.run;
+  Stream& own = prefill.streams[worker];
+  char* const packed =
+      workspace_at(run, run.workspace.packed_offset) + worker * run.workspace.unit_size;
   for (;;) {
-    const int64_t index = run.next_streamed.fetch_add(1, std::memory_order_acq_rel);
-    if (index >= run.end_streamed) break;
-    if (is_short(sequence_of(run, index))) continue;
-    own.unit =
-        unit_at(run, index,
-                workspace_at(run, run.workspace.packed_offset) + worker * run.workspace.unit_size);
-    set_next(run, &own.unit, run.next_streamed.load(std::memory_order_relaxed));
+    const int64_t index = prefill.next_streamed.fetch_add(1, std::memory_order_acq_rel);
+    if (index >= prefill.end_streamed) break;
+    const Unit unit = unit_at(run, index);
+    if (is_short(unit)) continue;
+    own.unit = packed_at(run, unit, packed);
+    set_next(run, &own.unit, prefill.next_streamed.load(std::memory_order_relaxed));
     pack(run, own.unit, own.unit.first_key, own.unit.end_key);
     own.tiles_left.store(num_tiles_of(run, own.unit), std::memory_order_release);
     drain(run, &own, worker);
   }
   for (int32_t i = 1; i < run.host.concurrency; ++i) {
-    drain(run, &run.streams[(worker + i) % run.host.concurrency], worker);
+    drain(run, &prefill.streams[(worker + i) % run.host.concurrency], worker);
   }
 }
 
 // ---- units that all workers share
 
-int64_t keys_per_pack_task(const Run& run) { return round_up(kKeysPerPackTask, run.tile_k); }
+int64_t keys_per_pack_task(const Run& run) { return round_up(kKeysPerPackTask, run.plan.tile_k); }
 
 void pack_task(void* arg, int64_t task, int32_t) {
-  const Run& run = *static_cast<const Run*>(arg);
-  const Unit& unit = unit_of(run.units, run.num_units, &Unit::pack_tasks_end, &task);
+  const Prefill& prefill = *static_cast<const Prefill*>(arg);
+  const Run& run = prefill.run;
+  const PackedUnit& unit = prefill.batch.unit_of(&PackedUnit::pack_tasks_end, &task);
   const int64_t begin = unit.first_key + task * keys_per_pack_task(run);
   pack(run, unit, begin, std::min(begin + keys_per_pack_task(run), unit.end_key));
 }
 
 void attend_task(void* arg, int64_t task, int32_t worker) {
-  const Run& run = *static_cast<const Run*>(arg);
-  const Unit& unit = unit_of(run.units, run.num_units, &Unit::attend_tasks_end, &task);
-  attend(run, unit, task, task + run.host.concurrency, worker);
+  const Prefill& prefill = *static_cast<const Prefill*>(arg);
+  const PackedUnit& unit = prefill.batch.unit_of(&PackedUnit::attend_tasks_end, &task);
+  attend(prefill.run, unit, task, task + prefill.run.host.concurrency, worker);
 }
 
-// Puts units from `first` on into run->units, as many as fit, but no more than it takes to keep all
-// workers busy; returns the number of the next one.
-int64_t gather_units(Run* run, int64_t first) {
-  char* packed = workspace_at(*run, run->workspace.packed_offset);
-  const char* const end = packed + run->workspace.packed_size;
-  int64_t pack_tasks = 0;
-  int64_t attend_tasks = 0;
-  run->num_units = 0;
-  int64_t next = first;
-  for (; next < run->total_units && run->num_units < kMaxUnits; ++next) {
-    if (attend_tasks >= run->host.concurrency * kTasksPerBatch) break;
-    if (is_short(sequence_of(*run, next))) continue;
-    Unit unit = unit_at(*run, next, packed);
-    if (size_of(*run, unit) > end - packed) break;
-    packed += size_of(*run, unit);
-    pack_tasks += ceil_div(unit.end_key - unit.first_key, keys_per_pack_task(*run));
-    attend_tasks += num_tiles_of(*run, unit);
-    unit.pack_tasks_end = pack_tasks;
-    unit.attend_tasks_end = attend_tasks;
-    run->units[run->num_units++] = unit;
+// Makes a batch of units from `next` on, as many as fit, but no more than it takes to keep all
+// workers busy; returns the number of the one after them.
+int64_t gather(const Run& run, int64_t next, Batch<PackedUnit>* batch) {
+  char* packed = workspace_at(run, run.workspace.packed_offset);
+  const char* const end = packed + run.workspace.packed_size;
+  const int64_t enough = run.host.concurrency * kTasksPerBatch;
+  for (batch->size = 0; next < run.total_units && batch->size < kMaxUnits; ++next) {
+    const int64_t attend_tasks = batch->num_tasks(&PackedUnit::attend_tasks_end);
+    const Unit base = unit_at(run, next);
+    if (attend_tasks >= enough) break;
+    if (is_short(base)) continue;
+    if (size_of(run, base) > end - packed) break;
+    PackedUnit unit = packed_at(run, base, packed);
+    packed += size_of(run, base);
+    unit.pack_tasks_end = batch->num_tasks(&PackedUnit::pack_tasks_end) +
+                          ceil_div(unit.end_key - unit.first_key, keys_per_pack_task(run));
+    unit.attend_tasks_end = attend_tasks + num_tiles_of(run, unit);
+    batch->units[batch->size++] = unit;
   }
-  for (int64_t i = 0; i < run->num_units; ++i) set_next(*run, &run->units[i], next);
+  for (int64_t i = 0; i < batch->size; ++i) set_next(run, &batch->units[i], next);
   return next;
 }
 
 }  // namespace
 
-attn_status attend_packed(Run* run, attn_error* error) {
-  const attn_host& host = run->host;
-  const int64_t workers = host.concurrency;
+const size_t kStreamSize = sizeof(Stream);
+const size_t kPackedUnitSize = sizeof(PackedUnit);
+
+TileShape tile_shape(const FlashKernels& kernels, const attn_plan_config& problem,
+                     const attn_backend_plan& plan) {
+  return {plan.tile_q, kernels.micro_rows, plan.tile_k, problem.head_dim, problem.head_dim_v};
+}
+
+int64_t packed_size(const FlashKernels& kernels, const attn_plan_config& problem,
+                    const attn_backend_plan& plan, int64_t seqlen_k) {
+  return packed_layout(kernels, problem, plan, seqlen_k).size;
+}
+
+attn_status prefill(const Run& run, attn_error* error) {
+  const int64_t workers = run.host.concurrency;
+  void* const streams = workspace_at(run, run.workspace.streams_offset);
+  void* const units = workspace_at(run, run.workspace.units_offset);
+  Prefill prefill{run, static_cast<Stream*>(streams), 0, 0, {static_cast<PackedUnit*>(units), 0}};
   const bool room =
-      workers * run->workspace.unit_size <= static_cast<int64_t>(run->workspace.packed_size);
-  if (room) run->end_streamed = run->total_units - run->total_units % workers;
-  if (run->end_streamed > 0) {
-    run->streams = reinterpret_cast<Stream*>(workspace_at(*run, run->workspace.streams_offset));
-    for (int64_t i = 0; i < workers; ++i) new (&run->streams[i]) Stream{};
-    ATTN_TRY(host.parallel_for(&host, workers, stream_task, run, error));
+      workers * run.workspace.unit_size <= static_cast<int64_t>(run.workspace.packed_size);
+  if (room) prefill.end_streamed = run.total_units - run.total_units % workers;
+  if (prefill.end_streamed > 0) {
+    for (int64_t i = 0; i < workers; ++i) new (&prefill.streams[i]) Stream{};
+    ATTN_TRY(parallel_for(run, workers, stream_task, &prefill, error));
   }
-  run->units = reinterpret_cast<Unit*>(workspace_at(*run, run->workspace.units_offset));
-  for (int64_t unit = run->end_streamed; unit < run->total_units;) {
-    unit = gather_units(run, unit);
-    if (run->num_units == 0) break;
-    const Unit& last = run->units[run->num_units - 1];
-    if (last.pack_tasks_end > 0) {
-      ATTN_TRY(host.parallel_for(&host, last.pack_tasks_end, pack_task, run, error));
-    }
-    if (last.attend_tasks_end > 0) {
-      ATTN_TRY(host.parallel_for(&host, last.attend_tasks_end, attend_task, run, error));
-    }
+  const Batch<PackedUnit>& batch = prefill.batch;
+  for (int64_t next = prefill.end_streamed; next < run.total_units;) {
+    next = gather(run, next, &prefill.batch);
+    ATTN_TRY(parallel_for(run, batch.num_tasks(&PackedUnit::pack_tasks_end), pack_task, &prefill,
+                          error));
+    ATTN_TRY(parallel_for(run, batch.num_tasks(&PackedUnit::attend_tasks_end), attend_task,
+                          &prefill, error));
   }
   return ATTN_OK;
 }
