@@ -267,8 +267,8 @@ MISTAKES = [
     Mistake(
         "flash: query heads interleaved instead of grouped",
         PREFILL,
-        "unit.head_kv * heads_per_kv(run) + tile % heads_per_kv(run);",
-        "unit.head_kv + tile % heads_per_kv(run) * run.problem.heads_kv;",
+        "unit.head_kv * run.heads_per_kv + tile % run.heads_per_kv;",
+        "unit.head_kv + tile % run.heads_per_kv * run.problem.heads_kv;",
     ),
     Mistake(
         "flash: the last key of a sequence is left out",
@@ -556,8 +556,8 @@ MISTAKES = [
     Mistake(
         "flash: the heads of a group swap places",
         DECODE,
-        "const int64_t head = unit.head_kv * heads_per_kv(run) + first;",
-        "const int64_t head = (unit.head_kv ^ 1) % run.problem.heads_kv * heads_per_kv(run) + "
+        "const int64_t head = unit.head_kv * run.heads_per_kv + first;",
+        "const int64_t head = (unit.head_kv ^ 1) % run.problem.heads_kv * run.heads_per_kv + "
         "first;",
     ),
     Mistake(

@@ -30,17 +30,17 @@ int64_t heads_per_tile(int64_t seqlen_q, int64_t heads) {
 
 TileRows rows_of_tile(const Run& run, const Unit& unit, int64_t tile) {
   const int64_t queries = unit.sequence.seqlen_q;
-  const int64_t heads = heads_per_tile(queries, heads_per_kv(run));
+  const int64_t heads = heads_per_tile(queries, run.heads_per_kv);
   const int64_t first = tile * heads;
-  const int64_t head = unit.head_kv * heads_per_kv(run) + first;
-  return {head, std::min(heads, heads_per_kv(run) - first), 0, queries};
+  const int64_t head = unit.head_kv * run.heads_per_kv + first;
+  return {head, std::min(heads, run.heads_per_kv - first), 0, queries};
 }
 
 // The result of a tile's chunk; those of a tile lie one after the other.
 char* partial_of(const Run& run, const ChunkedUnit& unit, int64_t tile, int64_t rows,
                  int64_t chunk) {
   const int64_t queries = unit.sequence.seqlen_q;
-  const int64_t full_rows = heads_per_tile(queries, heads_per_kv(run)) * queries;
+  const int64_t full_rows = heads_per_tile(queries, run.heads_per_kv) * queries;
   const auto size_of = [&](int64_t n) {
     return static_cast<int64_t>(run.kernels.partial_size(&run.chunk_shape, n));
   };
@@ -114,7 +114,7 @@ int64_t gather(const Run& run, int64_t next, Batch<ChunkedUnit>* batch) {
     unit.first_chunk = keys.begin / run.plan.kv_chunk;
     unit.num_chunks = ceil_div(keys.end, run.plan.kv_chunk) - unit.first_chunk;
     unit.num_tiles =
-        ceil_div(heads_per_kv(run), heads_per_tile(sequence.seqlen_q, heads_per_kv(run)));
+        ceil_div(run.heads_per_kv, heads_per_tile(sequence.seqlen_q, run.heads_per_kv));
     // With one chunk nothing is merged, and a sink goes in first. That changes bits, so it is a
     // matter of the length, not of how many chunks are needed.
     unit.merges = sequence.seqlen_k > run.plan.kv_chunk || unit.num_chunks == 0;

@@ -126,6 +126,7 @@ attn_status run_plan(const attn_host* host, const attn_plan_config* problem,
                 tile_shape(kernels, *problem, *plan),
                 chunk_shape(kernels, *problem, *plan),
                 lay_out(kernels, tile_kernels, *host, *problem, *plan),
+                problem->heads_q / problem->heads_kv,
                 shape->batch * problem->heads_kv};
   if (packs(*problem)) ATTN_TRY(prefill(run, error));
   return decode(run, error);

@@ -120,14 +120,14 @@ int64_t row_tiles(const Run& run, const Unit& unit) {
 }
 
 int64_t num_tiles_of(const Run& run, const Unit& unit) {
-  return row_tiles(run, unit) * heads_per_kv(run);
+  return row_tiles(run, unit) * run.heads_per_kv;
 }
 
 // The rows of the unit's tile, those past a padded query's length included. The last queries have
 // the most keys if the mask is causal: longest tiles first.
 TileRows rows_of_tile(const Run& run, const Unit& unit, int64_t tile) {
-  const int64_t head = unit.head_kv * heads_per_kv(run) + tile % heads_per_kv(run);
-  const int64_t query = (row_tiles(run, unit) - 1 - tile / heads_per_kv(run)) * run.plan.tile_q;
+  const int64_t head = unit.head_kv * run.heads_per_kv + tile % run.heads_per_kv;
+  const int64_t query = (row_tiles(run, unit) - 1 - tile / run.heads_per_kv) * run.plan.tile_q;
   return {head, 1, query, std::min(run.plan.tile_q, rows_of(run, unit.sequence) - query)};
 }
 

@@ -1,5 +1,9 @@
 // A run of the flash backend, as its host side sees it: flash.cpp plans it, operands.cpp says where
 // its tensors lie, prefill.cpp and decode.cpp cut it into tasks. The arithmetic is in kernel.h.
+//
+// A run has batch * heads_kv units. Those of a sequence with more than kShortQueries queries are
+// packed and computed in tiles of one head (prefill); those of the other sequences are computed
+// chunk by chunk in tiles of as many heads as fit (decode). One run may have both.
 #ifndef ATTN_FLASH_RUN_H_
 #define ATTN_FLASH_RUN_H_
 
@@ -25,8 +29,9 @@ struct Unit {
   int64_t head_kv;
 };
 
+// Sizes and offsets in bytes; flash.cpp has the picture.
 struct Workspace {
-  int64_t unit_size;    // of packed K and V, at most
+  int64_t unit_size;    // of a unit's packed K and V, at most
   size_t scratch_size;  // of one worker
   size_t streams_offset;
   size_t units_offset;
@@ -46,14 +51,13 @@ struct Run {
   TileShape tile_shape;
   TileShape chunk_shape;
   Workspace workspace;
+  int64_t heads_per_kv;  // query heads that read the same K and V
   int64_t total_units;
 };
 
 inline char* workspace_at(const Run& run, size_t offset) {
   return static_cast<char*>(run.args.workspace) + offset;
 }
-
-inline int64_t heads_per_kv(const Run& run) { return run.problem.heads_q / run.problem.heads_kv; }
 
 // Rows of q and o that belong to the sequence, those past a padded query's length included.
 inline int64_t rows_of(const Run& run, const Sequence& sequence) {
