@@ -1,5 +1,5 @@
-// What flash's host side (run.h) and its kernels (one translation unit for each instruction set) say
-// to each other: plain data, and one table of functions.
+// What flash's host side (run.h) and its kernels (one translation unit for each instruction set)
+// say to each other: plain data, and one table of functions.
 //
 // A unit is the K and V of one (sequence, kv head), packed once and read by every query tile. An
 // item is 4 bytes: one f32, or two bf16, with which dims (K) and keys (V) go in pairs; what lacks
