@@ -19,6 +19,9 @@ class Mistake(NamedTuple):
 SEQUENCE = "src/sequence.h"
 STANDARD = "src/standard/standard.cpp"
 FLASH = "src/flash/flash.cpp"
+OPERANDS = "src/flash/operands.cpp"
+PREFILL = "src/flash/prefill.cpp"
+DECODE = "src/flash/decode.cpp"
 KERNEL = "src/flash/kernel.h"
 PACK = "src/flash/pack.h"
 CHUNK = "src/flash/chunk.h"
@@ -203,7 +206,7 @@ MISTAKES = [
     # Flash.
     Mistake(
         "flash: K and V's scales of the wrong head",
-        FLASH,
+        OPERANDS,
         "head_kv * broadcast_stride(scale, 1) +",
         "(run.problem.heads_kv - 1 - head_kv) * broadcast_stride(scale, 1) +",
     ),
@@ -245,31 +248,31 @@ MISTAKES = [
     ),
     Mistake(
         "flash: causal mask off by one",
-        FLASH,
-        "if (problem.features & ATTN_CAUSAL) tile.key_hi = diagonal + 1;",
-        "if (problem.features & ATTN_CAUSAL) tile.key_hi = diagonal;",
+        OPERANDS,
+        "if (problem.features & ATTN_CAUSAL) band.hi = diagonal + 1;",
+        "if (problem.features & ATTN_CAUSAL) band.hi = diagonal;",
     ),
     Mistake(
         "flash: right window off by one",
-        FLASH,
-        "tile.key_hi = std::min(tile.key_hi, diagonal + problem.window_right + 1);",
-        "tile.key_hi = std::min(tile.key_hi, diagonal + problem.window_right);",
+        OPERANDS,
+        "band.hi = std::min(band.hi, diagonal + problem.window_right + 1);",
+        "band.hi = std::min(band.hi, diagonal + problem.window_right);",
     ),
     Mistake(
         "flash: left window off by one",
-        FLASH,
-        "tile.key_lo = diagonal - problem.window_left;",
-        "tile.key_lo = diagonal - problem.window_left - 1;",
+        OPERANDS,
+        "band.lo = diagonal - problem.window_left;",
+        "band.lo = diagonal - problem.window_left - 1;",
     ),
     Mistake(
         "flash: query heads interleaved instead of grouped",
-        FLASH,
-        "unit.head_kv * heads_per_kv(run) + t % heads_per_kv(run);",
-        "unit.head_kv + t % heads_per_kv(run) * run.problem.heads_kv;",
+        PREFILL,
+        "unit.head_kv * run.heads_per_kv + tile % run.heads_per_kv;",
+        "unit.head_kv + tile % run.heads_per_kv * run.problem.heads_kv;",
     ),
     Mistake(
         "flash: the last key of a sequence is left out",
-        FLASH,
+        OPERANDS,
         "tile.seqlen_k = sequence.seqlen_k;",
         "tile.seqlen_k = sequence.seqlen_k - (sequence.seqlen_k > 1);",
     ),
@@ -357,7 +360,7 @@ MISTAKES = [
     ),
     Mistake(
         "flash: the scale of bf16 products",
-        FLASH,
+        PREFILL,
         "run.problem.scale * kLog2E",
         "run.problem.scale * 1.443f",
         isa="avx512_bf16",
@@ -394,8 +397,8 @@ MISTAKES = [
     ),
     Mistake(
         "flash: rows past a padded query's length are left as they were",
-        FLASH,
-        "clear_rows(run, sequence, head, attended_end, end);",
+        PREFILL,
+        "clear_rows(run, sequence, rows.head, attended_end, end);",
         "",
     ),
     Mistake(
@@ -516,15 +519,15 @@ MISTAKES = [
     # Chunks of keys for short queries.
     Mistake(
         "flash: the last chunk is lost",
-        FLASH,
+        DECODE,
         "args.num_partials = unit.num_chunks;",
         "args.num_partials = unit.num_chunks - (unit.num_chunks > 1);",
     ),
     Mistake(
         "flash: a chunk begins where the one before it does",
-        FLASH,
-        "const int64_t begin = (unit.first_chunk + chunk) * run.kv_chunk;",
-        "const int64_t begin = (unit.first_chunk + chunk / 2 * 2) * run.kv_chunk;",
+        DECODE,
+        "const int64_t begin = (unit.first_chunk + chunk) * run.plan.kv_chunk;",
+        "const int64_t begin = (unit.first_chunk + chunk / 2 * 2) * run.plan.kv_chunk;",
     ),
     Mistake(
         "flash: chunks are merged without rescaling",
@@ -552,9 +555,9 @@ MISTAKES = [
     ),
     Mistake(
         "flash: the heads of a group swap places",
-        FLASH,
-        "const int64_t head = unit.head_kv * heads_per_kv(run) + first;",
-        "const int64_t head = (unit.head_kv ^ 1) % run.problem.heads_kv * heads_per_kv(run) + "
+        DECODE,
+        "const int64_t head = unit.head_kv * run.heads_per_kv + first;",
+        "const int64_t head = (unit.head_kv ^ 1) % run.problem.heads_kv * run.heads_per_kv + "
         "first;",
     ),
     Mistake(
@@ -617,14 +620,14 @@ MISTAKES = [
     ),
     Mistake(
         "flash: the last tile of a unit is computed twice, the first one never",
-        FLASH,
+        PREFILL,
         "const int64_t tile = num_tiles_of(run, stream->unit) - left;",
         "const int64_t tile = std::min(num_tiles_of(run, stream->unit) - left + 1, "
         "num_tiles_of(run, stream->unit) - 1);",
     ),
     Mistake(
         "flash: all workers pack into the same memory",
-        FLASH,
+        PREFILL,
         "worker * run.workspace.unit_size",
         "0 * run.workspace.unit_size",
         "determinism",

@@ -1,12 +1,11 @@
-// What flash's host side (flash.cpp) and its kernels (one translation unit for each instruction
-// set) say to each other: plain data, and one table of functions.
+// What flash's host side (run.h) and its kernels (one translation unit for each instruction set)
+// say to each other: plain data, and one table of functions.
 //
 // A unit is the K and V of one (sequence, kv head), packed once and read by every query tile. An
 // item is 4 bytes: one f32, or two bf16, with which dims (K) and keys (V) go in pairs; what lacks
 // in the last pair is 0.
 //   K  [key panel][head_dim item][panel]  panel keys side by side; keys past the end are 0 up to
-//   the
-//                                       next multiple of lanes
+//                                       the next multiple of lanes
 //   V  [key block][dv panel][key item][width]  tile_k keys a block (the last one shorter),
 //                                       head_dim_v cut into panels of equal width, a multiple of
 //                                       lanes and at most panel (the last one narrower)
