@@ -239,6 +239,21 @@ void chunks() {
       }
     }
   }
+  // More kv heads than are worked on together.
+  for (const int64_t heads_kv : {5, 19, 33}) {
+    for (const Rows rows : {Rows::kPaged, Rows::kPacked}) {
+      Problem p =
+          problem("chunks of many kv heads", {1, 3}, {100, 75}, 2 * heads_kv, heads_kv, 32, 32);
+      p.seed = seed++;
+      p.kv_chunk = 64;
+      p.q_rows = Rows::kPacked;
+      p.k_rows = rows;
+      p.page_size = 4;
+      p.causal = true;
+      if (heads_kv == 19) set_types(p, ATTN_DTYPE_BF16);
+      check_everywhere(p);
+    }
+  }
   // Latent attention's shapes: many heads on one, more rows than a tile has.
   Problem p = problem("chunks of many heads", {3}, {300}, 128, 1, 192, 128);
   p.kv_chunk = 128;

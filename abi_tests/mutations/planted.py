@@ -83,8 +83,9 @@ MISTAKES = [
     Mistake(
         "scales past a sequence's length are looked at",
         "src/validate.cpp",
-        "ATTN_TRY(scale_rows(arg, first, sequence.seqlen_k));",
-        "ATTN_TRY(scale_rows(arg, first, kv_packed() ? sequence.seqlen_k : s_.seqlen_k));",
+        "const int64_t end = std::min(begin + parts.keys, sequence.seqlen_k);",
+        "const int64_t end ="
+        " std::min(begin + parts.keys, kv_packed() ? sequence.seqlen_k : s_.seqlen_k);",
     ),
     Mistake(
         "scales of 0 pass",
@@ -96,8 +97,16 @@ MISTAKES = [
     Mistake(
         "only the first page's scales are checked",
         "src/validate.cpp",
-        "for (int64_t j = 0; j < sequence.seqlen_k; j += p_.page_size) {",
-        "for (int64_t j = 0; j < sequence.seqlen_k; j += INT32_MAX) {",
+        "ATTN_TRY(scale_rows(parts.arg, key_place(p_, a_, sequence, j), next - j));",
+        "if (j < p_.page_size)"
+        " ATTN_TRY(scale_rows(parts.arg, key_place(p_, a_, sequence, j), next - j));",
+        "errors_run",
+    ),
+    Mistake(
+        "the scales of the last part are not checked",
+        "src/validate.cpp",
+        "const int64_t count = s_.batch * of_sequence;",
+        "const int64_t count = s_.batch * of_sequence - 1;",
         "errors_run",
     ),
     # Standard.
@@ -594,14 +603,38 @@ MISTAKES = [
     Mistake(
         "flash: the fifth row of a group has the third one's products",
         CHUNK,
-        "dot<Type, kR>(scratch.q + (group.row + r) * scratch.ldq,",
-        "dot<Type, kR>(scratch.q + (group.row + r / 4 * 4) * scratch.ldq,",
+        "(scratch.q + (group.row + r) * scratch.ldq, scratch.ldq,",
+        "(scratch.q + (group.row + r / 4 * 4) * scratch.ldq, scratch.ldq,",
     ),
     Mistake(
         "flash: a step's first key is that of the group",
         CHUNK,
-        "places.row + skipped, keys, dim, o,",
-        "places.row, keys, dim, o,",
+        "p, group.lds, row + skipped,",
+        "p, group.lds, row,",
+    ),
+    Mistake(
+        "flash: all kv heads of a tile read the first one's keys",
+        CHUNK,
+        "step.head * keys.head_stride * element_size(keys)};",
+        "0};",
+    ),
+    Mistake(
+        "flash: all kv heads of a tile have the first one's scales",
+        CHUNK,
+        "if (keys.scales.data) keys.scales.data += head * keys.scales.head_stride;",
+        "",
+    ),
+    Mistake(
+        "flash: the groups of a tile's second kv head go with the first one's keys",
+        CHUNK,
+        "return head == 0 ? 0 : groups_end[head - 1]; }",
+        "return 0; }",
+    ),
+    Mistake(
+        "flash: the last kv heads of a sequence are left out",
+        DECODE,
+        "const int64_t of_sequence = ceil_div(run.problem.heads_kv, heads_kv);",
+        "const int64_t of_sequence = run.problem.heads_kv / heads_kv;",
     ),
     # Promises about bits.
     Mistake(

@@ -6,11 +6,13 @@
 //     for each group of kRows rows: stage, softmax, O = alpha O
 //     for each step of keys: O = O + P V                     [rows, head_dim_v]
 //
-// K and V are read once for all rows, which are those of all heads that share them. Few rows take
-// them as they are stored; for many rows, or if they are not whole vectors, a step's keys are made
-// f32 in scratch memory first, which changes no bit. Scales of whole keys go to S and P, those of
-// blocks to the elements. While a step is computed the rows of the next one are fetched, V's after
-// K's and the next block's after V's.
+// K and V are read once for all rows, which are those of all heads that share them. A tile may have
+// several kv heads, whose keys lie near each other where pages or tokens hold all heads: then
+// kTogether keys of one kv head are followed by those of the next one, as memory likes it. Few rows
+// take them as they are stored; for many rows, or if they are not whole vectors, a step's keys are
+// made f32 in scratch memory first, which changes no bit. Scales of whole keys go to S and P, those
+// of blocks to the elements. While a step is computed the rows of the next one are fetched, V's
+// after K's and the next block's after V's.
 //
 // Merging goes on where the online softmax of a chunk stopped: in the order of the chunks, one
 // after the other.
@@ -28,16 +30,29 @@ constexpr int kMaxDotRows = 4;                     // of the same
 constexpr int64_t kMaxStep = kLocated;             // keys
 constexpr int64_t kStepBytes = 16 << 10;           // of K and V on their way from memory to L1
 constexpr int64_t kMaxStoredRows = 8;              // more rows than these want a step's keys as f32
-constexpr int64_t kMaxGroups = flash::kMaxChunkRows / kRows;
+constexpr int64_t kTogether = 32;                  // keys of a kv head before those of the next one
+constexpr int64_t kMaxHeads = flash::kMaxChunkHeads;
+constexpr int64_t kMaxGroups = flash::kMaxChunkRows / kRows + kMaxHeads;
 constexpr int64_t kMaxSteps = flash::kMaxTileK / kMinStep;
 
 static_assert(kMinStep % kDotSums == 0 && kMaxStep % kMinStep == 0);
-static_assert(flash::kMaxChunkRows % kRows == 0);
 
-int64_t row_bytes_of(const Keys& keys) {
+int64_t element_size(const Keys& keys) {
   int64_t size = 0;
   with_type(keys.rows.storage, [&](auto type) { size = sizeof(typename decltype(type)::Element); });
-  return keys.dim * size;
+  return size;
+}
+
+int64_t row_bytes_of(const Keys& keys) { return keys.dim * element_size(keys); }
+
+// Those of a tile's kv head.
+Keys keys_of(Keys keys, int64_t head) {
+  with_type(keys.rows.storage, [&](auto type) {
+    using Element = typename decltype(type)::Element;
+    keys.rows.data = static_cast<const Element*>(keys.rows.data) + head * keys.head_stride;
+  });
+  if (keys.scales.data) keys.scales.data += head * keys.scales.head_stride;
+  return keys;
 }
 
 bool scales_keys(const Keys& keys) { return keys.scales.data && keys.scales.block >= keys.dim; }
@@ -49,16 +64,13 @@ bool as_stored(const Keys& keys, int64_t rows) {
          (keys.rows.storage == flash::Storage::kF32 || rows <= kMaxStoredRows);
 }
 
-// Where the keys of a step lie.
+// Where keys lie that are worked on together, those of the tile's first kv head.
 struct Places {
-  int64_t keys = 0;
   int64_t row_bytes;
   bool in_one_piece;          // all rows of all keys
-  const char* row[kMaxStep];  // beyond `keys`, up to a whole register tile: the last one
+  const char* row[kMaxStep];  // beyond the last key, up to a whole register tile: that one
 
   void set(const Keys& of, int64_t key, int64_t n) {
-    keys = max(n, 0);
-    if (keys == 0) return;
     row_bytes = row_bytes_of(of);
     in_one_piece = of.pages.size == 0 && of.rows.dim_stride == 1 && of.rows.row_stride == of.dim;
     with_type(of.rows.storage, [&](auto type) {
@@ -67,6 +79,14 @@ struct Places {
     });
     for (int64_t i = n; i < round_up(n, kDotSums); ++i) row[i] = row[n - 1];
   }
+};
+
+// Where the keys of a step lie: from place `first` on, each `offset` bytes further.
+struct StepPlaces {
+  const Places* places;
+  int64_t first;
+  int64_t keys;
+  int64_t offset;
 };
 
 // Fetches a step's keys a few cache lines at a time all over the step before, so that memory always
@@ -83,9 +103,11 @@ class Fetch {
   };
   Pairs pairs;
 
-  void set(const Places& places) {
-    places_ = &places;
-    next_ = 0;
+  void set(const StepPlaces& step) {
+    places_ = step.places;
+    next_ = step.first;
+    end_ = step.first + step.keys;
+    offset_ = step.offset;
     advance();
   }
 
@@ -110,15 +132,18 @@ class Fetch {
  private:
   // The next rows that lie in one piece; returns its size, 0 after the last one.
   int64_t run(const char** begin) {
-    if (next_ >= places_->keys) return 0;
-    *begin = places_->row[next_];
+    if (next_ >= end_) return 0;
+    const char* const row = places_->row[next_];
+    const int64_t bytes = places_->row_bytes;
+    *begin = row + offset_;
     if (places_->in_one_piece) {
-      next_ = places_->keys;
-      return places_->keys * places_->row_bytes;
+      const int64_t size = (end_ - next_) * bytes;
+      next_ = end_;
+      return size;
     }
     int64_t size = 0;
-    while (next_ < places_->keys && places_->row[next_] == *begin + size) {
-      size += places_->row_bytes;
+    while (next_ < end_ && places_->row[next_] == row + size) {
+      size += bytes;
       ++next_;
     }
     return size;
@@ -144,6 +169,8 @@ class Fetch {
 
   const Places* places_;
   int64_t next_;
+  int64_t end_;
+  int64_t offset_;
 };
 
 // The scales of keys [key, key + n), 1 up to the end of the vector.
@@ -179,7 +206,7 @@ void load_rows(const Keys& keys, int64_t key, int64_t n, float* to, int64_t ld, 
   fetch->pairs = at;
 }
 
-// The same; *places then says where they lie now.
+// The same; *places then says where they lie.
 void load_rows(const Keys& keys, int64_t key, int64_t n, float* to, int64_t ld, Fetch* fetch,
                Places* places) {
   with_type(keys.rows.storage,
@@ -199,49 +226,58 @@ constexpr int pairs_of(int vecs) {
 template <int kR>
 constexpr int kDotKeys = kDotSums / (kR == 3 ? 4 : kR);
 
-// S [kR, keys] = Q K^T: sums along head_dim in lanes, which are added last.
+// S [kR, keys] = Q K^T: sums along head_dim in lanes, which are added last. As many columns as
+// whole register tiles have are written.
 template <class Type, int kR>
-[[gnu::noinline]] void dot(const float* q, int64_t ldq, const char* const* places, int64_t dim,
-                           float* s, int64_t lds, Fetch* fetch) {
+[[gnu::noinline]] void dot(const float* q, int64_t ldq, const char* const* places, int64_t offset,
+                           int64_t keys, int64_t dim, float* s, int64_t lds, Fetch* fetch) {
   using Element = typename Type::Element;
   Fetch::Pairs at = fetch->pairs;
   constexpr int kKeys = kDotKeys<kR>;
   constexpr int kPart = kKeys < 8 ? kKeys : 8;  // as many pointers as there are registers for
-  Vec acc[kDotSums / kLanes][kLanes];
-  ATTN_UNROLL
-  for (int i = 0; i < kDotSums; ++i) acc[i / kLanes][i % kLanes] = Zero();
-  ATTN_UNROLL
-  for (int part = 0; part < kKeys; part += kPart) {
-    const Element* key[kPart];
+  for (int64_t column = 0; column < keys; column += kKeys) {
+    Vec acc[kDotSums / kLanes][kLanes];
     ATTN_UNROLL
-    for (int i = 0; i < kPart; ++i) key[i] = reinterpret_cast<const Element*>(places[part + i]);
-    for (int64_t d = 0; d < dim; d += kLanes) {
-      fetch->lines(pairs_of<Element>(kPart), &at);
-      Vec x[kR];
-      ATTN_UNROLL
-      for (int r = 0; r < kR; ++r) x[r] = Load(q + r * ldq + d);
+    for (int i = 0; i < kDotSums; ++i) acc[i / kLanes][i % kLanes] = Zero();
+    ATTN_UNROLL
+    for (int part = 0; part < kKeys; part += kPart) {
+      const Element* key[kPart];
       ATTN_UNROLL
       for (int i = 0; i < kPart; ++i) {
-        const Vec y = Type::load(key[i] + d);
+        key[i] = reinterpret_cast<const Element*>(places[column + part + i] + offset);
+      }
+      for (int64_t d = 0; d < dim; d += kLanes) {
+        fetch->lines(pairs_of<Element>(kPart), &at);
+        Vec x[kR];
         ATTN_UNROLL
-        for (int r = 0; r < kR; ++r) {
-          Vec& sum = acc[(r * kKeys + part + i) / kLanes][(r * kKeys + part + i) % kLanes];
-          sum = MulAdd(x[r], y, sum);
+        for (int r = 0; r < kR; ++r) x[r] = Load(q + r * ldq + d);
+        ATTN_UNROLL
+        for (int i = 0; i < kPart; ++i) {
+          const Vec y = Type::load(key[i] + d);
+          ATTN_UNROLL
+          for (int r = 0; r < kR; ++r) {
+            Vec& sum = acc[(r * kKeys + part + i) / kLanes][(r * kKeys + part + i) % kLanes];
+            sum = MulAdd(x[r], y, sum);
+          }
         }
       }
     }
+    alignas(64) float sums[kDotSums];
+    ATTN_UNROLL
+    for (int i = 0; i < kDotSums / kLanes; ++i) Store(ReduceSums(acc[i]), sums + i * kLanes);
+    ATTN_UNROLL
+    for (int r = 0; r < kR; ++r) {
+      __builtin_memcpy(s + r * lds + column, sums + r * kKeys, kKeys * sizeof *s);
+    }
   }
   fetch->pairs = at;
-  alignas(64) float sums[kDotSums];
-  ATTN_UNROLL
-  for (int i = 0; i < kDotSums / kLanes; ++i) Store(ReduceSums(acc[i]), sums + i * kLanes);
-  for (int r = 0; r < kR; ++r) __builtin_memcpy(s + r * lds, sums + r * kKeys, kKeys * sizeof *s);
 }
 
 // O [kM, kN vectors] = O + P V for n keys.
 template <class Type, int kM, int kN>
 [[gnu::noinline]] void add_weighted(const float* p, int64_t ldp, const char* const* places,
-                                    int64_t n, int64_t dim, float* o, int64_t ldo, Fetch* fetch) {
+                                    int64_t offset, int64_t n, float* o, int64_t ldo,
+                                    Fetch* fetch) {
   using Element = typename Type::Element;
   Fetch::Pairs at = fetch->pairs;
   Vec acc[kM][kN];
@@ -255,7 +291,7 @@ template <class Type, int kM, int kN>
   for (int i = 0; i < (kM + 2) / 3; ++i) row[i] = p + 3 * i * ldp;
   for (int64_t j = 0; j < n; ++j) {
     fetch->lines(pairs_of<Element>(kN), &at);
-    const Element* from = reinterpret_cast<const Element*>(places[j]) + dim;
+    const Element* from = reinterpret_cast<const Element*>(places[j] + offset);
     Vec y[kN];
     ATTN_UNROLL
     for (int v = 0; v < kN; ++v) {
@@ -280,24 +316,29 @@ template <class Type, int kM, int kN>
   fetch->pairs = at;
 }
 
-// A block of keys: the groups of rows that attend to some of them, and the steps that some group
-// needs.
+// A block of keys: the groups of rows that attend to some of them, and the steps that these need.
 struct Block {
   int64_t key;  // of column 0
   int64_t keys;
   int num_groups;
-  Group groups[kMaxGroups];
+  Group groups[kMaxGroups];   // kv head by kv head
+  int groups_end[kMaxHeads];  // of each kv head and the ones before it
   int num_steps;
-  bool has_gaps;  // between the steps
+  bool has_gaps;  // columns of a group that no step computes
+  int64_t end;    // of the columns that steps are of
   struct Step {
+    int64_t head;
+    int64_t together;  // the first column of the keys that are worked on together
     int64_t column;
     int64_t keys;
-  } steps[kMaxSteps];
+  } steps[kMaxSteps * kMaxHeads];
+
+  int groups_begin(int64_t head) const { return head == 0 ? 0 : groups_end[head - 1]; }
 };
 
 template <class Stage>
 bool attends(const QueryTile& tile, const Block& block, Block::Step step) {
-  for (int g = 0; g < block.num_groups; ++g) {
+  for (int g = block.groups_begin(step.head); g < block.groups_end[step.head]; ++g) {
     const Group& group = block.groups[g];
     const int64_t first = max(round_down(step.column, kPanel), group.begin);
     const int64_t end = min(step.column + step.keys, group.end);
@@ -308,30 +349,42 @@ bool attends(const QueryTile& tile, const Block& block, Block::Step step) {
 
 // The block of keys [key, key_end), at most tile_k of them, in steps of step_keys.
 template <class Stage>
-void set_block(const QueryTile& tile, const Scratch& scratch, int64_t key, int64_t key_end,
-               int64_t step_keys, Block* block) {
+void set_block(const ChunkArgs& args, const Scratch& scratch, int64_t key, int64_t step_keys,
+               Block* block) {
+  const QueryTile& tile = args.tile;
+  const int64_t head_rows = tile.rows / args.heads_kv;
   block->key = key;
-  block->keys = max(0, min(key_end - key, tile.shape.tile_k));
+  block->keys = max(0, min(args.key_end - key, tile.shape.tile_k));
   block->num_groups = 0;
   int64_t begin = block->keys;
   int64_t end = 0;
-  for (int64_t row = 0; row < tile.rows; row += kRows) {
-    Group group = group_at<Stage>(tile, row, key, block->keys);
-    if (group.begin == group.end) continue;
-    group.s = scratch.s + row * scratch.lds;
-    group.lds = scratch.lds;
-    block->groups[block->num_groups++] = group;
-    begin = min(begin, group.begin);
-    end = max(end, group.end);
+  for (int64_t head = 0; head < args.heads_kv; ++head) {
+    const int64_t row_end = (head + 1) * head_rows;
+    for (int64_t row = row_end - head_rows; row < row_end; row += kRows) {
+      Group group = group_at<Stage>(tile, row, min(kRows, row_end - row), key, block->keys);
+      if (group.begin == group.end) continue;
+      group.s = scratch.s + row * scratch.lds;
+      group.lds = scratch.lds;
+      block->groups[block->num_groups++] = group;
+      begin = min(begin, group.begin);
+      end = max(end, group.end);
+    }
+    block->groups_end[head] = block->num_groups;
   }
+  block->end = end;
   block->num_steps = 0;
   block->has_gaps = false;
-  for (int64_t column = round_down(begin, step_keys); column < end; column += step_keys) {
-    const Block::Step step = {column, min(step_keys, end - column)};
-    if (attends<Stage>(tile, *block, step)) {
-      block->steps[block->num_steps++] = step;
-    } else {
-      block->has_gaps = true;
+  const int64_t together = max(kTogether, step_keys);
+  for (int64_t first = round_down(begin, step_keys); first < end; first += together) {
+    for (int64_t head = 0; head < args.heads_kv; ++head) {
+      for (int64_t column = first; column < min(first + together, end); column += step_keys) {
+        const Block::Step step = {head, first, column, min(step_keys, end - column)};
+        if (attends<Stage>(tile, *block, step)) {
+          block->steps[block->num_steps++] = step;
+        } else {
+          block->has_gaps = true;
+        }
+      }
     }
   }
 }
@@ -348,24 +401,19 @@ void mask_all(const Block& block) {
 // S = Q K^T for the keys of one step.
 template <class Type>
 void score(const QueryTile& tile, const Scratch& scratch, const Block& block, Block::Step step,
-           const Places& places, Fetch* fetch) {
+           const StepPlaces& at, Fetch* fetch) {
   const int64_t padded_dim = round_up(tile.shape.head_dim, kLanes);
-  for (int64_t i = 0; i < step.keys; i += kDotSums) {
-    for (int g = 0; g < block.num_groups; ++g) {
-      const Group& group = block.groups[g];
-      for (int r = 0; r < group.rows;) {  // 5 rows are 3 + 2
-        const int left = group.rows - r;
-        const int rows = left > kMaxDotRows ? kMaxDotRows - 1 : left;
-        with_int<kMaxDotRows>(rows, [&](auto n) {
-          constexpr int kR = decltype(n)::value;
-          for (int64_t key = i; key < i + kDotSums; key += kDotKeys<kR>) {
-            dot<Type, kR>(scratch.q + (group.row + r) * scratch.ldq, scratch.ldq, places.row + key,
-                          padded_dim, group.s + r * group.lds + step.column + key, group.lds,
-                          fetch);
-          }
-        });
-        r += rows;
-      }
+  for (int g = block.groups_begin(step.head); g < block.groups_end[step.head]; ++g) {
+    const Group& group = block.groups[g];
+    for (int r = 0; r < group.rows;) {  // 5 rows are 3 + 2
+      const int left = group.rows - r;
+      const int rows = left > kMaxDotRows ? kMaxDotRows - 1 : left;
+      with_int<kMaxDotRows>(rows, [&](auto n) {
+        dot<Type, decltype(n)::value>(scratch.q + (group.row + r) * scratch.ldq, scratch.ldq,
+                                      at.places->row + at.first, at.offset, step.keys, padded_dim,
+                                      group.s + r * group.lds + step.column, group.lds, fetch);
+      });
+      r += rows;
     }
   }
 }
@@ -405,13 +453,14 @@ void weigh(const QueryTile& tile, const Scratch& scratch, const Group& group, co
 // in scratch memory then.
 template <class Type, bool kExact>
 void accumulate(const QueryTile& tile, const Scratch& scratch, const Block& block, Block::Step step,
-                const Places& places, Fetch* fetch) {
+                const StepPlaces& at, Fetch* fetch) {
   const State& state = scratch.state;
+  const char* const* row = at.places->row + at.first;
   const int64_t padded_dim = round_up(tile.shape.head_dim_v, kLanes);
   const int64_t panel = v_panel(padded_dim);
   for (int64_t dim = 0; dim < padded_dim; dim += panel) {
     const int vecs = static_cast<int>(min(panel, padded_dim - dim) / kLanes);
-    for (int g = 0; g < block.num_groups; ++g) {
+    for (int g = block.groups_begin(step.head); g < block.groups_end[step.head]; ++g) {
       const Group& group = block.groups[g];
       const int64_t first = max(step.column, group.begin);
       const int64_t skipped = first - step.column;
@@ -423,7 +472,7 @@ void accumulate(const QueryTile& tile, const Scratch& scratch, const Block& bloc
         Product pv{};
         pv.a = p;
         pv.lda = group.lds;
-        pv.b = reinterpret_cast<const float*>(places.row[skipped]) + dim;
+        pv.b = reinterpret_cast<const float*>(row[skipped]) + dim;
         pv.ldb = state.ldo;
         pv.k = keys;
         pv.alpha = kOnes;
@@ -433,8 +482,10 @@ void accumulate(const QueryTile& tile, const Scratch& scratch, const Block& bloc
       } else {
         with_int<kRows>(group.rows, [&](auto rows) {
           with_int<kVecs>(vecs, [&](auto n) {
+            using Element = typename Type::Element;
             add_weighted<Type, decltype(rows)::value, decltype(n)::value>(
-                p, group.lds, places.row + skipped, keys, dim, o, state.ldo, fetch);
+                p, group.lds, row + skipped, at.offset + dim * int64_t{sizeof(Element)}, keys, o,
+                state.ldo, fetch);
           });
         });
       }
@@ -488,41 +539,58 @@ template <class Stage, bool kExact>
 void attend_keys(const ChunkArgs& args, const Scratch& scratch) {
   const QueryTile& tile = args.tile;
   const int64_t tile_k = tile.shape.tile_k;
-  const bool k_stored = as_stored(args.k, tile.rows);
-  const bool v_stored = !kExact && as_stored(args.v, tile.rows);
+  const int64_t head_rows = tile.rows / args.heads_kv;
+  const bool k_stored = as_stored(args.k, head_rows);
+  const bool v_stored = !kExact && as_stored(args.v, head_rows);
   const int64_t key_bytes = row_bytes_of(args.k) + row_bytes_of(args.v);
   const int64_t wanted = k_stored && v_stored ? kStepBytes / key_bytes : 0;
   const int64_t step_keys = max(kMinStep, min(kMaxStep, round_down(wanted, kMinStep)));
   // The first block from that key on of which something is attended to; without steps: none.
   const auto find_block = [&](int64_t key, Block* block) {
     do {
-      set_block<Stage>(tile, scratch, key, args.key_end, step_keys, block);
+      set_block<Stage>(args, scratch, key, step_keys, block);
       key += tile_k;
     } while (block->num_steps == 0 && key < args.key_end);
   };
-  Places places[2];
-  int at = 0;  // the step's at hand; the other ones are the next step's
+  Places places[2];  // those of the steps at hand, and the ones after them
+  Places loaded;     // of a step's keys that were made f32
+  int current_places = 0;
+  StepPlaces now;
+  StepPlaces next_step;
   Fetch fetch;
-  const auto set_places = [&](const Keys& keys, const Block& block, int i, Places* to) {
-    if (i < block.num_steps) {
-      to->set(keys, block.key + block.steps[i].column, block.steps[i].keys);
+  // Says where step i of the block lies; `i` 0 and `keys` other than the last ones: new places.
+  const auto set_next = [&](const Keys& keys, const Block& block, int i) {
+    if (i == block.num_steps) {
+      const int64_t n = max(0, min(step_keys, args.next_end - args.next_begin));
+      current_places ^= 1;
+      if (n > 0) places[current_places].set(args.next, args.next_begin, n);
+      next_step = {&places[current_places], 0, n, 0};
     } else {
-      to->set(args.next, args.next_begin, min(step_keys, args.next_end - args.next_begin));
+      const Block::Step& step = block.steps[i];
+      if (i == 0 || step.together != block.steps[i - 1].together) {
+        current_places ^= 1;
+        places[current_places].set(keys, block.key + step.together,
+                                   min(kMaxStep, block.end - step.together));
+      }
+      next_step = {&places[current_places], step.column - step.together, step.keys,
+                   step.head * keys.head_stride * element_size(keys)};
     }
-    fetch.set(*to);
+    fetch.set(next_step);
   };
-  // fn(type, step) for the block's steps; after them comes the first step of `then`.
+  // fn(type, step, places) for the block's steps; after them comes the first step of `then`.
   const auto for_each_step = [&](const Keys& keys, bool stored, int64_t ld, const Block& block,
                                  const Keys& then, const Block& then_block, const auto& fn) {
-    for (int i = 0; i < block.num_steps; ++i, at ^= 1) {
-      const Block::Step step = block.steps[i];
+    for (int i = 0; i < block.num_steps; ++i) {
+      const Block::Step& step = block.steps[i];
+      now = next_step;
       const bool last = i + 1 == block.num_steps;
-      set_places(last ? then : keys, last ? then_block : block, last ? 0 : i + 1, &places[at ^ 1]);
+      set_next(last ? then : keys, last ? then_block : block, last ? 0 : i + 1);
       if (stored) {
-        with_type(keys.rows.storage, [&](auto type) { fn(type, step); });
+        with_type(keys.rows.storage, [&](auto type) { fn(type, step, now); });
       } else {
-        load_rows(keys, block.key + step.column, step.keys, scratch.rows, ld, &fetch, &places[at]);
-        fn(F32{}, step);
+        load_rows(keys_of(keys, step.head), block.key + step.column, step.keys, scratch.rows, ld,
+                  &fetch, &loaded);
+        fn(F32{}, step, StepPlaces{&loaded, 0, step.keys, 0});
       }
     }
   };
@@ -530,7 +598,7 @@ void attend_keys(const ChunkArgs& args, const Scratch& scratch) {
   Block blocks[2];
   int current = 0;
   find_block(args.key_begin, &blocks[0]);
-  set_places(args.k, blocks[0], 0, &places[0]);
+  set_next(args.k, blocks[0], 0);
   fetch.rest();
   begin_chunk(tile, scratch, !args.partial);
   for (; blocks[current].num_steps > 0; current ^= 1) {
@@ -538,26 +606,27 @@ void attend_keys(const ChunkArgs& args, const Scratch& scratch) {
     Block& next = blocks[current ^ 1];
     find_block(block.key + tile_k, &next);
     if (block.has_gaps) mask_all(block);
-    for_each_step(args.k, k_stored, scratch.ldq, block, args.v, block, [&](auto type, auto step) {
-      score<decltype(type)>(tile, scratch, block, step, places[at], &fetch);
-    });
-    const float* k_scales = nullptr;
-    const float* v_scales = nullptr;
-    if (scales_keys(args.k)) {
-      load_scales(args.k, block.key, block.keys, scratch.k_scales);
-      k_scales = scratch.k_scales;
+    for_each_step(args.k, k_stored, scratch.ldq, block, args.v, block,
+                  [&](auto type, const auto& step, const StepPlaces& at) {
+                    score<decltype(type)>(tile, scratch, block, step, at, &fetch);
+                  });
+    // The scales of whole keys, or NULL.
+    const auto scales_of = [&](const Keys& keys, int64_t head, float* scales) -> const float* {
+      if (!scales_keys(keys)) return nullptr;
+      load_scales(keys_of(keys, head), block.key, block.keys, scales);
+      return scales;
+    };
+    for (int64_t head = 0; head < args.heads_kv; ++head) {
+      const float* k_scales = scales_of(args.k, head, scratch.k_scales);
+      const float* v_scales = scales_of(args.v, head, scratch.v_scales);
+      for (int g = block.groups_begin(head); g < block.groups_end[head]; ++g) {
+        weigh<Stage, kExact>(tile, scratch, block.groups[g], k_scales, v_scales);
+      }
     }
-    if (scales_keys(args.v)) {
-      load_scales(args.v, block.key, block.keys, scratch.v_scales);
-      v_scales = scratch.v_scales;
-    }
-    for (int g = 0; g < block.num_groups; ++g) {
-      weigh<Stage, kExact>(tile, scratch, block.groups[g], k_scales, v_scales);
-    }
-    for_each_step(
-        args.v, v_stored, scratch.state.ldo, block, args.k, next, [&](auto type, auto step) {
-          accumulate<decltype(type), kExact>(tile, scratch, block, step, places[at], &fetch);
-        });
+    for_each_step(args.v, v_stored, scratch.state.ldo, block, args.k, next,
+                  [&](auto type, const auto& step, const StepPlaces& at) {
+                    accumulate<decltype(type), kExact>(tile, scratch, block, step, at, &fetch);
+                  });
   }
 }
 

@@ -1,14 +1,21 @@
 // Few queries, as in decoding: packing K and V would cost more than what it is for. A unit's K and
 // V are cut into chunks of kv_chunk keys, and each is read where it lies for all rows of all heads
 // at once (chunk_task); a second parallel loop merges the results (merge_task).
+//
+// Where a head's keys lie in small pieces, in pages or token by token, units have several kv heads:
+// their pieces lie side by side, and memory reads one long piece faster than many short ones.
 #include "../error.h"
 #include "run.h"
 
 namespace attn::flash {
 namespace {
 
-// A unit whose queries are few.
+constexpr int64_t kLongPiece = 32 << 10;  // bytes, from which on memory does not care
+constexpr int64_t kChunksPerWorker = 4;   // so many that an uneven share costs little
+
+// A unit whose queries are few, and more kv heads of its sequence.
 struct ChunkedUnit : Unit {
+  int64_t heads_kv = 1;     // from head_kv on
   int64_t first_chunk = 0;  // the first one that some query needs
   int64_t num_chunks = 0;
   int64_t num_tiles = 0;
@@ -23,24 +30,53 @@ struct Decode {
   Batch<ChunkedUnit> batch;
 };
 
-// Heads whose rows make a tile: as many as fit, of those that read the same K and V.
+// Of a unit's heads, as many as fit make a tile; all of them, if they are of several kv heads.
 int64_t heads_per_tile(int64_t seqlen_q, int64_t heads) {
   return std::min(kMaxChunkRows / std::max<int64_t>(seqlen_q, 1), heads);
 }
 
-TileRows rows_of_tile(const Run& run, const Unit& unit, int64_t tile) {
+// Bytes of a head's keys that lie in one piece.
+int64_t piece_of(const attn_plan_config& problem, const attn_tensor& t) {
+  const int64_t row = t.shape[3] * static_cast<int64_t>(dtype_size(t.dtype));
+  if (t.strides[3] != 1 || t.strides[2] != t.shape[3]) return row;
+  return row * (problem.kv_layout == ATTN_LAYOUT_PAGED ? problem.page_size : t.shape[2]);
+}
+
+// As many kv heads as a tile takes, but not so many that workers have nothing to do.
+int64_t heads_kv_of_unit(const Run& run) {
+  if (std::min(piece_of(run.problem, *run.args.k), piece_of(run.problem, *run.args.v)) >=
+      kLongPiece) {
+    return 1;
+  }
+  int64_t rows = 1;  // of a kv head
+  for (int64_t b = 0; b < run.shape.batch; ++b) {
+    const Unit unit{sequence_at(run.problem, run.args, run.shape, b), 0};
+    if (is_short(unit)) rows = std::max(rows, unit.sequence.seqlen_q * run.heads_per_kv);
+  }
+  const int64_t chunks = run.shape.batch * ceil_div(run.shape.seqlen_k, run.plan.kv_chunk);
+  const int64_t wanted = run.host.concurrency > 1 ? run.host.concurrency * kChunksPerWorker : 1;
+  int64_t heads = std::min({kMaxChunkRows / rows, kMaxChunkHeads, run.problem.heads_kv});
+  while (heads > 1 && chunks * ceil_div(run.problem.heads_kv, heads) < wanted) heads /= 2;
+  return std::max<int64_t>(heads, 1);
+}
+
+int64_t heads_of(const Run& run, const ChunkedUnit& unit) {
+  return unit.heads_kv * run.heads_per_kv;
+}
+
+TileRows rows_of_tile(const Run& run, const ChunkedUnit& unit, int64_t tile) {
   const int64_t queries = unit.sequence.seqlen_q;
-  const int64_t heads = heads_per_tile(queries, run.heads_per_kv);
+  const int64_t heads = heads_per_tile(queries, heads_of(run, unit));
   const int64_t first = tile * heads;
   const int64_t head = unit.head_kv * run.heads_per_kv + first;
-  return {head, std::min(heads, run.heads_per_kv - first), 0, queries};
+  return {head, std::min(heads, heads_of(run, unit) - first), 0, queries};
 }
 
 // The result of a tile's chunk; those of a tile lie one after the other.
 char* partial_of(const Run& run, const ChunkedUnit& unit, int64_t tile, int64_t rows,
                  int64_t chunk) {
   const int64_t queries = unit.sequence.seqlen_q;
-  const int64_t full_rows = heads_per_tile(queries, run.heads_per_kv) * queries;
+  const int64_t full_rows = heads_per_tile(queries, heads_of(run, unit)) * queries;
   const auto size_of = [&](int64_t n) {
     return static_cast<int64_t>(run.kernels.partial_size(&run.chunk_shape, n));
   };
@@ -70,6 +106,7 @@ void chunk_task(void* arg, int64_t task, int32_t worker) {
   Features features;
   ChunkArgs args{};
   args.tile = tile_of(run, unit.sequence, rows, run.chunk_shape, worker, &features);
+  args.heads_kv = unit.heads_kv;
   args.k = k_of(run, unit);
   args.v = v_of(run, unit);
   args.key_begin = keys.begin;
@@ -103,18 +140,21 @@ void merge_task(void* arg, int64_t task, int32_t worker) {
 }
 
 // Makes a batch of units from `next` on, as many as fit; returns the number of the one after them.
-int64_t gather(const Run& run, int64_t next, Batch<ChunkedUnit>* batch) {
+int64_t gather(const Run& run, int64_t heads_kv, int64_t next, Batch<ChunkedUnit>* batch) {
+  const int64_t of_sequence = ceil_div(run.problem.heads_kv, heads_kv);
   char* partials = workspace_at(run, run.workspace.packed_offset);
   const char* const end = partials + run.workspace.packed_size;
-  for (batch->size = 0; next < run.total_units && batch->size < kMaxUnits; ++next) {
-    ChunkedUnit unit{unit_at(run, next)};
+  for (batch->size = 0; next < run.shape.batch * of_sequence && batch->size < kMaxUnits; ++next) {
+    const int64_t head_kv = next % of_sequence * heads_kv;
+    const Sequence sequence = sequence_at(run.problem, run.args, run.shape, next / of_sequence);
+    ChunkedUnit unit{{sequence, head_kv}};
     if (!is_short(unit)) continue;
-    const Sequence& sequence = unit.sequence;
+    unit.heads_kv = std::min(heads_kv, run.problem.heads_kv - head_kv);
     const KeyRange keys = needed_blocks(run, sequence, run.plan.kv_chunk);
     unit.first_chunk = keys.begin / run.plan.kv_chunk;
     unit.num_chunks = ceil_div(keys.end, run.plan.kv_chunk) - unit.first_chunk;
-    unit.num_tiles =
-        ceil_div(run.heads_per_kv, heads_per_tile(sequence.seqlen_q, run.heads_per_kv));
+    const int64_t heads = heads_of(run, unit);
+    unit.num_tiles = ceil_div(heads, heads_per_tile(sequence.seqlen_q, heads));
     // With one chunk nothing is merged, and a sink goes in first. That changes bits, so it is a
     // matter of the length, not of how many chunks are needed.
     unit.merges = sequence.seqlen_k > run.plan.kv_chunk || unit.num_chunks == 0;
@@ -138,7 +178,7 @@ const size_t kChunkedUnitSize = sizeof(ChunkedUnit);
 
 TileShape chunk_shape(const FlashKernels& kernels, const attn_plan_config& problem,
                       const attn_backend_plan& plan) {
-  const int64_t heads = std::min(problem.heads_q / problem.heads_kv, kMaxChunkRows);
+  const int64_t heads = std::min(problem.heads_q, kMaxChunkRows);
   const int64_t rows =
       std::min(heads * std::min(problem.max_seqlen_q, kShortQueries), kMaxChunkRows);
   const int64_t tile_q = round_up(rows, kernels.micro_rows);
@@ -146,26 +186,29 @@ TileShape chunk_shape(const FlashKernels& kernels, const attn_plan_config& probl
 }
 
 int64_t partials_size(const FlashKernels& kernels, const attn_plan_config& problem,
-                      const attn_backend_plan& plan) {
+                      const attn_backend_plan& plan, int64_t units) {
   const int64_t chunks = ceil_div(problem.max_seqlen_k, plan.kv_chunk);
   if (chunks == 1) return 0;
   const int64_t heads = problem.heads_q / problem.heads_kv;
   const TileShape shape = chunk_shape(kernels, problem, plan);
-  int64_t size = 0;
+  int64_t size = 0;  // of a chunk of one kv head
   for (int64_t queries = 1; queries <= std::min(problem.max_seqlen_q, kShortQueries); ++queries) {
     const int64_t tile_heads = heads_per_tile(queries, heads);
     const auto tile = static_cast<int64_t>(kernels.partial_size(&shape, tile_heads * queries));
     size = std::max(size, ceil_div(heads, tile_heads) * tile);
   }
-  return chunks * size;
+  const auto tile = static_cast<int64_t>(kernels.partial_size(&shape, shape.tile_q));
+  const int64_t least = chunks * std::max(size, tile);  // whatever a unit is
+  return std::min(std::max(units * chunks * size, least), std::max(kPackedCapacity, least));
 }
 
 attn_status decode(const Run& run, attn_error* error) {
+  const int64_t heads_kv = heads_kv_of_unit(run);
   void* const units = workspace_at(run, run.workspace.units_offset);
   Decode decode{run, {static_cast<ChunkedUnit*>(units), 0}};
   const Batch<ChunkedUnit>& batch = decode.batch;
-  for (int64_t next = 0; next < run.total_units;) {
-    next = gather(run, next, &decode.batch);
+  for (int64_t next = 0; next < run.shape.batch * ceil_div(run.problem.heads_kv, heads_kv);) {
+    next = gather(run, heads_kv, next, &decode.batch);
     ATTN_TRY(parallel_for(run, batch.num_tasks(&ChunkedUnit::chunk_tasks_end), chunk_task, &decode,
                           error));
     ATTN_TRY(parallel_for(run, batch.num_tasks(&ChunkedUnit::merge_tasks_end), merge_task, &decode,

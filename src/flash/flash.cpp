@@ -13,9 +13,8 @@ namespace flash {
 namespace {
 
 constexpr int64_t kMaxHeadDim = 1024;
-constexpr int64_t kTileKMultiple = 64;                  // a multiple of every panel
-constexpr int64_t kMaxSeqlen = int64_t{1} << 40;        // keeps all sizes far from overflow
-constexpr int64_t kPackedCapacity = int64_t{16} << 20;  // bytes; more where one unit needs more
+constexpr int64_t kTileKMultiple = 64;            // a multiple of every panel
+constexpr int64_t kMaxSeqlen = int64_t{1} << 40;  // keeps all sizes far from overflow
 constexpr int64_t kTileQ = 96;
 constexpr int64_t kMinTileQ = 24;
 constexpr int64_t kTasksPerWorker = 16;  // so many that an uneven share costs little
@@ -87,9 +86,6 @@ Workspace lay_out(const FlashKernels& kernels, const FlashKernels& tile_kernels,
   int64_t units;
   if (__builtin_mul_overflow(problem.max_batch, problem.heads_kv, &units)) units = kMaxUnits;
   units = std::clamp<int64_t>(units, 1, std::max(workers, kMaxUnits));
-  const auto limited = [](int64_t count, int64_t size) {
-    return static_cast<size_t>(std::min(count * size, std::max(kPackedCapacity, size)));
-  };
 
   Workspace w{};
   w.unit_size = unit_size;
@@ -105,8 +101,9 @@ Workspace lay_out(const FlashKernels& kernels, const FlashKernels& tile_kernels,
   w.packed_offset =
       w.units_offset +
       static_cast<size_t>(round_up(std::min(units, kMaxUnits) * static_cast<int64_t>(record), 64));
-  w.packed_size = std::max(limited(std::min(units, workers), unit_size),
-                           limited(units, partials_size(kernels, problem, plan)));
+  w.packed_size = static_cast<size_t>(
+      std::max(std::min(std::min(units, workers) * unit_size, std::max(kPackedCapacity, unit_size)),
+               partials_size(kernels, problem, plan, units)));
   w.size = w.packed_offset + w.packed_size;
   return w;
 }

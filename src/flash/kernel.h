@@ -476,8 +476,7 @@ void finish(const QueryTile& tile, const State& state, const uint8_t* started) {
 
 // The columns of a block of `keys` keys that some of the rows attends to; empty if begin == end.
 template <class Stage>
-Group group_at(const QueryTile& tile, int64_t row, int64_t key, int64_t keys) {
-  const int64_t rows = min(kRows, tile.rows - row);
+Group group_at(const QueryTile& tile, int64_t row, int64_t rows, int64_t key, int64_t keys) {
   const Queries queries = queries_of(tile, row, rows);
   const int64_t lo = max(queries.first + tile.key_lo, 0);
   const int64_t hi = min(queries.last + tile.key_hi, tile.seqlen_k);
@@ -516,7 +515,7 @@ void attend_tile(const AttendArgs& args) {
         {args.packed_v + items(next_key) * padded_dim_v, items(next_keys) * padded_dim_v * kItem}};
     Ahead ahead = next_key < tile_end ? Ahead(next_block, 2) : Ahead(args.next, 4);
     for (int64_t row = 0; row < tile.rows; row += kRows) {
-      Group group = group_at<Stage>(tile, row, key, tile_k);
+      Group group = group_at<Stage>(tile, row, min(kRows, tile.rows - row), key, tile_k);
       if (group.begin == group.end) continue;
       uint8_t* started = scratch.started + row / kRows;
       group.first = !*started;

@@ -20,7 +20,9 @@
 namespace attn::flash {
 
 constexpr int64_t kMaxTileK = 4096;
-constexpr int64_t kMaxChunkRows = 96;  // of a tile that is attended by chunks
+// Of a tile that is attended by chunks.
+constexpr int64_t kMaxChunkRows = 96;
+constexpr int64_t kMaxChunkHeads = 16;  // kv heads
 
 // How numbers are stored in the caller's memory.
 enum class Storage : int32_t { kF32, kF16, kBF16, kI8, kF8E4M3 };
@@ -49,6 +51,7 @@ struct Scales {
   int64_t page_stride;
   int64_t block_stride;
   int64_t block;
+  int64_t head_stride;  // from one kv head of a chunk's tile to the next
 };
 
 // K or V of a unit in the caller's memory.
@@ -56,7 +59,8 @@ struct Keys {
   Rows rows;
   Pages pages;
   Scales scales;
-  int64_t dim;  // head_dim for K, head_dim_v for V
+  int64_t dim;          // head_dim for K, head_dim_v for V
+  int64_t head_stride;  // from one kv head of a chunk's tile to the next; in elements
 };
 
 // Packs keys [key_begin, key_end) of a unit. key_begin is a multiple of tile_k; key_end is one too,
@@ -169,10 +173,12 @@ struct AttendArgs {
 };
 
 // A tile against keys [key_begin, key_end) where the caller has them. key_begin is a multiple of
-// 64; key_end is one too, or the sequence's length.
+// 64; key_end is one too, or the sequence's length. The tile's heads are those of heads_kv kv
+// heads.
 struct ChunkArgs {
   QueryTile tile;
-  Keys k;
+  int64_t heads_kv;
+  Keys k;  // of the first kv head
   Keys v;
   int64_t key_begin;
   int64_t key_end;

@@ -57,9 +57,12 @@ Scales scales_of(const Run& run, const Unit& unit, const attn_tensor& scale, int
                          head_kv * broadcast_stride(scale, 1) +
                          first.row * broadcast_stride(scale, 2);
   const bool blocks = scale.rank == 4;
-  return {reinterpret_cast<const float*>(element_at(scale, offset)), broadcast_stride(scale, 2),
-          broadcast_stride(scale, 0), blocks ? scale.strides[3] : 0,
-          blocks ? columns / scale.shape[3] : columns};
+  return {reinterpret_cast<const float*>(element_at(scale, offset)),
+          broadcast_stride(scale, 2),
+          broadcast_stride(scale, 0),
+          blocks ? scale.strides[3] : 0,
+          blocks ? columns / scale.shape[3] : columns,
+          broadcast_stride(scale, 1)};
 }
 
 Keys keys_of(const Run& run, const Unit& unit, const attn_tensor& t, const attn_tensor* scale) {
@@ -77,6 +80,7 @@ Keys keys_of(const Run& run, const Unit& unit, const attn_tensor& t, const attn_
   }
   if (scale) keys.scales = scales_of(run, unit, *scale, t.shape[3]);
   keys.dim = t.shape[3];
+  keys.head_stride = t.strides[1];
   return keys;
 }
 

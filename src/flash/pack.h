@@ -148,12 +148,21 @@ void pack_v(const PackArgs& args) {
         const int64_t width = min(panel_width, padded_dim - panel);
         float* packed = args.packed + items(begin) * padded_dim + items(block_keys) * panel +
                         items(first) * width;
-        for (int64_t key = 0; key < keys; key += Dot::kWidth) {
-          for (int64_t i = panel; i < panel + width; i += kLanes) {
-            Store(Dot::load_v(rows, key, keys, i, &poison), packed);
-            packed += kLanes;
+        with_int<kVecs>(static_cast<int>(width / kLanes), [&](auto n) {
+          constexpr int kN = decltype(n)::value;
+          Vec column[kN];  // poison of its own for each: additions in one row would take longer
+          ATTN_UNROLL
+          for (int v = 0; v < kN; ++v) column[v] = Zero();
+          for (int64_t key = 0; key < keys; key += Dot::kWidth, packed += kN * kLanes) {
+            ATTN_UNROLL
+            for (int v = 0; v < kN; ++v) {
+              Store(Dot::load_v(rows, key, keys, panel + v * kLanes, &column[v]),
+                    packed + v * kLanes);
+            }
           }
-        }
+          ATTN_UNROLL
+          for (int v = 0; v < kN; ++v) poison = Add(poison, column[v]);
+        });
       }
     }
     args.nonfinite[begin / args.tile_k] = !AllFinite(poison);

@@ -17,7 +17,8 @@
 
 namespace attn::flash {
 
-constexpr int64_t kMaxUnits = 256;     // in a batch
+constexpr int64_t kMaxUnits = 256;                      // in a batch
+constexpr int64_t kPackedCapacity = int64_t{16} << 20;  // bytes; more where one unit needs more
 constexpr int64_t kShortQueries = 16;  // up to so many, a sequence is cut into chunks
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -140,9 +141,10 @@ attn_status prefill(const Run& run, attn_error* error);
 TileShape chunk_shape(const FlashKernels& kernels, const attn_plan_config& problem,
                       const attn_backend_plan& plan);
 
-// Bytes that the results of a unit's chunks need at most.
+// Bytes for the results of so many units' chunks, or for those of as many as are worked on at a
+// time.
 int64_t partials_size(const FlashKernels& kernels, const attn_plan_config& problem,
-                      const attn_backend_plan& plan);
+                      const attn_backend_plan& plan, int64_t units);
 
 extern const size_t kChunkedUnitSize;
 
