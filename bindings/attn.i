@@ -140,7 +140,8 @@ static void attn_go_tensor(attn_tensor* tensor, attn_go_data view, attn_go_data 
   uint8_t* workspace, size_t workspace_size, uint8_t* stream, int64_t budget_ns,        \
   uintptr_t tuned, uint8_t* error
 
-static inline __attribute__((always_inline)) int32_t attn_go_run(ATTN_GO_RUN_PARAMETERS) {
+#define ATTN_GO_INLINE static inline __attribute__((always_inline))
+ATTN_GO_INLINE int32_t attn_go_run(ATTN_GO_RUN_PARAMETERS) {
   attn_tensor tensors[21];
   attn_tensor* next = tensors;
   attn_run_args args;  // each field is set, once
@@ -173,7 +174,7 @@ static inline __attribute__((always_inline)) int32_t attn_go_run(ATTN_GO_RUN_PAR
 #define ATTN_GO_TENSOR_ARGUMENTS(name) name##_view, name,
 #define ATTN_GO_VECTOR_ARGUMENTS(name, type) name, name##_size,
 #define ATTN_GO_RUN(function)                                                       \
-  static int32_t function(ATTN_GO_RUN_PARAMETERS) {                                 \
+  ATTN_GO_INLINE int32_t function(ATTN_GO_RUN_PARAMETERS) {                         \
     return attn_go_run(                                                             \
         plan, ATTN_GO_TENSORS(ATTN_GO_TENSOR_ARGUMENTS, ATTN_GO_VECTOR_ARGUMENTS)   \
         workspace, workspace_size, stream, budget_ns, tuned, error);                \

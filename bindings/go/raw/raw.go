@@ -131,383 +131,383 @@ typedef long long swig_type_98;
 typedef long long swig_type_99;
 typedef long long swig_type_100;
 typedef long long swig_type_101;
-extern void _wrap_Swig_free_raw_8d8ea0251179765d(uintptr_t arg1);
-extern uintptr_t _wrap_Swig_malloc_raw_8d8ea0251179765d(swig_intgo arg1);
-extern swig_intgo _wrap_ATTN_VERSION_raw_8d8ea0251179765d(void);
-extern swig_intgo _wrap_attn_version_raw_8d8ea0251179765d(void);
-extern swig_type_1 _wrap_attn_version_string_raw_8d8ea0251179765d(void);
-extern swig_intgo _wrap_ATTN_OK_raw_8d8ea0251179765d(void);
-extern swig_intgo _wrap_ATTN_ERROR_INVALID_ARGUMENT_raw_8d8ea0251179765d(void);
-extern swig_intgo _wrap_ATTN_ERROR_UNSUPPORTED_raw_8d8ea0251179765d(void);
-extern swig_intgo _wrap_ATTN_ERROR_UNAVAILABLE_raw_8d8ea0251179765d(void);
-extern swig_intgo _wrap_ATTN_ERROR_OUT_OF_MEMORY_raw_8d8ea0251179765d(void);
-extern swig_intgo _wrap_ATTN_ERROR_WORKSPACE_raw_8d8ea0251179765d(void);
-extern swig_intgo _wrap_ATTN_ERROR_VERSION_raw_8d8ea0251179765d(void);
-extern swig_intgo _wrap_ATTN_ERROR_EXECUTOR_raw_8d8ea0251179765d(void);
-extern swig_intgo _wrap_ATTN_ERROR_DEVICE_raw_8d8ea0251179765d(void);
-extern swig_intgo _wrap_ATTN_ERROR_INTERNAL_raw_8d8ea0251179765d(void);
-extern swig_type_2 _wrap_attn_status_name_raw_8d8ea0251179765d(swig_intgo arg1);
-extern void _wrap_attn_error_status_set_raw_8d8ea0251179765d(uintptr_t arg1, swig_intgo arg2);
-extern swig_intgo _wrap_attn_error_status_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern swig_type_3 _wrap_attn_error_message_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern uintptr_t _wrap_new_attn_error_raw_8d8ea0251179765d(void);
-extern void _wrap_delete_attn_error_raw_8d8ea0251179765d(uintptr_t arg1);
-extern swig_type_4 _wrap_attn_last_error_raw_8d8ea0251179765d(void);
-extern swig_intgo _wrap_ATTN_DTYPE_INVALID_raw_8d8ea0251179765d(void);
-extern swig_intgo _wrap_ATTN_DTYPE_F32_raw_8d8ea0251179765d(void);
-extern swig_intgo _wrap_ATTN_DTYPE_F16_raw_8d8ea0251179765d(void);
-extern swig_intgo _wrap_ATTN_DTYPE_BF16_raw_8d8ea0251179765d(void);
-extern swig_intgo _wrap_ATTN_DTYPE_F8E4M3_raw_8d8ea0251179765d(void);
-extern swig_intgo _wrap_ATTN_DTYPE_I8_raw_8d8ea0251179765d(void);
-extern swig_intgo _wrap_ATTN_DTYPE_U8_raw_8d8ea0251179765d(void);
-extern swig_intgo _wrap_ATTN_DTYPE_I32_raw_8d8ea0251179765d(void);
-extern swig_intgo _wrap_ATTN_DTYPE_I64_raw_8d8ea0251179765d(void);
-extern swig_type_5 _wrap_attn_dtype_size_raw_8d8ea0251179765d(swig_intgo arg1);
-extern swig_type_6 _wrap_attn_dtype_name_raw_8d8ea0251179765d(swig_intgo arg1);
-extern swig_intgo _wrap_ATTN_DEVICE_CPU_raw_8d8ea0251179765d(void);
-extern swig_intgo _wrap_ATTN_DEVICE_CUDA_raw_8d8ea0251179765d(void);
-extern void _wrap_attn_tensor_data_set_raw_8d8ea0251179765d(uintptr_t arg1, uintptr_t arg2);
-extern uintptr_t _wrap_attn_tensor_data_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_tensor_byte_offset_set_raw_8d8ea0251179765d(uintptr_t arg1, swig_type_7 arg2);
-extern swig_type_8 _wrap_attn_tensor_byte_offset_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_tensor_dtype_set_raw_8d8ea0251179765d(uintptr_t arg1, swig_intgo arg2);
-extern swig_intgo _wrap_attn_tensor_dtype_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_tensor_device_type_set_raw_8d8ea0251179765d(uintptr_t arg1, swig_intgo arg2);
-extern swig_intgo _wrap_attn_tensor_device_type_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_tensor_device_id_set_raw_8d8ea0251179765d(uintptr_t arg1, swig_intgo arg2);
-extern swig_intgo _wrap_attn_tensor_device_id_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_tensor_rank_set_raw_8d8ea0251179765d(uintptr_t arg1, swig_intgo arg2);
-extern swig_intgo _wrap_attn_tensor_rank_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_tensor_shape_set_raw_8d8ea0251179765d(uintptr_t arg1, swig_voidp arg2);
-extern swig_voidp _wrap_attn_tensor_shape_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_tensor_strides_set_raw_8d8ea0251179765d(uintptr_t arg1, swig_voidp arg2);
-extern swig_voidp _wrap_attn_tensor_strides_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_tensor_reserved_set_raw_8d8ea0251179765d(uintptr_t arg1, swig_voidp arg2);
-extern swig_voidp _wrap_attn_tensor_reserved_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern uintptr_t _wrap_new_attn_tensor_raw_8d8ea0251179765d(void);
-extern void _wrap_delete_attn_tensor_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_tensor_init_raw_8d8ea0251179765d(uintptr_t arg1, uintptr_t arg2, swig_intgo arg3, swig_intgo arg4, swig_voidp arg5);
-extern swig_intgo _wrap_ATTN_CAUSAL_raw_8d8ea0251179765d(void);
-extern swig_intgo _wrap_ATTN_WINDOW_LEFT_raw_8d8ea0251179765d(void);
-extern swig_intgo _wrap_ATTN_WINDOW_RIGHT_raw_8d8ea0251179765d(void);
-extern swig_intgo _wrap_ATTN_SEQLENS_Q_raw_8d8ea0251179765d(void);
-extern swig_intgo _wrap_ATTN_SEQLENS_K_raw_8d8ea0251179765d(void);
-extern swig_intgo _wrap_ATTN_Q_START_raw_8d8ea0251179765d(void);
-extern swig_intgo _wrap_ATTN_K_START_raw_8d8ea0251179765d(void);
-extern swig_intgo _wrap_ATTN_BIAS_raw_8d8ea0251179765d(void);
-extern swig_intgo _wrap_ATTN_BIAS_RANGE_raw_8d8ea0251179765d(void);
-extern swig_intgo _wrap_ATTN_MASK_raw_8d8ea0251179765d(void);
-extern swig_intgo _wrap_ATTN_MASK_RANGE_raw_8d8ea0251179765d(void);
-extern swig_intgo _wrap_ATTN_ALIBI_raw_8d8ea0251179765d(void);
-extern swig_intgo _wrap_ATTN_SINK_raw_8d8ea0251179765d(void);
-extern swig_intgo _wrap_ATTN_BLOCK_MASK_raw_8d8ea0251179765d(void);
-extern swig_intgo _wrap_attn_attention_raw_8d8ea0251179765d(uintptr_t arg1, uintptr_t arg2, uintptr_t arg3, uintptr_t arg4, swig_intgo arg5, uintptr_t arg6);
-extern swig_intgo _wrap_ATTN_ISA_AUTO_raw_8d8ea0251179765d(void);
-extern swig_intgo _wrap_ATTN_ISA_SCALAR_raw_8d8ea0251179765d(void);
-extern swig_intgo _wrap_ATTN_ISA_AVX2_raw_8d8ea0251179765d(void);
-extern swig_intgo _wrap_ATTN_ISA_AVX512_raw_8d8ea0251179765d(void);
-extern swig_intgo _wrap_ATTN_ISA_NEON_raw_8d8ea0251179765d(void);
-extern swig_intgo _wrap_ATTN_ISA_AVX512_BF16_raw_8d8ea0251179765d(void);
-extern void _wrap_attn_allocator_struct_size_set_raw_8d8ea0251179765d(uintptr_t arg1, swig_intgo arg2);
-extern swig_intgo _wrap_attn_allocator_struct_size_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_allocator_reserved_set_raw_8d8ea0251179765d(uintptr_t arg1, swig_intgo arg2);
-extern swig_intgo _wrap_attn_allocator_reserved_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_allocator_user_set_raw_8d8ea0251179765d(uintptr_t arg1, uintptr_t arg2);
-extern uintptr_t _wrap_attn_allocator_user_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_allocator_allocate_set_raw_8d8ea0251179765d(uintptr_t arg1, swig_type_9 arg2);
-extern swig_type_10 _wrap_attn_allocator_allocate_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_allocator_deallocate_set_raw_8d8ea0251179765d(uintptr_t arg1, swig_type_11 arg2);
-extern swig_type_12 _wrap_attn_allocator_deallocate_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern uintptr_t _wrap_new_attn_allocator_raw_8d8ea0251179765d(void);
-extern void _wrap_delete_attn_allocator_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_allocator_init_raw_8d8ea0251179765d(uintptr_t arg1, swig_type_13 arg2);
-extern void _wrap_attn_executor_struct_size_set_raw_8d8ea0251179765d(uintptr_t arg1, swig_intgo arg2);
-extern swig_intgo _wrap_attn_executor_struct_size_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_executor_concurrency_set_raw_8d8ea0251179765d(uintptr_t arg1, swig_intgo arg2);
-extern swig_intgo _wrap_attn_executor_concurrency_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_executor_user_set_raw_8d8ea0251179765d(uintptr_t arg1, uintptr_t arg2);
-extern uintptr_t _wrap_attn_executor_user_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_executor_parallel_for_set_raw_8d8ea0251179765d(uintptr_t arg1, swig_type_14 arg2);
-extern swig_type_15 _wrap_attn_executor_parallel_for_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern uintptr_t _wrap_new_attn_executor_raw_8d8ea0251179765d(void);
-extern void _wrap_delete_attn_executor_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_executor_init_raw_8d8ea0251179765d(uintptr_t arg1, swig_type_16 arg2);
-extern swig_intgo _wrap_ATTN_LOG_DEBUG_raw_8d8ea0251179765d(void);
-extern swig_intgo _wrap_ATTN_LOG_INFO_raw_8d8ea0251179765d(void);
-extern swig_intgo _wrap_ATTN_LOG_WARNING_raw_8d8ea0251179765d(void);
-extern void _wrap_attn_context_config_struct_size_set_raw_8d8ea0251179765d(uintptr_t arg1, swig_intgo arg2);
-extern swig_intgo _wrap_attn_context_config_struct_size_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_context_config_num_threads_set_raw_8d8ea0251179765d(uintptr_t arg1, swig_intgo arg2);
-extern swig_intgo _wrap_attn_context_config_num_threads_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_context_config_isa_set_raw_8d8ea0251179765d(uintptr_t arg1, swig_intgo arg2);
-extern swig_intgo _wrap_attn_context_config_isa_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_context_config_reserved_set_raw_8d8ea0251179765d(uintptr_t arg1, swig_intgo arg2);
-extern swig_intgo _wrap_attn_context_config_reserved_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_context_config_allocator_set_raw_8d8ea0251179765d(uintptr_t arg1, uintptr_t arg2);
-extern uintptr_t _wrap_attn_context_config_allocator_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_context_config_executor_set_raw_8d8ea0251179765d(uintptr_t arg1, uintptr_t arg2);
-extern uintptr_t _wrap_attn_context_config_executor_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_context_config_backend_dir_set_raw_8d8ea0251179765d(uintptr_t arg1, swig_type_17 arg2);
-extern swig_type_18 _wrap_attn_context_config_backend_dir_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_context_config_log_set_raw_8d8ea0251179765d(uintptr_t arg1, swig_type_19 arg2);
-extern swig_type_20 _wrap_attn_context_config_log_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_context_config_log_user_set_raw_8d8ea0251179765d(uintptr_t arg1, uintptr_t arg2);
-extern uintptr_t _wrap_attn_context_config_log_user_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_delete_attn_context_config_raw_8d8ea0251179765d(uintptr_t arg1);
-extern uintptr_t _wrap_new_attn_context_config_raw_8d8ea0251179765d(void);
-extern void _wrap_attn_context_config_init_raw_8d8ea0251179765d(uintptr_t arg1, swig_type_21 arg2);
-extern swig_intgo _wrap_attn_context_create_raw_8d8ea0251179765d(uintptr_t arg1, swig_voidp arg2, uintptr_t arg3);
-extern void _wrap_attn_context_destroy_raw_8d8ea0251179765d(uintptr_t arg1);
-extern swig_intgo _wrap_attn_context_warmup_raw_8d8ea0251179765d(uintptr_t arg1, uintptr_t arg2);
-extern swig_intgo _wrap_ATTN_PLAN_FORWARD_raw_8d8ea0251179765d(void);
-extern swig_intgo _wrap_ATTN_LAYOUT_PADDED_raw_8d8ea0251179765d(void);
-extern swig_intgo _wrap_ATTN_LAYOUT_PACKED_raw_8d8ea0251179765d(void);
-extern swig_intgo _wrap_ATTN_LAYOUT_PAGED_raw_8d8ea0251179765d(void);
-extern swig_intgo _wrap_ATTN_ALIGN_BOTTOM_RIGHT_raw_8d8ea0251179765d(void);
-extern swig_intgo _wrap_ATTN_ALIGN_TOP_LEFT_raw_8d8ea0251179765d(void);
-extern swig_intgo _wrap_ATTN_PLAN_TRUST_POINTERS_raw_8d8ea0251179765d(void);
-extern void _wrap_attn_plan_config_struct_size_set_raw_8d8ea0251179765d(uintptr_t arg1, swig_intgo arg2);
-extern swig_intgo _wrap_attn_plan_config_struct_size_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_plan_config_kind_set_raw_8d8ea0251179765d(uintptr_t arg1, swig_intgo arg2);
-extern swig_intgo _wrap_attn_plan_config_kind_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_plan_config_features_set_raw_8d8ea0251179765d(uintptr_t arg1, swig_intgo arg2);
-extern swig_intgo _wrap_attn_plan_config_features_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_plan_config_device_type_set_raw_8d8ea0251179765d(uintptr_t arg1, swig_intgo arg2);
-extern swig_intgo _wrap_attn_plan_config_device_type_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_plan_config_device_id_set_raw_8d8ea0251179765d(uintptr_t arg1, swig_intgo arg2);
-extern swig_intgo _wrap_attn_plan_config_device_id_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_plan_config_q_dtype_set_raw_8d8ea0251179765d(uintptr_t arg1, swig_intgo arg2);
-extern swig_intgo _wrap_attn_plan_config_q_dtype_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_plan_config_k_dtype_set_raw_8d8ea0251179765d(uintptr_t arg1, swig_intgo arg2);
-extern swig_intgo _wrap_attn_plan_config_k_dtype_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_plan_config_v_dtype_set_raw_8d8ea0251179765d(uintptr_t arg1, swig_intgo arg2);
-extern swig_intgo _wrap_attn_plan_config_v_dtype_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_plan_config_o_dtype_set_raw_8d8ea0251179765d(uintptr_t arg1, swig_intgo arg2);
-extern swig_intgo _wrap_attn_plan_config_o_dtype_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_plan_config_bias_dtype_set_raw_8d8ea0251179765d(uintptr_t arg1, swig_intgo arg2);
-extern swig_intgo _wrap_attn_plan_config_bias_dtype_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_plan_config_q_layout_set_raw_8d8ea0251179765d(uintptr_t arg1, swig_intgo arg2);
-extern swig_intgo _wrap_attn_plan_config_q_layout_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_plan_config_kv_layout_set_raw_8d8ea0251179765d(uintptr_t arg1, swig_intgo arg2);
-extern swig_intgo _wrap_attn_plan_config_kv_layout_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_plan_config_alignment_set_raw_8d8ea0251179765d(uintptr_t arg1, swig_intgo arg2);
-extern swig_intgo _wrap_attn_plan_config_alignment_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_plan_config_scale_set_raw_8d8ea0251179765d(uintptr_t arg1, float arg2);
-extern float _wrap_attn_plan_config_scale_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_plan_config_softcap_set_raw_8d8ea0251179765d(uintptr_t arg1, float arg2);
-extern float _wrap_attn_plan_config_softcap_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_plan_config_page_size_set_raw_8d8ea0251179765d(uintptr_t arg1, swig_intgo arg2);
-extern swig_intgo _wrap_attn_plan_config_page_size_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_plan_config_block_q_set_raw_8d8ea0251179765d(uintptr_t arg1, swig_intgo arg2);
-extern swig_intgo _wrap_attn_plan_config_block_q_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_plan_config_block_k_set_raw_8d8ea0251179765d(uintptr_t arg1, swig_intgo arg2);
-extern swig_intgo _wrap_attn_plan_config_block_k_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_plan_config_heads_q_set_raw_8d8ea0251179765d(uintptr_t arg1, swig_type_22 arg2);
-extern swig_type_23 _wrap_attn_plan_config_heads_q_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_plan_config_heads_kv_set_raw_8d8ea0251179765d(uintptr_t arg1, swig_type_24 arg2);
-extern swig_type_25 _wrap_attn_plan_config_heads_kv_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_plan_config_head_dim_set_raw_8d8ea0251179765d(uintptr_t arg1, swig_type_26 arg2);
-extern swig_type_27 _wrap_attn_plan_config_head_dim_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_plan_config_head_dim_v_set_raw_8d8ea0251179765d(uintptr_t arg1, swig_type_28 arg2);
-extern swig_type_29 _wrap_attn_plan_config_head_dim_v_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_plan_config_max_batch_set_raw_8d8ea0251179765d(uintptr_t arg1, swig_type_30 arg2);
-extern swig_type_31 _wrap_attn_plan_config_max_batch_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_plan_config_max_seqlen_q_set_raw_8d8ea0251179765d(uintptr_t arg1, swig_type_32 arg2);
-extern swig_type_33 _wrap_attn_plan_config_max_seqlen_q_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_plan_config_max_seqlen_k_set_raw_8d8ea0251179765d(uintptr_t arg1, swig_type_34 arg2);
-extern swig_type_35 _wrap_attn_plan_config_max_seqlen_k_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_plan_config_max_total_q_set_raw_8d8ea0251179765d(uintptr_t arg1, swig_type_36 arg2);
-extern swig_type_37 _wrap_attn_plan_config_max_total_q_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_plan_config_max_total_k_set_raw_8d8ea0251179765d(uintptr_t arg1, swig_type_38 arg2);
-extern swig_type_39 _wrap_attn_plan_config_max_total_k_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_plan_config_window_left_set_raw_8d8ea0251179765d(uintptr_t arg1, swig_type_40 arg2);
-extern swig_type_41 _wrap_attn_plan_config_window_left_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_plan_config_window_right_set_raw_8d8ea0251179765d(uintptr_t arg1, swig_type_42 arg2);
-extern swig_type_43 _wrap_attn_plan_config_window_right_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_plan_config_backend_set_raw_8d8ea0251179765d(uintptr_t arg1, swig_type_44 arg2);
-extern swig_type_45 _wrap_attn_plan_config_backend_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_plan_config_tile_k_set_raw_8d8ea0251179765d(uintptr_t arg1, swig_type_46 arg2);
-extern swig_type_47 _wrap_attn_plan_config_tile_k_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_plan_config_kv_chunk_set_raw_8d8ea0251179765d(uintptr_t arg1, swig_type_48 arg2);
-extern swig_type_49 _wrap_attn_plan_config_kv_chunk_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_plan_config_flags_set_raw_8d8ea0251179765d(uintptr_t arg1, swig_intgo arg2);
-extern swig_intgo _wrap_attn_plan_config_flags_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_plan_config_reserved_set_raw_8d8ea0251179765d(uintptr_t arg1, swig_intgo arg2);
-extern swig_intgo _wrap_attn_plan_config_reserved_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_delete_attn_plan_config_raw_8d8ea0251179765d(uintptr_t arg1);
-extern uintptr_t _wrap_new_attn_plan_config_raw_8d8ea0251179765d(void);
-extern void _wrap_attn_plan_config_init_raw_8d8ea0251179765d(uintptr_t arg1, swig_type_50 arg2);
-extern swig_intgo _wrap_attn_plan_create_raw_8d8ea0251179765d(uintptr_t arg1, uintptr_t arg2, swig_voidp arg3, uintptr_t arg4);
-extern void _wrap_attn_plan_destroy_raw_8d8ea0251179765d(uintptr_t arg1);
-extern swig_intgo _wrap_attn_plan_workspace_size_raw_8d8ea0251179765d(uintptr_t arg1, swig_voidp arg2, uintptr_t arg3);
-extern void _wrap_attn_run_args_struct_size_set_raw_8d8ea0251179765d(uintptr_t arg1, swig_intgo arg2);
-extern swig_intgo _wrap_attn_run_args_struct_size_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_run_args_reserved_set_raw_8d8ea0251179765d(uintptr_t arg1, swig_intgo arg2);
-extern swig_intgo _wrap_attn_run_args_reserved_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_run_args_q_set_raw_8d8ea0251179765d(uintptr_t arg1, uintptr_t arg2);
-extern uintptr_t _wrap_attn_run_args_q_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_run_args_k_set_raw_8d8ea0251179765d(uintptr_t arg1, uintptr_t arg2);
-extern uintptr_t _wrap_attn_run_args_k_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_run_args_v_set_raw_8d8ea0251179765d(uintptr_t arg1, uintptr_t arg2);
-extern uintptr_t _wrap_attn_run_args_v_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_run_args_o_set_raw_8d8ea0251179765d(uintptr_t arg1, uintptr_t arg2);
-extern uintptr_t _wrap_attn_run_args_o_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_run_args_lse_set_raw_8d8ea0251179765d(uintptr_t arg1, uintptr_t arg2);
-extern uintptr_t _wrap_attn_run_args_lse_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_run_args_seqlens_q_set_raw_8d8ea0251179765d(uintptr_t arg1, uintptr_t arg2);
-extern uintptr_t _wrap_attn_run_args_seqlens_q_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_run_args_seqlens_k_set_raw_8d8ea0251179765d(uintptr_t arg1, uintptr_t arg2);
-extern uintptr_t _wrap_attn_run_args_seqlens_k_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_run_args_cu_seqlens_q_set_raw_8d8ea0251179765d(uintptr_t arg1, uintptr_t arg2);
-extern uintptr_t _wrap_attn_run_args_cu_seqlens_q_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_run_args_cu_seqlens_k_set_raw_8d8ea0251179765d(uintptr_t arg1, uintptr_t arg2);
-extern uintptr_t _wrap_attn_run_args_cu_seqlens_k_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_run_args_block_table_set_raw_8d8ea0251179765d(uintptr_t arg1, uintptr_t arg2);
-extern uintptr_t _wrap_attn_run_args_block_table_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_run_args_q_start_set_raw_8d8ea0251179765d(uintptr_t arg1, uintptr_t arg2);
-extern uintptr_t _wrap_attn_run_args_q_start_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_run_args_k_start_set_raw_8d8ea0251179765d(uintptr_t arg1, uintptr_t arg2);
-extern uintptr_t _wrap_attn_run_args_k_start_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_run_args_bias_set_raw_8d8ea0251179765d(uintptr_t arg1, uintptr_t arg2);
-extern uintptr_t _wrap_attn_run_args_bias_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_run_args_bias_k0_set_raw_8d8ea0251179765d(uintptr_t arg1, uintptr_t arg2);
-extern uintptr_t _wrap_attn_run_args_bias_k0_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_run_args_mask_set_raw_8d8ea0251179765d(uintptr_t arg1, uintptr_t arg2);
-extern uintptr_t _wrap_attn_run_args_mask_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_run_args_mask_k0_set_raw_8d8ea0251179765d(uintptr_t arg1, uintptr_t arg2);
-extern uintptr_t _wrap_attn_run_args_mask_k0_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_run_args_alibi_slopes_set_raw_8d8ea0251179765d(uintptr_t arg1, uintptr_t arg2);
-extern uintptr_t _wrap_attn_run_args_alibi_slopes_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_run_args_sink_set_raw_8d8ea0251179765d(uintptr_t arg1, uintptr_t arg2);
-extern uintptr_t _wrap_attn_run_args_sink_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_run_args_block_mask_set_raw_8d8ea0251179765d(uintptr_t arg1, uintptr_t arg2);
-extern uintptr_t _wrap_attn_run_args_block_mask_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_run_args_k_scale_set_raw_8d8ea0251179765d(uintptr_t arg1, uintptr_t arg2);
-extern uintptr_t _wrap_attn_run_args_k_scale_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_run_args_v_scale_set_raw_8d8ea0251179765d(uintptr_t arg1, uintptr_t arg2);
-extern uintptr_t _wrap_attn_run_args_v_scale_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_run_args_workspace_set_raw_8d8ea0251179765d(uintptr_t arg1, uintptr_t arg2);
-extern uintptr_t _wrap_attn_run_args_workspace_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_run_args_workspace_size_set_raw_8d8ea0251179765d(uintptr_t arg1, swig_type_51 arg2);
-extern swig_type_52 _wrap_attn_run_args_workspace_size_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_run_args_stream_set_raw_8d8ea0251179765d(uintptr_t arg1, uintptr_t arg2);
-extern uintptr_t _wrap_attn_run_args_stream_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern uintptr_t _wrap_new_attn_run_args_raw_8d8ea0251179765d(void);
-extern void _wrap_delete_attn_run_args_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_run_args_init_raw_8d8ea0251179765d(uintptr_t arg1, swig_type_53 arg2);
-extern swig_intgo _wrap_attn_run_raw_8d8ea0251179765d(uintptr_t arg1, uintptr_t arg2, uintptr_t arg3);
-extern swig_intgo _wrap_ATTN_REQUEST_BAD_SEQLEN_Q_raw_8d8ea0251179765d(void);
-extern swig_intgo _wrap_ATTN_REQUEST_BAD_SEQLEN_K_raw_8d8ea0251179765d(void);
-extern swig_intgo _wrap_ATTN_REQUEST_BAD_PAGE_raw_8d8ea0251179765d(void);
-extern swig_intgo _wrap_ATTN_REQUEST_BAD_POSITION_raw_8d8ea0251179765d(void);
-extern void _wrap_attn_merge_args_struct_size_set_raw_8d8ea0251179765d(uintptr_t arg1, swig_intgo arg2);
-extern swig_intgo _wrap_attn_merge_args_struct_size_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_merge_args_count_set_raw_8d8ea0251179765d(uintptr_t arg1, swig_intgo arg2);
-extern swig_intgo _wrap_attn_merge_args_count_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_merge_args_o_parts_set_raw_8d8ea0251179765d(uintptr_t arg1, uintptr_t arg2);
-extern uintptr_t _wrap_attn_merge_args_o_parts_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_merge_args_lse_parts_set_raw_8d8ea0251179765d(uintptr_t arg1, uintptr_t arg2);
-extern uintptr_t _wrap_attn_merge_args_lse_parts_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_merge_args_o_set_raw_8d8ea0251179765d(uintptr_t arg1, uintptr_t arg2);
-extern uintptr_t _wrap_attn_merge_args_o_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_merge_args_lse_set_raw_8d8ea0251179765d(uintptr_t arg1, uintptr_t arg2);
-extern uintptr_t _wrap_attn_merge_args_lse_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_merge_args_sink_set_raw_8d8ea0251179765d(uintptr_t arg1, uintptr_t arg2);
-extern uintptr_t _wrap_attn_merge_args_sink_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_merge_args_stream_set_raw_8d8ea0251179765d(uintptr_t arg1, uintptr_t arg2);
-extern uintptr_t _wrap_attn_merge_args_stream_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern uintptr_t _wrap_new_attn_merge_args_raw_8d8ea0251179765d(void);
-extern void _wrap_delete_attn_merge_args_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_merge_args_init_raw_8d8ea0251179765d(uintptr_t arg1, swig_type_54 arg2);
-extern swig_intgo _wrap_attn_merge_raw_8d8ea0251179765d(uintptr_t arg1, uintptr_t arg2, uintptr_t arg3);
-extern void _wrap_attn_context_info_struct_size_set_raw_8d8ea0251179765d(uintptr_t arg1, swig_intgo arg2);
-extern swig_intgo _wrap_attn_context_info_struct_size_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_context_info_isa_set_raw_8d8ea0251179765d(uintptr_t arg1, swig_intgo arg2);
-extern swig_intgo _wrap_attn_context_info_isa_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern swig_type_55 _wrap_attn_context_info_isa_name_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_context_info_concurrency_set_raw_8d8ea0251179765d(uintptr_t arg1, swig_intgo arg2);
-extern swig_intgo _wrap_attn_context_info_concurrency_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_context_info_reserved_set_raw_8d8ea0251179765d(uintptr_t arg1, swig_intgo arg2);
-extern swig_intgo _wrap_attn_context_info_reserved_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_context_info_l1_cache_size_set_raw_8d8ea0251179765d(uintptr_t arg1, swig_type_56 arg2);
-extern swig_type_57 _wrap_attn_context_info_l1_cache_size_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_context_info_l2_cache_size_set_raw_8d8ea0251179765d(uintptr_t arg1, swig_type_58 arg2);
-extern swig_type_59 _wrap_attn_context_info_l2_cache_size_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_context_info_l3_cache_size_set_raw_8d8ea0251179765d(uintptr_t arg1, swig_type_60 arg2);
-extern swig_type_61 _wrap_attn_context_info_l3_cache_size_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern swig_type_62 _wrap_attn_context_info_backend_dir_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern uintptr_t _wrap_new_attn_context_info_raw_8d8ea0251179765d(void);
-extern void _wrap_delete_attn_context_info_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_context_info_init_raw_8d8ea0251179765d(uintptr_t arg1, swig_type_63 arg2);
-extern swig_intgo _wrap_attn_context_get_info_raw_8d8ea0251179765d(uintptr_t arg1, uintptr_t arg2, uintptr_t arg3);
-extern void _wrap_attn_isa_info_struct_size_set_raw_8d8ea0251179765d(uintptr_t arg1, swig_intgo arg2);
-extern swig_intgo _wrap_attn_isa_info_struct_size_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_isa_info_isa_set_raw_8d8ea0251179765d(uintptr_t arg1, swig_intgo arg2);
-extern swig_intgo _wrap_attn_isa_info_isa_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern swig_type_64 _wrap_attn_isa_info_name_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_isa_info_available_set_raw_8d8ea0251179765d(uintptr_t arg1, swig_intgo arg2);
-extern swig_intgo _wrap_attn_isa_info_available_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_isa_info_reserved_set_raw_8d8ea0251179765d(uintptr_t arg1, swig_intgo arg2);
-extern swig_intgo _wrap_attn_isa_info_reserved_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern swig_type_65 _wrap_attn_isa_info_reason_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern uintptr_t _wrap_new_attn_isa_info_raw_8d8ea0251179765d(void);
-extern void _wrap_delete_attn_isa_info_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_isa_info_init_raw_8d8ea0251179765d(uintptr_t arg1, swig_type_66 arg2);
-extern swig_intgo _wrap_attn_context_isa_count_raw_8d8ea0251179765d(uintptr_t arg1);
-extern swig_intgo _wrap_attn_context_get_isa_raw_8d8ea0251179765d(uintptr_t arg1, swig_intgo arg2, uintptr_t arg3, uintptr_t arg4);
-extern void _wrap_attn_backend_info_struct_size_set_raw_8d8ea0251179765d(uintptr_t arg1, swig_intgo arg2);
-extern swig_intgo _wrap_attn_backend_info_struct_size_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_backend_info_available_set_raw_8d8ea0251179765d(uintptr_t arg1, swig_intgo arg2);
-extern swig_intgo _wrap_attn_backend_info_available_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern swig_type_67 _wrap_attn_backend_info_name_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern swig_type_68 _wrap_attn_backend_info_description_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern swig_type_69 _wrap_attn_backend_info_reason_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern uintptr_t _wrap_new_attn_backend_info_raw_8d8ea0251179765d(void);
-extern void _wrap_delete_attn_backend_info_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_backend_info_init_raw_8d8ea0251179765d(uintptr_t arg1, swig_type_70 arg2);
-extern swig_intgo _wrap_attn_context_backend_count_raw_8d8ea0251179765d(uintptr_t arg1);
-extern swig_intgo _wrap_attn_context_get_backend_raw_8d8ea0251179765d(uintptr_t arg1, swig_intgo arg2, uintptr_t arg3, uintptr_t arg4);
-extern void _wrap_attn_plan_info_struct_size_set_raw_8d8ea0251179765d(uintptr_t arg1, swig_intgo arg2);
-extern swig_intgo _wrap_attn_plan_info_struct_size_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_plan_info_isa_set_raw_8d8ea0251179765d(uintptr_t arg1, swig_intgo arg2);
-extern swig_intgo _wrap_attn_plan_info_isa_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern swig_type_71 _wrap_attn_plan_info_backend_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern swig_type_72 _wrap_attn_plan_info_isa_name_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_plan_info_tile_q_set_raw_8d8ea0251179765d(uintptr_t arg1, swig_type_73 arg2);
-extern swig_type_74 _wrap_attn_plan_info_tile_q_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_plan_info_tile_k_set_raw_8d8ea0251179765d(uintptr_t arg1, swig_type_75 arg2);
-extern swig_type_76 _wrap_attn_plan_info_tile_k_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_plan_info_kv_chunk_set_raw_8d8ea0251179765d(uintptr_t arg1, swig_type_77 arg2);
-extern swig_type_78 _wrap_attn_plan_info_kv_chunk_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_plan_info_workspace_size_set_raw_8d8ea0251179765d(uintptr_t arg1, swig_type_79 arg2);
-extern swig_type_80 _wrap_attn_plan_info_workspace_size_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_plan_info_standard_workspace_size_set_raw_8d8ea0251179765d(uintptr_t arg1, swig_type_81 arg2);
-extern swig_type_82 _wrap_attn_plan_info_standard_workspace_size_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_plan_info_request_status_count_set_raw_8d8ea0251179765d(uintptr_t arg1, swig_type_83 arg2);
-extern swig_type_84 _wrap_attn_plan_info_request_status_count_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern swig_type_85 _wrap_attn_plan_info_kernel_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern uintptr_t _wrap_new_attn_plan_info_raw_8d8ea0251179765d(void);
-extern void _wrap_delete_attn_plan_info_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_plan_info_init_raw_8d8ea0251179765d(uintptr_t arg1, swig_type_86 arg2);
-extern swig_intgo _wrap_attn_plan_get_info_raw_8d8ea0251179765d(uintptr_t arg1, uintptr_t arg2, uintptr_t arg3);
-extern swig_type_87 _wrap_attn_plan_refusal_raw_8d8ea0251179765d(uintptr_t arg1, swig_intgo arg2);
-extern swig_type_88 _wrap_attn_plan_describe_raw_8d8ea0251179765d(uintptr_t arg1, swig_type_89 arg2);
-extern void _wrap_attn_autotune_info_struct_size_set_raw_8d8ea0251179765d(uintptr_t arg1, swig_intgo arg2);
-extern swig_intgo _wrap_attn_autotune_info_struct_size_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_autotune_info_measured_set_raw_8d8ea0251179765d(uintptr_t arg1, swig_intgo arg2);
-extern swig_intgo _wrap_attn_autotune_info_measured_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_autotune_info_tile_k_set_raw_8d8ea0251179765d(uintptr_t arg1, swig_type_90 arg2);
-extern swig_type_91 _wrap_attn_autotune_info_tile_k_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_autotune_info_kv_chunk_set_raw_8d8ea0251179765d(uintptr_t arg1, swig_type_92 arg2);
-extern swig_type_93 _wrap_attn_autotune_info_kv_chunk_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_autotune_info_default_ns_set_raw_8d8ea0251179765d(uintptr_t arg1, swig_type_94 arg2);
-extern swig_type_95 _wrap_attn_autotune_info_default_ns_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_autotune_info_tuned_ns_set_raw_8d8ea0251179765d(uintptr_t arg1, swig_type_96 arg2);
-extern swig_type_97 _wrap_attn_autotune_info_tuned_ns_get_raw_8d8ea0251179765d(uintptr_t arg1);
-extern uintptr_t _wrap_new_attn_autotune_info_raw_8d8ea0251179765d(void);
-extern void _wrap_delete_attn_autotune_info_raw_8d8ea0251179765d(uintptr_t arg1);
-extern void _wrap_attn_autotune_info_init_raw_8d8ea0251179765d(uintptr_t arg1, swig_type_98 arg2);
-extern swig_intgo _wrap_attn_plan_autotune_raw_8d8ea0251179765d(uintptr_t arg1, uintptr_t arg2, swig_type_99 arg3, uintptr_t arg4, uintptr_t arg5);
+extern void _wrap_Swig_free_raw_5f2953b345db4a09(uintptr_t arg1);
+extern uintptr_t _wrap_Swig_malloc_raw_5f2953b345db4a09(swig_intgo arg1);
+extern swig_intgo _wrap_ATTN_VERSION_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_attn_version_raw_5f2953b345db4a09(void);
+extern swig_type_1 _wrap_attn_version_string_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_OK_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_ERROR_INVALID_ARGUMENT_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_ERROR_UNSUPPORTED_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_ERROR_UNAVAILABLE_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_ERROR_OUT_OF_MEMORY_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_ERROR_WORKSPACE_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_ERROR_VERSION_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_ERROR_EXECUTOR_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_ERROR_DEVICE_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_ERROR_INTERNAL_raw_5f2953b345db4a09(void);
+extern swig_type_2 _wrap_attn_status_name_raw_5f2953b345db4a09(swig_intgo arg1);
+extern void _wrap_attn_error_status_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_error_status_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern swig_type_3 _wrap_attn_error_message_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern uintptr_t _wrap_new_attn_error_raw_5f2953b345db4a09(void);
+extern void _wrap_delete_attn_error_raw_5f2953b345db4a09(uintptr_t arg1);
+extern swig_type_4 _wrap_attn_last_error_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_DTYPE_INVALID_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_DTYPE_F32_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_DTYPE_F16_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_DTYPE_BF16_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_DTYPE_F8E4M3_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_DTYPE_I8_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_DTYPE_U8_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_DTYPE_I32_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_DTYPE_I64_raw_5f2953b345db4a09(void);
+extern swig_type_5 _wrap_attn_dtype_size_raw_5f2953b345db4a09(swig_intgo arg1);
+extern swig_type_6 _wrap_attn_dtype_name_raw_5f2953b345db4a09(swig_intgo arg1);
+extern swig_intgo _wrap_ATTN_DEVICE_CPU_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_DEVICE_CUDA_raw_5f2953b345db4a09(void);
+extern void _wrap_attn_tensor_data_set_raw_5f2953b345db4a09(uintptr_t arg1, uintptr_t arg2);
+extern uintptr_t _wrap_attn_tensor_data_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_tensor_byte_offset_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_type_7 arg2);
+extern swig_type_8 _wrap_attn_tensor_byte_offset_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_tensor_dtype_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_tensor_dtype_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_tensor_device_type_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_tensor_device_type_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_tensor_device_id_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_tensor_device_id_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_tensor_rank_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_tensor_rank_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_tensor_shape_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_voidp arg2);
+extern swig_voidp _wrap_attn_tensor_shape_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_tensor_strides_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_voidp arg2);
+extern swig_voidp _wrap_attn_tensor_strides_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_tensor_reserved_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_voidp arg2);
+extern swig_voidp _wrap_attn_tensor_reserved_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern uintptr_t _wrap_new_attn_tensor_raw_5f2953b345db4a09(void);
+extern void _wrap_delete_attn_tensor_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_tensor_init_raw_5f2953b345db4a09(uintptr_t arg1, uintptr_t arg2, swig_intgo arg3, swig_intgo arg4, swig_voidp arg5);
+extern swig_intgo _wrap_ATTN_CAUSAL_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_WINDOW_LEFT_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_WINDOW_RIGHT_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_SEQLENS_Q_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_SEQLENS_K_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_Q_START_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_K_START_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_BIAS_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_BIAS_RANGE_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_MASK_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_MASK_RANGE_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_ALIBI_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_SINK_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_BLOCK_MASK_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_attn_attention_raw_5f2953b345db4a09(uintptr_t arg1, uintptr_t arg2, uintptr_t arg3, uintptr_t arg4, swig_intgo arg5, uintptr_t arg6);
+extern swig_intgo _wrap_ATTN_ISA_AUTO_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_ISA_SCALAR_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_ISA_AVX2_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_ISA_AVX512_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_ISA_NEON_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_ISA_AVX512_BF16_raw_5f2953b345db4a09(void);
+extern void _wrap_attn_allocator_struct_size_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_allocator_struct_size_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_allocator_reserved_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_allocator_reserved_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_allocator_user_set_raw_5f2953b345db4a09(uintptr_t arg1, uintptr_t arg2);
+extern uintptr_t _wrap_attn_allocator_user_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_allocator_allocate_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_type_9 arg2);
+extern swig_type_10 _wrap_attn_allocator_allocate_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_allocator_deallocate_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_type_11 arg2);
+extern swig_type_12 _wrap_attn_allocator_deallocate_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern uintptr_t _wrap_new_attn_allocator_raw_5f2953b345db4a09(void);
+extern void _wrap_delete_attn_allocator_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_allocator_init_raw_5f2953b345db4a09(uintptr_t arg1, swig_type_13 arg2);
+extern void _wrap_attn_executor_struct_size_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_executor_struct_size_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_executor_concurrency_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_executor_concurrency_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_executor_user_set_raw_5f2953b345db4a09(uintptr_t arg1, uintptr_t arg2);
+extern uintptr_t _wrap_attn_executor_user_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_executor_parallel_for_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_type_14 arg2);
+extern swig_type_15 _wrap_attn_executor_parallel_for_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern uintptr_t _wrap_new_attn_executor_raw_5f2953b345db4a09(void);
+extern void _wrap_delete_attn_executor_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_executor_init_raw_5f2953b345db4a09(uintptr_t arg1, swig_type_16 arg2);
+extern swig_intgo _wrap_ATTN_LOG_DEBUG_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_LOG_INFO_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_LOG_WARNING_raw_5f2953b345db4a09(void);
+extern void _wrap_attn_context_config_struct_size_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_context_config_struct_size_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_context_config_num_threads_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_context_config_num_threads_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_context_config_isa_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_context_config_isa_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_context_config_reserved_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_context_config_reserved_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_context_config_allocator_set_raw_5f2953b345db4a09(uintptr_t arg1, uintptr_t arg2);
+extern uintptr_t _wrap_attn_context_config_allocator_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_context_config_executor_set_raw_5f2953b345db4a09(uintptr_t arg1, uintptr_t arg2);
+extern uintptr_t _wrap_attn_context_config_executor_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_context_config_backend_dir_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_type_17 arg2);
+extern swig_type_18 _wrap_attn_context_config_backend_dir_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_context_config_log_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_type_19 arg2);
+extern swig_type_20 _wrap_attn_context_config_log_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_context_config_log_user_set_raw_5f2953b345db4a09(uintptr_t arg1, uintptr_t arg2);
+extern uintptr_t _wrap_attn_context_config_log_user_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_delete_attn_context_config_raw_5f2953b345db4a09(uintptr_t arg1);
+extern uintptr_t _wrap_new_attn_context_config_raw_5f2953b345db4a09(void);
+extern void _wrap_attn_context_config_init_raw_5f2953b345db4a09(uintptr_t arg1, swig_type_21 arg2);
+extern swig_intgo _wrap_attn_context_create_raw_5f2953b345db4a09(uintptr_t arg1, swig_voidp arg2, uintptr_t arg3);
+extern void _wrap_attn_context_destroy_raw_5f2953b345db4a09(uintptr_t arg1);
+extern swig_intgo _wrap_attn_context_warmup_raw_5f2953b345db4a09(uintptr_t arg1, uintptr_t arg2);
+extern swig_intgo _wrap_ATTN_PLAN_FORWARD_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_LAYOUT_PADDED_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_LAYOUT_PACKED_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_LAYOUT_PAGED_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_ALIGN_BOTTOM_RIGHT_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_ALIGN_TOP_LEFT_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_PLAN_TRUST_POINTERS_raw_5f2953b345db4a09(void);
+extern void _wrap_attn_plan_config_struct_size_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_plan_config_struct_size_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_plan_config_kind_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_plan_config_kind_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_plan_config_features_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_plan_config_features_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_plan_config_device_type_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_plan_config_device_type_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_plan_config_device_id_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_plan_config_device_id_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_plan_config_q_dtype_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_plan_config_q_dtype_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_plan_config_k_dtype_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_plan_config_k_dtype_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_plan_config_v_dtype_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_plan_config_v_dtype_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_plan_config_o_dtype_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_plan_config_o_dtype_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_plan_config_bias_dtype_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_plan_config_bias_dtype_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_plan_config_q_layout_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_plan_config_q_layout_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_plan_config_kv_layout_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_plan_config_kv_layout_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_plan_config_alignment_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_plan_config_alignment_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_plan_config_scale_set_raw_5f2953b345db4a09(uintptr_t arg1, float arg2);
+extern float _wrap_attn_plan_config_scale_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_plan_config_softcap_set_raw_5f2953b345db4a09(uintptr_t arg1, float arg2);
+extern float _wrap_attn_plan_config_softcap_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_plan_config_page_size_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_plan_config_page_size_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_plan_config_block_q_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_plan_config_block_q_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_plan_config_block_k_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_plan_config_block_k_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_plan_config_heads_q_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_type_22 arg2);
+extern swig_type_23 _wrap_attn_plan_config_heads_q_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_plan_config_heads_kv_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_type_24 arg2);
+extern swig_type_25 _wrap_attn_plan_config_heads_kv_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_plan_config_head_dim_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_type_26 arg2);
+extern swig_type_27 _wrap_attn_plan_config_head_dim_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_plan_config_head_dim_v_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_type_28 arg2);
+extern swig_type_29 _wrap_attn_plan_config_head_dim_v_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_plan_config_max_batch_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_type_30 arg2);
+extern swig_type_31 _wrap_attn_plan_config_max_batch_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_plan_config_max_seqlen_q_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_type_32 arg2);
+extern swig_type_33 _wrap_attn_plan_config_max_seqlen_q_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_plan_config_max_seqlen_k_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_type_34 arg2);
+extern swig_type_35 _wrap_attn_plan_config_max_seqlen_k_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_plan_config_max_total_q_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_type_36 arg2);
+extern swig_type_37 _wrap_attn_plan_config_max_total_q_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_plan_config_max_total_k_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_type_38 arg2);
+extern swig_type_39 _wrap_attn_plan_config_max_total_k_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_plan_config_window_left_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_type_40 arg2);
+extern swig_type_41 _wrap_attn_plan_config_window_left_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_plan_config_window_right_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_type_42 arg2);
+extern swig_type_43 _wrap_attn_plan_config_window_right_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_plan_config_backend_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_type_44 arg2);
+extern swig_type_45 _wrap_attn_plan_config_backend_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_plan_config_tile_k_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_type_46 arg2);
+extern swig_type_47 _wrap_attn_plan_config_tile_k_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_plan_config_kv_chunk_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_type_48 arg2);
+extern swig_type_49 _wrap_attn_plan_config_kv_chunk_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_plan_config_flags_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_plan_config_flags_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_plan_config_reserved_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_plan_config_reserved_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_delete_attn_plan_config_raw_5f2953b345db4a09(uintptr_t arg1);
+extern uintptr_t _wrap_new_attn_plan_config_raw_5f2953b345db4a09(void);
+extern void _wrap_attn_plan_config_init_raw_5f2953b345db4a09(uintptr_t arg1, swig_type_50 arg2);
+extern swig_intgo _wrap_attn_plan_create_raw_5f2953b345db4a09(uintptr_t arg1, uintptr_t arg2, swig_voidp arg3, uintptr_t arg4);
+extern void _wrap_attn_plan_destroy_raw_5f2953b345db4a09(uintptr_t arg1);
+extern swig_intgo _wrap_attn_plan_workspace_size_raw_5f2953b345db4a09(uintptr_t arg1, swig_voidp arg2, uintptr_t arg3);
+extern void _wrap_attn_run_args_struct_size_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_run_args_struct_size_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_run_args_reserved_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_run_args_reserved_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_run_args_q_set_raw_5f2953b345db4a09(uintptr_t arg1, uintptr_t arg2);
+extern uintptr_t _wrap_attn_run_args_q_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_run_args_k_set_raw_5f2953b345db4a09(uintptr_t arg1, uintptr_t arg2);
+extern uintptr_t _wrap_attn_run_args_k_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_run_args_v_set_raw_5f2953b345db4a09(uintptr_t arg1, uintptr_t arg2);
+extern uintptr_t _wrap_attn_run_args_v_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_run_args_o_set_raw_5f2953b345db4a09(uintptr_t arg1, uintptr_t arg2);
+extern uintptr_t _wrap_attn_run_args_o_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_run_args_lse_set_raw_5f2953b345db4a09(uintptr_t arg1, uintptr_t arg2);
+extern uintptr_t _wrap_attn_run_args_lse_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_run_args_seqlens_q_set_raw_5f2953b345db4a09(uintptr_t arg1, uintptr_t arg2);
+extern uintptr_t _wrap_attn_run_args_seqlens_q_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_run_args_seqlens_k_set_raw_5f2953b345db4a09(uintptr_t arg1, uintptr_t arg2);
+extern uintptr_t _wrap_attn_run_args_seqlens_k_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_run_args_cu_seqlens_q_set_raw_5f2953b345db4a09(uintptr_t arg1, uintptr_t arg2);
+extern uintptr_t _wrap_attn_run_args_cu_seqlens_q_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_run_args_cu_seqlens_k_set_raw_5f2953b345db4a09(uintptr_t arg1, uintptr_t arg2);
+extern uintptr_t _wrap_attn_run_args_cu_seqlens_k_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_run_args_block_table_set_raw_5f2953b345db4a09(uintptr_t arg1, uintptr_t arg2);
+extern uintptr_t _wrap_attn_run_args_block_table_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_run_args_q_start_set_raw_5f2953b345db4a09(uintptr_t arg1, uintptr_t arg2);
+extern uintptr_t _wrap_attn_run_args_q_start_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_run_args_k_start_set_raw_5f2953b345db4a09(uintptr_t arg1, uintptr_t arg2);
+extern uintptr_t _wrap_attn_run_args_k_start_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_run_args_bias_set_raw_5f2953b345db4a09(uintptr_t arg1, uintptr_t arg2);
+extern uintptr_t _wrap_attn_run_args_bias_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_run_args_bias_k0_set_raw_5f2953b345db4a09(uintptr_t arg1, uintptr_t arg2);
+extern uintptr_t _wrap_attn_run_args_bias_k0_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_run_args_mask_set_raw_5f2953b345db4a09(uintptr_t arg1, uintptr_t arg2);
+extern uintptr_t _wrap_attn_run_args_mask_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_run_args_mask_k0_set_raw_5f2953b345db4a09(uintptr_t arg1, uintptr_t arg2);
+extern uintptr_t _wrap_attn_run_args_mask_k0_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_run_args_alibi_slopes_set_raw_5f2953b345db4a09(uintptr_t arg1, uintptr_t arg2);
+extern uintptr_t _wrap_attn_run_args_alibi_slopes_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_run_args_sink_set_raw_5f2953b345db4a09(uintptr_t arg1, uintptr_t arg2);
+extern uintptr_t _wrap_attn_run_args_sink_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_run_args_block_mask_set_raw_5f2953b345db4a09(uintptr_t arg1, uintptr_t arg2);
+extern uintptr_t _wrap_attn_run_args_block_mask_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_run_args_k_scale_set_raw_5f2953b345db4a09(uintptr_t arg1, uintptr_t arg2);
+extern uintptr_t _wrap_attn_run_args_k_scale_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_run_args_v_scale_set_raw_5f2953b345db4a09(uintptr_t arg1, uintptr_t arg2);
+extern uintptr_t _wrap_attn_run_args_v_scale_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_run_args_workspace_set_raw_5f2953b345db4a09(uintptr_t arg1, uintptr_t arg2);
+extern uintptr_t _wrap_attn_run_args_workspace_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_run_args_workspace_size_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_type_51 arg2);
+extern swig_type_52 _wrap_attn_run_args_workspace_size_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_run_args_stream_set_raw_5f2953b345db4a09(uintptr_t arg1, uintptr_t arg2);
+extern uintptr_t _wrap_attn_run_args_stream_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern uintptr_t _wrap_new_attn_run_args_raw_5f2953b345db4a09(void);
+extern void _wrap_delete_attn_run_args_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_run_args_init_raw_5f2953b345db4a09(uintptr_t arg1, swig_type_53 arg2);
+extern swig_intgo _wrap_attn_run_raw_5f2953b345db4a09(uintptr_t arg1, uintptr_t arg2, uintptr_t arg3);
+extern swig_intgo _wrap_ATTN_REQUEST_BAD_SEQLEN_Q_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_REQUEST_BAD_SEQLEN_K_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_REQUEST_BAD_PAGE_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_REQUEST_BAD_POSITION_raw_5f2953b345db4a09(void);
+extern void _wrap_attn_merge_args_struct_size_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_merge_args_struct_size_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_merge_args_count_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_merge_args_count_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_merge_args_o_parts_set_raw_5f2953b345db4a09(uintptr_t arg1, uintptr_t arg2);
+extern uintptr_t _wrap_attn_merge_args_o_parts_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_merge_args_lse_parts_set_raw_5f2953b345db4a09(uintptr_t arg1, uintptr_t arg2);
+extern uintptr_t _wrap_attn_merge_args_lse_parts_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_merge_args_o_set_raw_5f2953b345db4a09(uintptr_t arg1, uintptr_t arg2);
+extern uintptr_t _wrap_attn_merge_args_o_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_merge_args_lse_set_raw_5f2953b345db4a09(uintptr_t arg1, uintptr_t arg2);
+extern uintptr_t _wrap_attn_merge_args_lse_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_merge_args_sink_set_raw_5f2953b345db4a09(uintptr_t arg1, uintptr_t arg2);
+extern uintptr_t _wrap_attn_merge_args_sink_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_merge_args_stream_set_raw_5f2953b345db4a09(uintptr_t arg1, uintptr_t arg2);
+extern uintptr_t _wrap_attn_merge_args_stream_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern uintptr_t _wrap_new_attn_merge_args_raw_5f2953b345db4a09(void);
+extern void _wrap_delete_attn_merge_args_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_merge_args_init_raw_5f2953b345db4a09(uintptr_t arg1, swig_type_54 arg2);
+extern swig_intgo _wrap_attn_merge_raw_5f2953b345db4a09(uintptr_t arg1, uintptr_t arg2, uintptr_t arg3);
+extern void _wrap_attn_context_info_struct_size_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_context_info_struct_size_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_context_info_isa_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_context_info_isa_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern swig_type_55 _wrap_attn_context_info_isa_name_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_context_info_concurrency_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_context_info_concurrency_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_context_info_reserved_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_context_info_reserved_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_context_info_l1_cache_size_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_type_56 arg2);
+extern swig_type_57 _wrap_attn_context_info_l1_cache_size_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_context_info_l2_cache_size_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_type_58 arg2);
+extern swig_type_59 _wrap_attn_context_info_l2_cache_size_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_context_info_l3_cache_size_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_type_60 arg2);
+extern swig_type_61 _wrap_attn_context_info_l3_cache_size_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern swig_type_62 _wrap_attn_context_info_backend_dir_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern uintptr_t _wrap_new_attn_context_info_raw_5f2953b345db4a09(void);
+extern void _wrap_delete_attn_context_info_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_context_info_init_raw_5f2953b345db4a09(uintptr_t arg1, swig_type_63 arg2);
+extern swig_intgo _wrap_attn_context_get_info_raw_5f2953b345db4a09(uintptr_t arg1, uintptr_t arg2, uintptr_t arg3);
+extern void _wrap_attn_isa_info_struct_size_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_isa_info_struct_size_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_isa_info_isa_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_isa_info_isa_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern swig_type_64 _wrap_attn_isa_info_name_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_isa_info_available_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_isa_info_available_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_isa_info_reserved_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_isa_info_reserved_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern swig_type_65 _wrap_attn_isa_info_reason_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern uintptr_t _wrap_new_attn_isa_info_raw_5f2953b345db4a09(void);
+extern void _wrap_delete_attn_isa_info_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_isa_info_init_raw_5f2953b345db4a09(uintptr_t arg1, swig_type_66 arg2);
+extern swig_intgo _wrap_attn_context_isa_count_raw_5f2953b345db4a09(uintptr_t arg1);
+extern swig_intgo _wrap_attn_context_get_isa_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2, uintptr_t arg3, uintptr_t arg4);
+extern void _wrap_attn_backend_info_struct_size_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_backend_info_struct_size_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_backend_info_available_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_backend_info_available_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern swig_type_67 _wrap_attn_backend_info_name_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern swig_type_68 _wrap_attn_backend_info_description_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern swig_type_69 _wrap_attn_backend_info_reason_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern uintptr_t _wrap_new_attn_backend_info_raw_5f2953b345db4a09(void);
+extern void _wrap_delete_attn_backend_info_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_backend_info_init_raw_5f2953b345db4a09(uintptr_t arg1, swig_type_70 arg2);
+extern swig_intgo _wrap_attn_context_backend_count_raw_5f2953b345db4a09(uintptr_t arg1);
+extern swig_intgo _wrap_attn_context_get_backend_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2, uintptr_t arg3, uintptr_t arg4);
+extern void _wrap_attn_plan_info_struct_size_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_plan_info_struct_size_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_plan_info_isa_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_plan_info_isa_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern swig_type_71 _wrap_attn_plan_info_backend_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern swig_type_72 _wrap_attn_plan_info_isa_name_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_plan_info_tile_q_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_type_73 arg2);
+extern swig_type_74 _wrap_attn_plan_info_tile_q_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_plan_info_tile_k_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_type_75 arg2);
+extern swig_type_76 _wrap_attn_plan_info_tile_k_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_plan_info_kv_chunk_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_type_77 arg2);
+extern swig_type_78 _wrap_attn_plan_info_kv_chunk_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_plan_info_workspace_size_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_type_79 arg2);
+extern swig_type_80 _wrap_attn_plan_info_workspace_size_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_plan_info_standard_workspace_size_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_type_81 arg2);
+extern swig_type_82 _wrap_attn_plan_info_standard_workspace_size_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_plan_info_request_status_count_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_type_83 arg2);
+extern swig_type_84 _wrap_attn_plan_info_request_status_count_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern swig_type_85 _wrap_attn_plan_info_kernel_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern uintptr_t _wrap_new_attn_plan_info_raw_5f2953b345db4a09(void);
+extern void _wrap_delete_attn_plan_info_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_plan_info_init_raw_5f2953b345db4a09(uintptr_t arg1, swig_type_86 arg2);
+extern swig_intgo _wrap_attn_plan_get_info_raw_5f2953b345db4a09(uintptr_t arg1, uintptr_t arg2, uintptr_t arg3);
+extern swig_type_87 _wrap_attn_plan_refusal_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_type_88 _wrap_attn_plan_describe_raw_5f2953b345db4a09(uintptr_t arg1, swig_type_89 arg2);
+extern void _wrap_attn_autotune_info_struct_size_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_autotune_info_struct_size_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_autotune_info_measured_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_autotune_info_measured_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_autotune_info_tile_k_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_type_90 arg2);
+extern swig_type_91 _wrap_attn_autotune_info_tile_k_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_autotune_info_kv_chunk_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_type_92 arg2);
+extern swig_type_93 _wrap_attn_autotune_info_kv_chunk_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_autotune_info_default_ns_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_type_94 arg2);
+extern swig_type_95 _wrap_attn_autotune_info_default_ns_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_autotune_info_tuned_ns_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_type_96 arg2);
+extern swig_type_97 _wrap_attn_autotune_info_tuned_ns_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern uintptr_t _wrap_new_attn_autotune_info_raw_5f2953b345db4a09(void);
+extern void _wrap_delete_attn_autotune_info_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_autotune_info_init_raw_5f2953b345db4a09(uintptr_t arg1, swig_type_98 arg2);
+extern swig_intgo _wrap_attn_plan_autotune_raw_5f2953b345db4a09(uintptr_t arg1, uintptr_t arg2, swig_type_99 arg3, uintptr_t arg4, uintptr_t arg5);
 
 #include <attn/attn.h>
 #include <stdio.h>
@@ -554,7 +554,8 @@ static void attn_go_tensor(attn_tensor* tensor, attn_go_data view, attn_go_data 
   uint8_t* workspace, size_t workspace_size, uint8_t* stream, int64_t budget_ns,        \
   uintptr_t tuned, uint8_t* error
 
-static inline __attribute__((always_inline)) int32_t attn_go_run(ATTN_GO_RUN_PARAMETERS) {
+#define ATTN_GO_INLINE static inline __attribute__((always_inline))
+ATTN_GO_INLINE int32_t attn_go_run(ATTN_GO_RUN_PARAMETERS) {
   attn_tensor tensors[21];
   attn_tensor* next = tensors;
   attn_run_args args;  // each field is set, once
@@ -587,7 +588,7 @@ static inline __attribute__((always_inline)) int32_t attn_go_run(ATTN_GO_RUN_PAR
 #define ATTN_GO_TENSOR_ARGUMENTS(name) name##_view, name,
 #define ATTN_GO_VECTOR_ARGUMENTS(name, type) name, name##_size,
 #define ATTN_GO_RUN(function)                                                       \
-  static int32_t function(ATTN_GO_RUN_PARAMETERS) {                                 \
+  ATTN_GO_INLINE int32_t function(ATTN_GO_RUN_PARAMETERS) {                         \
     return attn_go_run(                                                             \
         plan, ATTN_GO_TENSORS(ATTN_GO_TENSOR_ARGUMENTS, ATTN_GO_VECTOR_ARGUMENTS)   \
         workspace, workspace_size, stream, budget_ns, tuned, error);                \
@@ -635,8 +636,8 @@ static int32_t attn_go_merge(uintptr_t context, int32_t count, attn_go_data tens
   return status;
 }
 
-extern void _wrap_attn_go_set_log_raw_8d8ea0251179765d(uintptr_t arg1, swig_type_100 arg2);
-extern void _wrap_attn_go_set_parallel_for_raw_8d8ea0251179765d(uintptr_t arg1, swig_type_101 arg2);
+extern void _wrap_attn_go_set_log_raw_5f2953b345db4a09(uintptr_t arg1, swig_type_100 arg2);
+extern void _wrap_attn_go_set_parallel_for_raw_5f2953b345db4a09(uintptr_t arg1, swig_type_101 arg2);
 #undef intgo
 */
 import "C"
@@ -672,13 +673,13 @@ func takeString(s string) string {
 
 func Swig_free(arg1 uintptr) {
 	_swig_i_0 := arg1
-	C._wrap_Swig_free_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0))
+	C._wrap_Swig_free_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))
 }
 
 func Swig_malloc(arg1 int) (_swig_ret uintptr) {
 	var swig_r uintptr
 	_swig_i_0 := arg1
-	swig_r = (uintptr)(C._wrap_Swig_malloc_raw_8d8ea0251179765d(C.swig_intgo(_swig_i_0)))
+	swig_r = (uintptr)(C._wrap_Swig_malloc_raw_5f2953b345db4a09(C.swig_intgo(_swig_i_0)))
 	return swig_r
 }
 
@@ -688,7 +689,7 @@ const ATTN_VERSION_PATCH int = 0
 
 func _swig_getATTN_VERSION() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_VERSION_raw_8d8ea0251179765d())
+	swig_r = (int)(C._wrap_ATTN_VERSION_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -696,13 +697,13 @@ var ATTN_VERSION int = _swig_getATTN_VERSION()
 
 func Attn_version() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_attn_version_raw_8d8ea0251179765d())
+	swig_r = (int)(C._wrap_attn_version_raw_5f2953b345db4a09())
 	return swig_r
 }
 
 func Attn_version_string() (_swig_ret string) {
 	var swig_r string
-	swig_r_p := C._wrap_attn_version_string_raw_8d8ea0251179765d()
+	swig_r_p := C._wrap_attn_version_string_raw_5f2953b345db4a09()
 	swig_r = *(*string)(unsafe.Pointer(&swig_r_p))
 	var swig_r_1 string
 	swig_r_1 = takeString(swig_r)
@@ -711,7 +712,7 @@ func Attn_version_string() (_swig_ret string) {
 
 func _swig_getATTN_OK() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_OK_raw_8d8ea0251179765d())
+	swig_r = (int)(C._wrap_ATTN_OK_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -719,7 +720,7 @@ var ATTN_OK int = _swig_getATTN_OK()
 
 func _swig_getATTN_ERROR_INVALID_ARGUMENT() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_ERROR_INVALID_ARGUMENT_raw_8d8ea0251179765d())
+	swig_r = (int)(C._wrap_ATTN_ERROR_INVALID_ARGUMENT_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -727,7 +728,7 @@ var ATTN_ERROR_INVALID_ARGUMENT int = _swig_getATTN_ERROR_INVALID_ARGUMENT()
 
 func _swig_getATTN_ERROR_UNSUPPORTED() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_ERROR_UNSUPPORTED_raw_8d8ea0251179765d())
+	swig_r = (int)(C._wrap_ATTN_ERROR_UNSUPPORTED_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -735,7 +736,7 @@ var ATTN_ERROR_UNSUPPORTED int = _swig_getATTN_ERROR_UNSUPPORTED()
 
 func _swig_getATTN_ERROR_UNAVAILABLE() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_ERROR_UNAVAILABLE_raw_8d8ea0251179765d())
+	swig_r = (int)(C._wrap_ATTN_ERROR_UNAVAILABLE_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -743,7 +744,7 @@ var ATTN_ERROR_UNAVAILABLE int = _swig_getATTN_ERROR_UNAVAILABLE()
 
 func _swig_getATTN_ERROR_OUT_OF_MEMORY() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_ERROR_OUT_OF_MEMORY_raw_8d8ea0251179765d())
+	swig_r = (int)(C._wrap_ATTN_ERROR_OUT_OF_MEMORY_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -751,7 +752,7 @@ var ATTN_ERROR_OUT_OF_MEMORY int = _swig_getATTN_ERROR_OUT_OF_MEMORY()
 
 func _swig_getATTN_ERROR_WORKSPACE() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_ERROR_WORKSPACE_raw_8d8ea0251179765d())
+	swig_r = (int)(C._wrap_ATTN_ERROR_WORKSPACE_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -759,7 +760,7 @@ var ATTN_ERROR_WORKSPACE int = _swig_getATTN_ERROR_WORKSPACE()
 
 func _swig_getATTN_ERROR_VERSION() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_ERROR_VERSION_raw_8d8ea0251179765d())
+	swig_r = (int)(C._wrap_ATTN_ERROR_VERSION_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -767,7 +768,7 @@ var ATTN_ERROR_VERSION int = _swig_getATTN_ERROR_VERSION()
 
 func _swig_getATTN_ERROR_EXECUTOR() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_ERROR_EXECUTOR_raw_8d8ea0251179765d())
+	swig_r = (int)(C._wrap_ATTN_ERROR_EXECUTOR_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -775,7 +776,7 @@ var ATTN_ERROR_EXECUTOR int = _swig_getATTN_ERROR_EXECUTOR()
 
 func _swig_getATTN_ERROR_DEVICE() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_ERROR_DEVICE_raw_8d8ea0251179765d())
+	swig_r = (int)(C._wrap_ATTN_ERROR_DEVICE_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -783,7 +784,7 @@ var ATTN_ERROR_DEVICE int = _swig_getATTN_ERROR_DEVICE()
 
 func _swig_getATTN_ERROR_INTERNAL() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_ERROR_INTERNAL_raw_8d8ea0251179765d())
+	swig_r = (int)(C._wrap_ATTN_ERROR_INTERNAL_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -792,7 +793,7 @@ var ATTN_ERROR_INTERNAL int = _swig_getATTN_ERROR_INTERNAL()
 func Attn_status_name(arg1 int) (_swig_ret string) {
 	var swig_r string
 	_swig_i_0 := arg1
-	swig_r_p := C._wrap_attn_status_name_raw_8d8ea0251179765d(C.swig_intgo(_swig_i_0))
+	swig_r_p := C._wrap_attn_status_name_raw_5f2953b345db4a09(C.swig_intgo(_swig_i_0))
 	swig_r = *(*string)(unsafe.Pointer(&swig_r_p))
 	var swig_r_1 string
 	swig_r_1 = takeString(swig_r)
@@ -811,20 +812,20 @@ func (p SwigcptrAttn_error) SwigIsAttn_error() {
 func (arg1 SwigcptrAttn_error) SetStatus(arg2 int) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_error_status_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	C._wrap_attn_error_status_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_error) GetStatus() (_swig_ret int) {
 	var swig_r int
 	_swig_i_0 := arg1
-	swig_r = (int)(C._wrap_attn_error_status_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0)))
+	swig_r = (int)(C._wrap_attn_error_status_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_error) GetMessage() (_swig_ret string) {
 	var swig_r string
 	_swig_i_0 := arg1
-	swig_r_p := C._wrap_attn_error_message_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0))
+	swig_r_p := C._wrap_attn_error_message_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))
 	swig_r = *(*string)(unsafe.Pointer(&swig_r_p))
 	var swig_r_1 string
 	swig_r_1 = takeString(swig_r)
@@ -833,13 +834,13 @@ func (arg1 SwigcptrAttn_error) GetMessage() (_swig_ret string) {
 
 func NewAttn_error() (_swig_ret Attn_error) {
 	var swig_r Attn_error
-	swig_r = (Attn_error)(SwigcptrAttn_error(C._wrap_new_attn_error_raw_8d8ea0251179765d()))
+	swig_r = (Attn_error)(SwigcptrAttn_error(C._wrap_new_attn_error_raw_5f2953b345db4a09()))
 	return swig_r
 }
 
 func DeleteAttn_error(arg1 Attn_error) {
 	_swig_i_0 := getSwigcptr(arg1)
-	C._wrap_delete_attn_error_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0))
+	C._wrap_delete_attn_error_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))
 }
 
 type Attn_error interface {
@@ -852,7 +853,7 @@ type Attn_error interface {
 
 func Attn_last_error() (_swig_ret string) {
 	var swig_r string
-	swig_r_p := C._wrap_attn_last_error_raw_8d8ea0251179765d()
+	swig_r_p := C._wrap_attn_last_error_raw_5f2953b345db4a09()
 	swig_r = *(*string)(unsafe.Pointer(&swig_r_p))
 	var swig_r_1 string
 	swig_r_1 = takeString(swig_r)
@@ -861,7 +862,7 @@ func Attn_last_error() (_swig_ret string) {
 
 func _swig_getATTN_DTYPE_INVALID() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_DTYPE_INVALID_raw_8d8ea0251179765d())
+	swig_r = (int)(C._wrap_ATTN_DTYPE_INVALID_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -869,7 +870,7 @@ var ATTN_DTYPE_INVALID int = _swig_getATTN_DTYPE_INVALID()
 
 func _swig_getATTN_DTYPE_F32() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_DTYPE_F32_raw_8d8ea0251179765d())
+	swig_r = (int)(C._wrap_ATTN_DTYPE_F32_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -877,7 +878,7 @@ var ATTN_DTYPE_F32 int = _swig_getATTN_DTYPE_F32()
 
 func _swig_getATTN_DTYPE_F16() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_DTYPE_F16_raw_8d8ea0251179765d())
+	swig_r = (int)(C._wrap_ATTN_DTYPE_F16_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -885,7 +886,7 @@ var ATTN_DTYPE_F16 int = _swig_getATTN_DTYPE_F16()
 
 func _swig_getATTN_DTYPE_BF16() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_DTYPE_BF16_raw_8d8ea0251179765d())
+	swig_r = (int)(C._wrap_ATTN_DTYPE_BF16_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -893,7 +894,7 @@ var ATTN_DTYPE_BF16 int = _swig_getATTN_DTYPE_BF16()
 
 func _swig_getATTN_DTYPE_F8E4M3() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_DTYPE_F8E4M3_raw_8d8ea0251179765d())
+	swig_r = (int)(C._wrap_ATTN_DTYPE_F8E4M3_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -901,7 +902,7 @@ var ATTN_DTYPE_F8E4M3 int = _swig_getATTN_DTYPE_F8E4M3()
 
 func _swig_getATTN_DTYPE_I8() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_DTYPE_I8_raw_8d8ea0251179765d())
+	swig_r = (int)(C._wrap_ATTN_DTYPE_I8_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -909,7 +910,7 @@ var ATTN_DTYPE_I8 int = _swig_getATTN_DTYPE_I8()
 
 func _swig_getATTN_DTYPE_U8() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_DTYPE_U8_raw_8d8ea0251179765d())
+	swig_r = (int)(C._wrap_ATTN_DTYPE_U8_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -917,7 +918,7 @@ var ATTN_DTYPE_U8 int = _swig_getATTN_DTYPE_U8()
 
 func _swig_getATTN_DTYPE_I32() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_DTYPE_I32_raw_8d8ea0251179765d())
+	swig_r = (int)(C._wrap_ATTN_DTYPE_I32_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -925,7 +926,7 @@ var ATTN_DTYPE_I32 int = _swig_getATTN_DTYPE_I32()
 
 func _swig_getATTN_DTYPE_I64() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_DTYPE_I64_raw_8d8ea0251179765d())
+	swig_r = (int)(C._wrap_ATTN_DTYPE_I64_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -934,14 +935,14 @@ var ATTN_DTYPE_I64 int = _swig_getATTN_DTYPE_I64()
 func Attn_dtype_size(arg1 int) (_swig_ret int64) {
 	var swig_r int64
 	_swig_i_0 := arg1
-	swig_r = (int64)(C._wrap_attn_dtype_size_raw_8d8ea0251179765d(C.swig_intgo(_swig_i_0)))
+	swig_r = (int64)(C._wrap_attn_dtype_size_raw_5f2953b345db4a09(C.swig_intgo(_swig_i_0)))
 	return swig_r
 }
 
 func Attn_dtype_name(arg1 int) (_swig_ret string) {
 	var swig_r string
 	_swig_i_0 := arg1
-	swig_r_p := C._wrap_attn_dtype_name_raw_8d8ea0251179765d(C.swig_intgo(_swig_i_0))
+	swig_r_p := C._wrap_attn_dtype_name_raw_5f2953b345db4a09(C.swig_intgo(_swig_i_0))
 	swig_r = *(*string)(unsafe.Pointer(&swig_r_p))
 	var swig_r_1 string
 	swig_r_1 = takeString(swig_r)
@@ -950,7 +951,7 @@ func Attn_dtype_name(arg1 int) (_swig_ret string) {
 
 func _swig_getATTN_DEVICE_CPU() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_DEVICE_CPU_raw_8d8ea0251179765d())
+	swig_r = (int)(C._wrap_ATTN_DEVICE_CPU_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -958,7 +959,7 @@ var ATTN_DEVICE_CPU int = _swig_getATTN_DEVICE_CPU()
 
 func _swig_getATTN_DEVICE_CUDA() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_DEVICE_CUDA_raw_8d8ea0251179765d())
+	swig_r = (int)(C._wrap_ATTN_DEVICE_CUDA_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -978,129 +979,129 @@ func (p SwigcptrAttn_tensor) SwigIsAttn_tensor() {
 func (arg1 SwigcptrAttn_tensor) SetData(arg2 uintptr) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_tensor_data_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
+	C._wrap_attn_tensor_data_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_tensor) GetData() (_swig_ret uintptr) {
 	var swig_r uintptr
 	_swig_i_0 := arg1
-	swig_r = (uintptr)(C._wrap_attn_tensor_data_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0)))
+	swig_r = (uintptr)(C._wrap_attn_tensor_data_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_tensor) SetByte_offset(arg2 uint64) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_tensor_byte_offset_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_type_7(_swig_i_1))
+	C._wrap_attn_tensor_byte_offset_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_type_7(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_tensor) GetByte_offset() (_swig_ret uint64) {
 	var swig_r uint64
 	_swig_i_0 := arg1
-	swig_r = (uint64)(C._wrap_attn_tensor_byte_offset_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0)))
+	swig_r = (uint64)(C._wrap_attn_tensor_byte_offset_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_tensor) SetDtype(arg2 int) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_tensor_dtype_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	C._wrap_attn_tensor_dtype_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_tensor) GetDtype() (_swig_ret int) {
 	var swig_r int
 	_swig_i_0 := arg1
-	swig_r = (int)(C._wrap_attn_tensor_dtype_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0)))
+	swig_r = (int)(C._wrap_attn_tensor_dtype_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_tensor) SetDevice_type(arg2 int) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_tensor_device_type_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	C._wrap_attn_tensor_device_type_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_tensor) GetDevice_type() (_swig_ret int) {
 	var swig_r int
 	_swig_i_0 := arg1
-	swig_r = (int)(C._wrap_attn_tensor_device_type_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0)))
+	swig_r = (int)(C._wrap_attn_tensor_device_type_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_tensor) SetDevice_id(arg2 int) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_tensor_device_id_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	C._wrap_attn_tensor_device_id_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_tensor) GetDevice_id() (_swig_ret int) {
 	var swig_r int
 	_swig_i_0 := arg1
-	swig_r = (int)(C._wrap_attn_tensor_device_id_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0)))
+	swig_r = (int)(C._wrap_attn_tensor_device_id_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_tensor) SetRank(arg2 int) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_tensor_rank_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	C._wrap_attn_tensor_rank_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_tensor) GetRank() (_swig_ret int) {
 	var swig_r int
 	_swig_i_0 := arg1
-	swig_r = (int)(C._wrap_attn_tensor_rank_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0)))
+	swig_r = (int)(C._wrap_attn_tensor_rank_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_tensor) SetShape(arg2 *int64) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_tensor_shape_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_voidp(_swig_i_1))
+	C._wrap_attn_tensor_shape_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_voidp(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_tensor) GetShape() (_swig_ret *int64) {
 	var swig_r *int64
 	_swig_i_0 := arg1
-	swig_r = (*int64)(C._wrap_attn_tensor_shape_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0)))
+	swig_r = (*int64)(C._wrap_attn_tensor_shape_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_tensor) SetStrides(arg2 *int64) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_tensor_strides_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_voidp(_swig_i_1))
+	C._wrap_attn_tensor_strides_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_voidp(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_tensor) GetStrides() (_swig_ret *int64) {
 	var swig_r *int64
 	_swig_i_0 := arg1
-	swig_r = (*int64)(C._wrap_attn_tensor_strides_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0)))
+	swig_r = (*int64)(C._wrap_attn_tensor_strides_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_tensor) SetReserved(arg2 *uint64) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_tensor_reserved_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_voidp(_swig_i_1))
+	C._wrap_attn_tensor_reserved_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_voidp(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_tensor) GetReserved() (_swig_ret *uint64) {
 	var swig_r *uint64
 	_swig_i_0 := arg1
-	swig_r = (*uint64)(C._wrap_attn_tensor_reserved_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0)))
+	swig_r = (*uint64)(C._wrap_attn_tensor_reserved_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func NewAttn_tensor() (_swig_ret Attn_tensor) {
 	var swig_r Attn_tensor
-	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_new_attn_tensor_raw_8d8ea0251179765d()))
+	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_new_attn_tensor_raw_5f2953b345db4a09()))
 	return swig_r
 }
 
 func DeleteAttn_tensor(arg1 Attn_tensor) {
 	_swig_i_0 := getSwigcptr(arg1)
-	C._wrap_delete_attn_tensor_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0))
+	C._wrap_delete_attn_tensor_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))
 }
 
 type Attn_tensor interface {
@@ -1132,12 +1133,12 @@ func Attn_tensor_init(arg1 Attn_tensor, arg2 uintptr, arg3 int, arg4 int, arg5 *
 	_swig_i_2 := arg3
 	_swig_i_3 := arg4
 	_swig_i_4 := arg5
-	C._wrap_attn_tensor_init_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1), C.swig_intgo(_swig_i_2), C.swig_intgo(_swig_i_3), C.swig_voidp(_swig_i_4))
+	C._wrap_attn_tensor_init_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1), C.swig_intgo(_swig_i_2), C.swig_intgo(_swig_i_3), C.swig_voidp(_swig_i_4))
 }
 
 func _swig_getATTN_CAUSAL() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_CAUSAL_raw_8d8ea0251179765d())
+	swig_r = (int)(C._wrap_ATTN_CAUSAL_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -1145,7 +1146,7 @@ var ATTN_CAUSAL int = _swig_getATTN_CAUSAL()
 
 func _swig_getATTN_WINDOW_LEFT() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_WINDOW_LEFT_raw_8d8ea0251179765d())
+	swig_r = (int)(C._wrap_ATTN_WINDOW_LEFT_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -1153,7 +1154,7 @@ var ATTN_WINDOW_LEFT int = _swig_getATTN_WINDOW_LEFT()
 
 func _swig_getATTN_WINDOW_RIGHT() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_WINDOW_RIGHT_raw_8d8ea0251179765d())
+	swig_r = (int)(C._wrap_ATTN_WINDOW_RIGHT_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -1161,7 +1162,7 @@ var ATTN_WINDOW_RIGHT int = _swig_getATTN_WINDOW_RIGHT()
 
 func _swig_getATTN_SEQLENS_Q() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_SEQLENS_Q_raw_8d8ea0251179765d())
+	swig_r = (int)(C._wrap_ATTN_SEQLENS_Q_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -1169,7 +1170,7 @@ var ATTN_SEQLENS_Q int = _swig_getATTN_SEQLENS_Q()
 
 func _swig_getATTN_SEQLENS_K() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_SEQLENS_K_raw_8d8ea0251179765d())
+	swig_r = (int)(C._wrap_ATTN_SEQLENS_K_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -1177,7 +1178,7 @@ var ATTN_SEQLENS_K int = _swig_getATTN_SEQLENS_K()
 
 func _swig_getATTN_Q_START() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_Q_START_raw_8d8ea0251179765d())
+	swig_r = (int)(C._wrap_ATTN_Q_START_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -1185,7 +1186,7 @@ var ATTN_Q_START int = _swig_getATTN_Q_START()
 
 func _swig_getATTN_K_START() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_K_START_raw_8d8ea0251179765d())
+	swig_r = (int)(C._wrap_ATTN_K_START_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -1193,7 +1194,7 @@ var ATTN_K_START int = _swig_getATTN_K_START()
 
 func _swig_getATTN_BIAS() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_BIAS_raw_8d8ea0251179765d())
+	swig_r = (int)(C._wrap_ATTN_BIAS_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -1201,7 +1202,7 @@ var ATTN_BIAS int = _swig_getATTN_BIAS()
 
 func _swig_getATTN_BIAS_RANGE() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_BIAS_RANGE_raw_8d8ea0251179765d())
+	swig_r = (int)(C._wrap_ATTN_BIAS_RANGE_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -1209,7 +1210,7 @@ var ATTN_BIAS_RANGE int = _swig_getATTN_BIAS_RANGE()
 
 func _swig_getATTN_MASK() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_MASK_raw_8d8ea0251179765d())
+	swig_r = (int)(C._wrap_ATTN_MASK_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -1217,7 +1218,7 @@ var ATTN_MASK int = _swig_getATTN_MASK()
 
 func _swig_getATTN_MASK_RANGE() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_MASK_RANGE_raw_8d8ea0251179765d())
+	swig_r = (int)(C._wrap_ATTN_MASK_RANGE_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -1225,7 +1226,7 @@ var ATTN_MASK_RANGE int = _swig_getATTN_MASK_RANGE()
 
 func _swig_getATTN_ALIBI() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_ALIBI_raw_8d8ea0251179765d())
+	swig_r = (int)(C._wrap_ATTN_ALIBI_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -1233,7 +1234,7 @@ var ATTN_ALIBI int = _swig_getATTN_ALIBI()
 
 func _swig_getATTN_SINK() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_SINK_raw_8d8ea0251179765d())
+	swig_r = (int)(C._wrap_ATTN_SINK_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -1241,7 +1242,7 @@ var ATTN_SINK int = _swig_getATTN_SINK()
 
 func _swig_getATTN_BLOCK_MASK() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_BLOCK_MASK_raw_8d8ea0251179765d())
+	swig_r = (int)(C._wrap_ATTN_BLOCK_MASK_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -1255,13 +1256,13 @@ func Attn_attention(arg1 Attn_tensor, arg2 Attn_tensor, arg3 Attn_tensor, arg4 A
 	_swig_i_3 := getSwigcptr(arg4)
 	_swig_i_4 := arg5
 	_swig_i_5 := getSwigcptr(arg6)
-	swig_r = (int)(C._wrap_attn_attention_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1), C.uintptr_t(_swig_i_2), C.uintptr_t(_swig_i_3), C.swig_intgo(_swig_i_4), C.uintptr_t(_swig_i_5)))
+	swig_r = (int)(C._wrap_attn_attention_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1), C.uintptr_t(_swig_i_2), C.uintptr_t(_swig_i_3), C.swig_intgo(_swig_i_4), C.uintptr_t(_swig_i_5)))
 	return swig_r
 }
 
 func _swig_getATTN_ISA_AUTO() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_ISA_AUTO_raw_8d8ea0251179765d())
+	swig_r = (int)(C._wrap_ATTN_ISA_AUTO_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -1269,7 +1270,7 @@ var ATTN_ISA_AUTO int = _swig_getATTN_ISA_AUTO()
 
 func _swig_getATTN_ISA_SCALAR() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_ISA_SCALAR_raw_8d8ea0251179765d())
+	swig_r = (int)(C._wrap_ATTN_ISA_SCALAR_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -1277,7 +1278,7 @@ var ATTN_ISA_SCALAR int = _swig_getATTN_ISA_SCALAR()
 
 func _swig_getATTN_ISA_AVX2() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_ISA_AVX2_raw_8d8ea0251179765d())
+	swig_r = (int)(C._wrap_ATTN_ISA_AVX2_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -1285,7 +1286,7 @@ var ATTN_ISA_AVX2 int = _swig_getATTN_ISA_AVX2()
 
 func _swig_getATTN_ISA_AVX512() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_ISA_AVX512_raw_8d8ea0251179765d())
+	swig_r = (int)(C._wrap_ATTN_ISA_AVX512_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -1293,7 +1294,7 @@ var ATTN_ISA_AVX512 int = _swig_getATTN_ISA_AVX512()
 
 func _swig_getATTN_ISA_NEON() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_ISA_NEON_raw_8d8ea0251179765d())
+	swig_r = (int)(C._wrap_ATTN_ISA_NEON_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -1301,7 +1302,7 @@ var ATTN_ISA_NEON int = _swig_getATTN_ISA_NEON()
 
 func _swig_getATTN_ISA_AVX512_BF16() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_ISA_AVX512_BF16_raw_8d8ea0251179765d())
+	swig_r = (int)(C._wrap_ATTN_ISA_AVX512_BF16_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -1319,77 +1320,77 @@ func (p SwigcptrAttn_allocator) SwigIsAttn_allocator() {
 func (arg1 SwigcptrAttn_allocator) SetStruct_size(arg2 uint) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_allocator_struct_size_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	C._wrap_attn_allocator_struct_size_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_allocator) GetStruct_size() (_swig_ret uint) {
 	var swig_r uint
 	_swig_i_0 := arg1
-	swig_r = (uint)(C._wrap_attn_allocator_struct_size_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0)))
+	swig_r = (uint)(C._wrap_attn_allocator_struct_size_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_allocator) SetReserved(arg2 uint) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_allocator_reserved_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	C._wrap_attn_allocator_reserved_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_allocator) GetReserved() (_swig_ret uint) {
 	var swig_r uint
 	_swig_i_0 := arg1
-	swig_r = (uint)(C._wrap_attn_allocator_reserved_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0)))
+	swig_r = (uint)(C._wrap_attn_allocator_reserved_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_allocator) SetUser(arg2 uintptr) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_allocator_user_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
+	C._wrap_attn_allocator_user_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_allocator) GetUser() (_swig_ret uintptr) {
 	var swig_r uintptr
 	_swig_i_0 := arg1
-	swig_r = (uintptr)(C._wrap_attn_allocator_user_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0)))
+	swig_r = (uintptr)(C._wrap_attn_allocator_user_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_allocator) SetAllocate(arg2 _swig_fnptr) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_allocator_allocate_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_type_9(_swig_i_1))
+	C._wrap_attn_allocator_allocate_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_type_9(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_allocator) GetAllocate() (_swig_ret _swig_fnptr) {
 	var swig_r _swig_fnptr
 	_swig_i_0 := arg1
-	swig_r = (_swig_fnptr)(C._wrap_attn_allocator_allocate_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0)))
+	swig_r = (_swig_fnptr)(C._wrap_attn_allocator_allocate_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_allocator) SetDeallocate(arg2 _swig_fnptr) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_allocator_deallocate_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_type_11(_swig_i_1))
+	C._wrap_attn_allocator_deallocate_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_type_11(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_allocator) GetDeallocate() (_swig_ret _swig_fnptr) {
 	var swig_r _swig_fnptr
 	_swig_i_0 := arg1
-	swig_r = (_swig_fnptr)(C._wrap_attn_allocator_deallocate_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0)))
+	swig_r = (_swig_fnptr)(C._wrap_attn_allocator_deallocate_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func NewAttn_allocator() (_swig_ret Attn_allocator) {
 	var swig_r Attn_allocator
-	swig_r = (Attn_allocator)(SwigcptrAttn_allocator(C._wrap_new_attn_allocator_raw_8d8ea0251179765d()))
+	swig_r = (Attn_allocator)(SwigcptrAttn_allocator(C._wrap_new_attn_allocator_raw_5f2953b345db4a09()))
 	return swig_r
 }
 
 func DeleteAttn_allocator(arg1 Attn_allocator) {
 	_swig_i_0 := getSwigcptr(arg1)
-	C._wrap_delete_attn_allocator_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0))
+	C._wrap_delete_attn_allocator_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))
 }
 
 type Attn_allocator interface {
@@ -1410,7 +1411,7 @@ type Attn_allocator interface {
 func Attn_allocator_init(arg1 Attn_allocator, arg2 int64) {
 	_swig_i_0 := getSwigcptr(arg1)
 	_swig_i_1 := arg2
-	C._wrap_attn_allocator_init_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_type_13(_swig_i_1))
+	C._wrap_attn_allocator_init_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_type_13(_swig_i_1))
 }
 
 type SwigcptrAttn_executor uintptr
@@ -1425,64 +1426,64 @@ func (p SwigcptrAttn_executor) SwigIsAttn_executor() {
 func (arg1 SwigcptrAttn_executor) SetStruct_size(arg2 uint) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_executor_struct_size_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	C._wrap_attn_executor_struct_size_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_executor) GetStruct_size() (_swig_ret uint) {
 	var swig_r uint
 	_swig_i_0 := arg1
-	swig_r = (uint)(C._wrap_attn_executor_struct_size_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0)))
+	swig_r = (uint)(C._wrap_attn_executor_struct_size_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_executor) SetConcurrency(arg2 int) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_executor_concurrency_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	C._wrap_attn_executor_concurrency_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_executor) GetConcurrency() (_swig_ret int) {
 	var swig_r int
 	_swig_i_0 := arg1
-	swig_r = (int)(C._wrap_attn_executor_concurrency_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0)))
+	swig_r = (int)(C._wrap_attn_executor_concurrency_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_executor) SetUser(arg2 uintptr) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_executor_user_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
+	C._wrap_attn_executor_user_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_executor) GetUser() (_swig_ret uintptr) {
 	var swig_r uintptr
 	_swig_i_0 := arg1
-	swig_r = (uintptr)(C._wrap_attn_executor_user_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0)))
+	swig_r = (uintptr)(C._wrap_attn_executor_user_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_executor) SetParallel_for(arg2 _swig_fnptr) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_executor_parallel_for_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_type_14(_swig_i_1))
+	C._wrap_attn_executor_parallel_for_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_type_14(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_executor) GetParallel_for() (_swig_ret _swig_fnptr) {
 	var swig_r _swig_fnptr
 	_swig_i_0 := arg1
-	swig_r = (_swig_fnptr)(C._wrap_attn_executor_parallel_for_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0)))
+	swig_r = (_swig_fnptr)(C._wrap_attn_executor_parallel_for_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func NewAttn_executor() (_swig_ret Attn_executor) {
 	var swig_r Attn_executor
-	swig_r = (Attn_executor)(SwigcptrAttn_executor(C._wrap_new_attn_executor_raw_8d8ea0251179765d()))
+	swig_r = (Attn_executor)(SwigcptrAttn_executor(C._wrap_new_attn_executor_raw_5f2953b345db4a09()))
 	return swig_r
 }
 
 func DeleteAttn_executor(arg1 Attn_executor) {
 	_swig_i_0 := getSwigcptr(arg1)
-	C._wrap_delete_attn_executor_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0))
+	C._wrap_delete_attn_executor_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))
 }
 
 type Attn_executor interface {
@@ -1501,12 +1502,12 @@ type Attn_executor interface {
 func Attn_executor_init(arg1 Attn_executor, arg2 int64) {
 	_swig_i_0 := getSwigcptr(arg1)
 	_swig_i_1 := arg2
-	C._wrap_attn_executor_init_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_type_16(_swig_i_1))
+	C._wrap_attn_executor_init_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_type_16(_swig_i_1))
 }
 
 func _swig_getATTN_LOG_DEBUG() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_LOG_DEBUG_raw_8d8ea0251179765d())
+	swig_r = (int)(C._wrap_ATTN_LOG_DEBUG_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -1514,7 +1515,7 @@ var ATTN_LOG_DEBUG int = _swig_getATTN_LOG_DEBUG()
 
 func _swig_getATTN_LOG_INFO() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_LOG_INFO_raw_8d8ea0251179765d())
+	swig_r = (int)(C._wrap_ATTN_LOG_INFO_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -1522,7 +1523,7 @@ var ATTN_LOG_INFO int = _swig_getATTN_LOG_INFO()
 
 func _swig_getATTN_LOG_WARNING() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_LOG_WARNING_raw_8d8ea0251179765d())
+	swig_r = (int)(C._wrap_ATTN_LOG_WARNING_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -1540,85 +1541,85 @@ func (p SwigcptrAttn_context_config) SwigIsAttn_context_config() {
 func (arg1 SwigcptrAttn_context_config) SetStruct_size(arg2 uint) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_context_config_struct_size_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	C._wrap_attn_context_config_struct_size_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_context_config) GetStruct_size() (_swig_ret uint) {
 	var swig_r uint
 	_swig_i_0 := arg1
-	swig_r = (uint)(C._wrap_attn_context_config_struct_size_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0)))
+	swig_r = (uint)(C._wrap_attn_context_config_struct_size_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_context_config) SetNum_threads(arg2 int) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_context_config_num_threads_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	C._wrap_attn_context_config_num_threads_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_context_config) GetNum_threads() (_swig_ret int) {
 	var swig_r int
 	_swig_i_0 := arg1
-	swig_r = (int)(C._wrap_attn_context_config_num_threads_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0)))
+	swig_r = (int)(C._wrap_attn_context_config_num_threads_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_context_config) SetIsa(arg2 int) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_context_config_isa_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	C._wrap_attn_context_config_isa_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_context_config) GetIsa() (_swig_ret int) {
 	var swig_r int
 	_swig_i_0 := arg1
-	swig_r = (int)(C._wrap_attn_context_config_isa_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0)))
+	swig_r = (int)(C._wrap_attn_context_config_isa_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_context_config) SetReserved(arg2 uint) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_context_config_reserved_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	C._wrap_attn_context_config_reserved_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_context_config) GetReserved() (_swig_ret uint) {
 	var swig_r uint
 	_swig_i_0 := arg1
-	swig_r = (uint)(C._wrap_attn_context_config_reserved_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0)))
+	swig_r = (uint)(C._wrap_attn_context_config_reserved_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_context_config) SetAllocator(arg2 Attn_allocator) {
 	_swig_i_0 := arg1
 	_swig_i_1 := getSwigcptr(arg2)
-	C._wrap_attn_context_config_allocator_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
+	C._wrap_attn_context_config_allocator_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_context_config) GetAllocator() (_swig_ret Attn_allocator) {
 	var swig_r Attn_allocator
 	_swig_i_0 := arg1
-	swig_r = (Attn_allocator)(SwigcptrAttn_allocator(C._wrap_attn_context_config_allocator_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0))))
+	swig_r = (Attn_allocator)(SwigcptrAttn_allocator(C._wrap_attn_context_config_allocator_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_context_config) SetExecutor(arg2 Attn_executor) {
 	_swig_i_0 := arg1
 	_swig_i_1 := getSwigcptr(arg2)
-	C._wrap_attn_context_config_executor_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
+	C._wrap_attn_context_config_executor_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_context_config) GetExecutor() (_swig_ret Attn_executor) {
 	var swig_r Attn_executor
 	_swig_i_0 := arg1
-	swig_r = (Attn_executor)(SwigcptrAttn_executor(C._wrap_attn_context_config_executor_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0))))
+	swig_r = (Attn_executor)(SwigcptrAttn_executor(C._wrap_attn_context_config_executor_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_context_config) SetBackend_dir(arg2 string) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_context_config_backend_dir_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), *(*C.swig_type_17)(unsafe.Pointer(&_swig_i_1)))
+	C._wrap_attn_context_config_backend_dir_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), *(*C.swig_type_17)(unsafe.Pointer(&_swig_i_1)))
 	if Swig_escape_always_false {
 		Swig_escape_val = arg2
 	}
@@ -1627,7 +1628,7 @@ func (arg1 SwigcptrAttn_context_config) SetBackend_dir(arg2 string) {
 func (arg1 SwigcptrAttn_context_config) GetBackend_dir() (_swig_ret string) {
 	var swig_r string
 	_swig_i_0 := arg1
-	swig_r_p := C._wrap_attn_context_config_backend_dir_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0))
+	swig_r_p := C._wrap_attn_context_config_backend_dir_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))
 	swig_r = *(*string)(unsafe.Pointer(&swig_r_p))
 	var swig_r_1 string
 	swig_r_1 = takeString(swig_r)
@@ -1637,37 +1638,37 @@ func (arg1 SwigcptrAttn_context_config) GetBackend_dir() (_swig_ret string) {
 func (arg1 SwigcptrAttn_context_config) SetLog(arg2 _swig_fnptr) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_context_config_log_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_type_19(_swig_i_1))
+	C._wrap_attn_context_config_log_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_type_19(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_context_config) GetLog() (_swig_ret _swig_fnptr) {
 	var swig_r _swig_fnptr
 	_swig_i_0 := arg1
-	swig_r = (_swig_fnptr)(C._wrap_attn_context_config_log_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0)))
+	swig_r = (_swig_fnptr)(C._wrap_attn_context_config_log_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_context_config) SetLog_user(arg2 uintptr) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_context_config_log_user_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
+	C._wrap_attn_context_config_log_user_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_context_config) GetLog_user() (_swig_ret uintptr) {
 	var swig_r uintptr
 	_swig_i_0 := arg1
-	swig_r = (uintptr)(C._wrap_attn_context_config_log_user_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0)))
+	swig_r = (uintptr)(C._wrap_attn_context_config_log_user_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func DeleteAttn_context_config(arg1 Attn_context_config) {
 	_swig_i_0 := getSwigcptr(arg1)
-	C._wrap_delete_attn_context_config_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0))
+	C._wrap_delete_attn_context_config_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))
 }
 
 func NewAttn_context_config() (_swig_ret Attn_context_config) {
 	var swig_r Attn_context_config
-	swig_r = (Attn_context_config)(SwigcptrAttn_context_config(C._wrap_new_attn_context_config_raw_8d8ea0251179765d()))
+	swig_r = (Attn_context_config)(SwigcptrAttn_context_config(C._wrap_new_attn_context_config_raw_5f2953b345db4a09()))
 	return swig_r
 }
 
@@ -1697,7 +1698,7 @@ type Attn_context_config interface {
 func Attn_context_config_init(arg1 Attn_context_config, arg2 int64) {
 	_swig_i_0 := getSwigcptr(arg1)
 	_swig_i_1 := arg2
-	C._wrap_attn_context_config_init_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_type_21(_swig_i_1))
+	C._wrap_attn_context_config_init_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_type_21(_swig_i_1))
 }
 
 func Attn_context_create(arg1 Attn_context_config, arg2 *uintptr, arg3 Attn_error) (_swig_ret int) {
@@ -1705,26 +1706,26 @@ func Attn_context_create(arg1 Attn_context_config, arg2 *uintptr, arg3 Attn_erro
 	_swig_i_0 := getSwigcptr(arg1)
 	_swig_i_1 := arg2
 	_swig_i_2 := getSwigcptr(arg3)
-	swig_r = (int)(C._wrap_attn_context_create_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_voidp(_swig_i_1), C.uintptr_t(_swig_i_2)))
+	swig_r = (int)(C._wrap_attn_context_create_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_voidp(_swig_i_1), C.uintptr_t(_swig_i_2)))
 	return swig_r
 }
 
 func Attn_context_destroy(arg1 uintptr) {
 	_swig_i_0 := arg1
-	C._wrap_attn_context_destroy_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0))
+	C._wrap_attn_context_destroy_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))
 }
 
 func Attn_context_warmup(arg1 uintptr, arg2 Attn_error) (_swig_ret int) {
 	var swig_r int
 	_swig_i_0 := arg1
 	_swig_i_1 := getSwigcptr(arg2)
-	swig_r = (int)(C._wrap_attn_context_warmup_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1)))
+	swig_r = (int)(C._wrap_attn_context_warmup_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1)))
 	return swig_r
 }
 
 func _swig_getATTN_PLAN_FORWARD() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_PLAN_FORWARD_raw_8d8ea0251179765d())
+	swig_r = (int)(C._wrap_ATTN_PLAN_FORWARD_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -1732,7 +1733,7 @@ var ATTN_PLAN_FORWARD int = _swig_getATTN_PLAN_FORWARD()
 
 func _swig_getATTN_LAYOUT_PADDED() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_LAYOUT_PADDED_raw_8d8ea0251179765d())
+	swig_r = (int)(C._wrap_ATTN_LAYOUT_PADDED_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -1740,7 +1741,7 @@ var ATTN_LAYOUT_PADDED int = _swig_getATTN_LAYOUT_PADDED()
 
 func _swig_getATTN_LAYOUT_PACKED() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_LAYOUT_PACKED_raw_8d8ea0251179765d())
+	swig_r = (int)(C._wrap_ATTN_LAYOUT_PACKED_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -1748,7 +1749,7 @@ var ATTN_LAYOUT_PACKED int = _swig_getATTN_LAYOUT_PACKED()
 
 func _swig_getATTN_LAYOUT_PAGED() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_LAYOUT_PAGED_raw_8d8ea0251179765d())
+	swig_r = (int)(C._wrap_ATTN_LAYOUT_PAGED_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -1756,7 +1757,7 @@ var ATTN_LAYOUT_PAGED int = _swig_getATTN_LAYOUT_PAGED()
 
 func _swig_getATTN_ALIGN_BOTTOM_RIGHT() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_ALIGN_BOTTOM_RIGHT_raw_8d8ea0251179765d())
+	swig_r = (int)(C._wrap_ATTN_ALIGN_BOTTOM_RIGHT_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -1764,7 +1765,7 @@ var ATTN_ALIGN_BOTTOM_RIGHT int = _swig_getATTN_ALIGN_BOTTOM_RIGHT()
 
 func _swig_getATTN_ALIGN_TOP_LEFT() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_ALIGN_TOP_LEFT_raw_8d8ea0251179765d())
+	swig_r = (int)(C._wrap_ATTN_ALIGN_TOP_LEFT_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -1772,7 +1773,7 @@ var ATTN_ALIGN_TOP_LEFT int = _swig_getATTN_ALIGN_TOP_LEFT()
 
 func _swig_getATTN_PLAN_TRUST_POINTERS() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_PLAN_TRUST_POINTERS_raw_8d8ea0251179765d())
+	swig_r = (int)(C._wrap_ATTN_PLAN_TRUST_POINTERS_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -1790,384 +1791,384 @@ func (p SwigcptrAttn_plan_config) SwigIsAttn_plan_config() {
 func (arg1 SwigcptrAttn_plan_config) SetStruct_size(arg2 uint) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_plan_config_struct_size_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	C._wrap_attn_plan_config_struct_size_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_plan_config) GetStruct_size() (_swig_ret uint) {
 	var swig_r uint
 	_swig_i_0 := arg1
-	swig_r = (uint)(C._wrap_attn_plan_config_struct_size_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0)))
+	swig_r = (uint)(C._wrap_attn_plan_config_struct_size_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_plan_config) SetKind(arg2 int) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_plan_config_kind_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	C._wrap_attn_plan_config_kind_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_plan_config) GetKind() (_swig_ret int) {
 	var swig_r int
 	_swig_i_0 := arg1
-	swig_r = (int)(C._wrap_attn_plan_config_kind_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0)))
+	swig_r = (int)(C._wrap_attn_plan_config_kind_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_plan_config) SetFeatures(arg2 uint) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_plan_config_features_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	C._wrap_attn_plan_config_features_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_plan_config) GetFeatures() (_swig_ret uint) {
 	var swig_r uint
 	_swig_i_0 := arg1
-	swig_r = (uint)(C._wrap_attn_plan_config_features_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0)))
+	swig_r = (uint)(C._wrap_attn_plan_config_features_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_plan_config) SetDevice_type(arg2 int) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_plan_config_device_type_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	C._wrap_attn_plan_config_device_type_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_plan_config) GetDevice_type() (_swig_ret int) {
 	var swig_r int
 	_swig_i_0 := arg1
-	swig_r = (int)(C._wrap_attn_plan_config_device_type_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0)))
+	swig_r = (int)(C._wrap_attn_plan_config_device_type_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_plan_config) SetDevice_id(arg2 int) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_plan_config_device_id_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	C._wrap_attn_plan_config_device_id_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_plan_config) GetDevice_id() (_swig_ret int) {
 	var swig_r int
 	_swig_i_0 := arg1
-	swig_r = (int)(C._wrap_attn_plan_config_device_id_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0)))
+	swig_r = (int)(C._wrap_attn_plan_config_device_id_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_plan_config) SetQ_dtype(arg2 int) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_plan_config_q_dtype_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	C._wrap_attn_plan_config_q_dtype_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_plan_config) GetQ_dtype() (_swig_ret int) {
 	var swig_r int
 	_swig_i_0 := arg1
-	swig_r = (int)(C._wrap_attn_plan_config_q_dtype_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0)))
+	swig_r = (int)(C._wrap_attn_plan_config_q_dtype_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_plan_config) SetK_dtype(arg2 int) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_plan_config_k_dtype_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	C._wrap_attn_plan_config_k_dtype_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_plan_config) GetK_dtype() (_swig_ret int) {
 	var swig_r int
 	_swig_i_0 := arg1
-	swig_r = (int)(C._wrap_attn_plan_config_k_dtype_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0)))
+	swig_r = (int)(C._wrap_attn_plan_config_k_dtype_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_plan_config) SetV_dtype(arg2 int) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_plan_config_v_dtype_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	C._wrap_attn_plan_config_v_dtype_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_plan_config) GetV_dtype() (_swig_ret int) {
 	var swig_r int
 	_swig_i_0 := arg1
-	swig_r = (int)(C._wrap_attn_plan_config_v_dtype_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0)))
+	swig_r = (int)(C._wrap_attn_plan_config_v_dtype_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_plan_config) SetO_dtype(arg2 int) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_plan_config_o_dtype_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	C._wrap_attn_plan_config_o_dtype_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_plan_config) GetO_dtype() (_swig_ret int) {
 	var swig_r int
 	_swig_i_0 := arg1
-	swig_r = (int)(C._wrap_attn_plan_config_o_dtype_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0)))
+	swig_r = (int)(C._wrap_attn_plan_config_o_dtype_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_plan_config) SetBias_dtype(arg2 int) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_plan_config_bias_dtype_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	C._wrap_attn_plan_config_bias_dtype_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_plan_config) GetBias_dtype() (_swig_ret int) {
 	var swig_r int
 	_swig_i_0 := arg1
-	swig_r = (int)(C._wrap_attn_plan_config_bias_dtype_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0)))
+	swig_r = (int)(C._wrap_attn_plan_config_bias_dtype_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_plan_config) SetQ_layout(arg2 int) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_plan_config_q_layout_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	C._wrap_attn_plan_config_q_layout_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_plan_config) GetQ_layout() (_swig_ret int) {
 	var swig_r int
 	_swig_i_0 := arg1
-	swig_r = (int)(C._wrap_attn_plan_config_q_layout_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0)))
+	swig_r = (int)(C._wrap_attn_plan_config_q_layout_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_plan_config) SetKv_layout(arg2 int) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_plan_config_kv_layout_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	C._wrap_attn_plan_config_kv_layout_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_plan_config) GetKv_layout() (_swig_ret int) {
 	var swig_r int
 	_swig_i_0 := arg1
-	swig_r = (int)(C._wrap_attn_plan_config_kv_layout_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0)))
+	swig_r = (int)(C._wrap_attn_plan_config_kv_layout_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_plan_config) SetAlignment(arg2 int) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_plan_config_alignment_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	C._wrap_attn_plan_config_alignment_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_plan_config) GetAlignment() (_swig_ret int) {
 	var swig_r int
 	_swig_i_0 := arg1
-	swig_r = (int)(C._wrap_attn_plan_config_alignment_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0)))
+	swig_r = (int)(C._wrap_attn_plan_config_alignment_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_plan_config) SetScale(arg2 float32) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_plan_config_scale_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.float(_swig_i_1))
+	C._wrap_attn_plan_config_scale_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.float(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_plan_config) GetScale() (_swig_ret float32) {
 	var swig_r float32
 	_swig_i_0 := arg1
-	swig_r = (float32)(C._wrap_attn_plan_config_scale_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0)))
+	swig_r = (float32)(C._wrap_attn_plan_config_scale_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_plan_config) SetSoftcap(arg2 float32) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_plan_config_softcap_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.float(_swig_i_1))
+	C._wrap_attn_plan_config_softcap_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.float(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_plan_config) GetSoftcap() (_swig_ret float32) {
 	var swig_r float32
 	_swig_i_0 := arg1
-	swig_r = (float32)(C._wrap_attn_plan_config_softcap_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0)))
+	swig_r = (float32)(C._wrap_attn_plan_config_softcap_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_plan_config) SetPage_size(arg2 int) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_plan_config_page_size_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	C._wrap_attn_plan_config_page_size_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_plan_config) GetPage_size() (_swig_ret int) {
 	var swig_r int
 	_swig_i_0 := arg1
-	swig_r = (int)(C._wrap_attn_plan_config_page_size_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0)))
+	swig_r = (int)(C._wrap_attn_plan_config_page_size_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_plan_config) SetBlock_q(arg2 int) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_plan_config_block_q_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	C._wrap_attn_plan_config_block_q_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_plan_config) GetBlock_q() (_swig_ret int) {
 	var swig_r int
 	_swig_i_0 := arg1
-	swig_r = (int)(C._wrap_attn_plan_config_block_q_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0)))
+	swig_r = (int)(C._wrap_attn_plan_config_block_q_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_plan_config) SetBlock_k(arg2 int) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_plan_config_block_k_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	C._wrap_attn_plan_config_block_k_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_plan_config) GetBlock_k() (_swig_ret int) {
 	var swig_r int
 	_swig_i_0 := arg1
-	swig_r = (int)(C._wrap_attn_plan_config_block_k_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0)))
+	swig_r = (int)(C._wrap_attn_plan_config_block_k_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_plan_config) SetHeads_q(arg2 int64) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_plan_config_heads_q_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_type_22(_swig_i_1))
+	C._wrap_attn_plan_config_heads_q_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_type_22(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_plan_config) GetHeads_q() (_swig_ret int64) {
 	var swig_r int64
 	_swig_i_0 := arg1
-	swig_r = (int64)(C._wrap_attn_plan_config_heads_q_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0)))
+	swig_r = (int64)(C._wrap_attn_plan_config_heads_q_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_plan_config) SetHeads_kv(arg2 int64) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_plan_config_heads_kv_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_type_24(_swig_i_1))
+	C._wrap_attn_plan_config_heads_kv_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_type_24(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_plan_config) GetHeads_kv() (_swig_ret int64) {
 	var swig_r int64
 	_swig_i_0 := arg1
-	swig_r = (int64)(C._wrap_attn_plan_config_heads_kv_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0)))
+	swig_r = (int64)(C._wrap_attn_plan_config_heads_kv_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_plan_config) SetHead_dim(arg2 int64) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_plan_config_head_dim_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_type_26(_swig_i_1))
+	C._wrap_attn_plan_config_head_dim_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_type_26(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_plan_config) GetHead_dim() (_swig_ret int64) {
 	var swig_r int64
 	_swig_i_0 := arg1
-	swig_r = (int64)(C._wrap_attn_plan_config_head_dim_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0)))
+	swig_r = (int64)(C._wrap_attn_plan_config_head_dim_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_plan_config) SetHead_dim_v(arg2 int64) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_plan_config_head_dim_v_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_type_28(_swig_i_1))
+	C._wrap_attn_plan_config_head_dim_v_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_type_28(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_plan_config) GetHead_dim_v() (_swig_ret int64) {
 	var swig_r int64
 	_swig_i_0 := arg1
-	swig_r = (int64)(C._wrap_attn_plan_config_head_dim_v_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0)))
+	swig_r = (int64)(C._wrap_attn_plan_config_head_dim_v_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_plan_config) SetMax_batch(arg2 int64) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_plan_config_max_batch_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_type_30(_swig_i_1))
+	C._wrap_attn_plan_config_max_batch_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_type_30(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_plan_config) GetMax_batch() (_swig_ret int64) {
 	var swig_r int64
 	_swig_i_0 := arg1
-	swig_r = (int64)(C._wrap_attn_plan_config_max_batch_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0)))
+	swig_r = (int64)(C._wrap_attn_plan_config_max_batch_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_plan_config) SetMax_seqlen_q(arg2 int64) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_plan_config_max_seqlen_q_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_type_32(_swig_i_1))
+	C._wrap_attn_plan_config_max_seqlen_q_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_type_32(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_plan_config) GetMax_seqlen_q() (_swig_ret int64) {
 	var swig_r int64
 	_swig_i_0 := arg1
-	swig_r = (int64)(C._wrap_attn_plan_config_max_seqlen_q_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0)))
+	swig_r = (int64)(C._wrap_attn_plan_config_max_seqlen_q_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_plan_config) SetMax_seqlen_k(arg2 int64) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_plan_config_max_seqlen_k_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_type_34(_swig_i_1))
+	C._wrap_attn_plan_config_max_seqlen_k_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_type_34(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_plan_config) GetMax_seqlen_k() (_swig_ret int64) {
 	var swig_r int64
 	_swig_i_0 := arg1
-	swig_r = (int64)(C._wrap_attn_plan_config_max_seqlen_k_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0)))
+	swig_r = (int64)(C._wrap_attn_plan_config_max_seqlen_k_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_plan_config) SetMax_total_q(arg2 int64) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_plan_config_max_total_q_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_type_36(_swig_i_1))
+	C._wrap_attn_plan_config_max_total_q_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_type_36(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_plan_config) GetMax_total_q() (_swig_ret int64) {
 	var swig_r int64
 	_swig_i_0 := arg1
-	swig_r = (int64)(C._wrap_attn_plan_config_max_total_q_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0)))
+	swig_r = (int64)(C._wrap_attn_plan_config_max_total_q_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_plan_config) SetMax_total_k(arg2 int64) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_plan_config_max_total_k_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_type_38(_swig_i_1))
+	C._wrap_attn_plan_config_max_total_k_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_type_38(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_plan_config) GetMax_total_k() (_swig_ret int64) {
 	var swig_r int64
 	_swig_i_0 := arg1
-	swig_r = (int64)(C._wrap_attn_plan_config_max_total_k_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0)))
+	swig_r = (int64)(C._wrap_attn_plan_config_max_total_k_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_plan_config) SetWindow_left(arg2 int64) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_plan_config_window_left_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_type_40(_swig_i_1))
+	C._wrap_attn_plan_config_window_left_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_type_40(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_plan_config) GetWindow_left() (_swig_ret int64) {
 	var swig_r int64
 	_swig_i_0 := arg1
-	swig_r = (int64)(C._wrap_attn_plan_config_window_left_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0)))
+	swig_r = (int64)(C._wrap_attn_plan_config_window_left_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_plan_config) SetWindow_right(arg2 int64) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_plan_config_window_right_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_type_42(_swig_i_1))
+	C._wrap_attn_plan_config_window_right_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_type_42(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_plan_config) GetWindow_right() (_swig_ret int64) {
 	var swig_r int64
 	_swig_i_0 := arg1
-	swig_r = (int64)(C._wrap_attn_plan_config_window_right_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0)))
+	swig_r = (int64)(C._wrap_attn_plan_config_window_right_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_plan_config) SetBackend(arg2 string) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_plan_config_backend_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), *(*C.swig_type_44)(unsafe.Pointer(&_swig_i_1)))
+	C._wrap_attn_plan_config_backend_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), *(*C.swig_type_44)(unsafe.Pointer(&_swig_i_1)))
 	if Swig_escape_always_false {
 		Swig_escape_val = arg2
 	}
@@ -2176,7 +2177,7 @@ func (arg1 SwigcptrAttn_plan_config) SetBackend(arg2 string) {
 func (arg1 SwigcptrAttn_plan_config) GetBackend() (_swig_ret string) {
 	var swig_r string
 	_swig_i_0 := arg1
-	swig_r_p := C._wrap_attn_plan_config_backend_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0))
+	swig_r_p := C._wrap_attn_plan_config_backend_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))
 	swig_r = *(*string)(unsafe.Pointer(&swig_r_p))
 	var swig_r_1 string
 	swig_r_1 = takeString(swig_r)
@@ -2186,63 +2187,63 @@ func (arg1 SwigcptrAttn_plan_config) GetBackend() (_swig_ret string) {
 func (arg1 SwigcptrAttn_plan_config) SetTile_k(arg2 int64) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_plan_config_tile_k_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_type_46(_swig_i_1))
+	C._wrap_attn_plan_config_tile_k_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_type_46(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_plan_config) GetTile_k() (_swig_ret int64) {
 	var swig_r int64
 	_swig_i_0 := arg1
-	swig_r = (int64)(C._wrap_attn_plan_config_tile_k_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0)))
+	swig_r = (int64)(C._wrap_attn_plan_config_tile_k_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_plan_config) SetKv_chunk(arg2 int64) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_plan_config_kv_chunk_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_type_48(_swig_i_1))
+	C._wrap_attn_plan_config_kv_chunk_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_type_48(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_plan_config) GetKv_chunk() (_swig_ret int64) {
 	var swig_r int64
 	_swig_i_0 := arg1
-	swig_r = (int64)(C._wrap_attn_plan_config_kv_chunk_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0)))
+	swig_r = (int64)(C._wrap_attn_plan_config_kv_chunk_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_plan_config) SetFlags(arg2 uint) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_plan_config_flags_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	C._wrap_attn_plan_config_flags_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_plan_config) GetFlags() (_swig_ret uint) {
 	var swig_r uint
 	_swig_i_0 := arg1
-	swig_r = (uint)(C._wrap_attn_plan_config_flags_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0)))
+	swig_r = (uint)(C._wrap_attn_plan_config_flags_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_plan_config) SetReserved(arg2 uint) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_plan_config_reserved_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	C._wrap_attn_plan_config_reserved_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_plan_config) GetReserved() (_swig_ret uint) {
 	var swig_r uint
 	_swig_i_0 := arg1
-	swig_r = (uint)(C._wrap_attn_plan_config_reserved_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0)))
+	swig_r = (uint)(C._wrap_attn_plan_config_reserved_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func DeleteAttn_plan_config(arg1 Attn_plan_config) {
 	_swig_i_0 := getSwigcptr(arg1)
-	C._wrap_delete_attn_plan_config_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0))
+	C._wrap_delete_attn_plan_config_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))
 }
 
 func NewAttn_plan_config() (_swig_ret Attn_plan_config) {
 	var swig_r Attn_plan_config
-	swig_r = (Attn_plan_config)(SwigcptrAttn_plan_config(C._wrap_new_attn_plan_config_raw_8d8ea0251179765d()))
+	swig_r = (Attn_plan_config)(SwigcptrAttn_plan_config(C._wrap_new_attn_plan_config_raw_5f2953b345db4a09()))
 	return swig_r
 }
 
@@ -2322,7 +2323,7 @@ type Attn_plan_config interface {
 func Attn_plan_config_init(arg1 Attn_plan_config, arg2 int64) {
 	_swig_i_0 := getSwigcptr(arg1)
 	_swig_i_1 := arg2
-	C._wrap_attn_plan_config_init_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_type_50(_swig_i_1))
+	C._wrap_attn_plan_config_init_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_type_50(_swig_i_1))
 }
 
 func Attn_plan_create(arg1 uintptr, arg2 Attn_plan_config, arg3 *uintptr, arg4 Attn_error) (_swig_ret int) {
@@ -2331,13 +2332,13 @@ func Attn_plan_create(arg1 uintptr, arg2 Attn_plan_config, arg3 *uintptr, arg4 A
 	_swig_i_1 := getSwigcptr(arg2)
 	_swig_i_2 := arg3
 	_swig_i_3 := getSwigcptr(arg4)
-	swig_r = (int)(C._wrap_attn_plan_create_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1), C.swig_voidp(_swig_i_2), C.uintptr_t(_swig_i_3)))
+	swig_r = (int)(C._wrap_attn_plan_create_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1), C.swig_voidp(_swig_i_2), C.uintptr_t(_swig_i_3)))
 	return swig_r
 }
 
 func Attn_plan_destroy(arg1 uintptr) {
 	_swig_i_0 := arg1
-	C._wrap_attn_plan_destroy_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0))
+	C._wrap_attn_plan_destroy_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))
 }
 
 const ATTN_WORKSPACE_ALIGNMENT int = 64
@@ -2347,7 +2348,7 @@ func Attn_plan_workspace_size(arg1 uintptr, arg2 *int64, arg3 Attn_error) (_swig
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
 	_swig_i_2 := getSwigcptr(arg3)
-	swig_r = (int)(C._wrap_attn_plan_workspace_size_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_voidp(_swig_i_1), C.uintptr_t(_swig_i_2)))
+	swig_r = (int)(C._wrap_attn_plan_workspace_size_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_voidp(_swig_i_1), C.uintptr_t(_swig_i_2)))
 	return swig_r
 }
 
@@ -2363,350 +2364,350 @@ func (p SwigcptrAttn_run_args) SwigIsAttn_run_args() {
 func (arg1 SwigcptrAttn_run_args) SetStruct_size(arg2 uint) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_run_args_struct_size_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	C._wrap_attn_run_args_struct_size_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_run_args) GetStruct_size() (_swig_ret uint) {
 	var swig_r uint
 	_swig_i_0 := arg1
-	swig_r = (uint)(C._wrap_attn_run_args_struct_size_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0)))
+	swig_r = (uint)(C._wrap_attn_run_args_struct_size_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_run_args) SetReserved(arg2 uint) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_run_args_reserved_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	C._wrap_attn_run_args_reserved_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_run_args) GetReserved() (_swig_ret uint) {
 	var swig_r uint
 	_swig_i_0 := arg1
-	swig_r = (uint)(C._wrap_attn_run_args_reserved_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0)))
+	swig_r = (uint)(C._wrap_attn_run_args_reserved_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_run_args) SetQ(arg2 Attn_tensor) {
 	_swig_i_0 := arg1
 	_swig_i_1 := getSwigcptr(arg2)
-	C._wrap_attn_run_args_q_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
+	C._wrap_attn_run_args_q_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_run_args) GetQ() (_swig_ret Attn_tensor) {
 	var swig_r Attn_tensor
 	_swig_i_0 := arg1
-	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_attn_run_args_q_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0))))
+	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_attn_run_args_q_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_run_args) SetK(arg2 Attn_tensor) {
 	_swig_i_0 := arg1
 	_swig_i_1 := getSwigcptr(arg2)
-	C._wrap_attn_run_args_k_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
+	C._wrap_attn_run_args_k_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_run_args) GetK() (_swig_ret Attn_tensor) {
 	var swig_r Attn_tensor
 	_swig_i_0 := arg1
-	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_attn_run_args_k_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0))))
+	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_attn_run_args_k_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_run_args) SetV(arg2 Attn_tensor) {
 	_swig_i_0 := arg1
 	_swig_i_1 := getSwigcptr(arg2)
-	C._wrap_attn_run_args_v_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
+	C._wrap_attn_run_args_v_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_run_args) GetV() (_swig_ret Attn_tensor) {
 	var swig_r Attn_tensor
 	_swig_i_0 := arg1
-	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_attn_run_args_v_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0))))
+	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_attn_run_args_v_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_run_args) SetO(arg2 Attn_tensor) {
 	_swig_i_0 := arg1
 	_swig_i_1 := getSwigcptr(arg2)
-	C._wrap_attn_run_args_o_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
+	C._wrap_attn_run_args_o_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_run_args) GetO() (_swig_ret Attn_tensor) {
 	var swig_r Attn_tensor
 	_swig_i_0 := arg1
-	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_attn_run_args_o_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0))))
+	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_attn_run_args_o_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_run_args) SetLse(arg2 Attn_tensor) {
 	_swig_i_0 := arg1
 	_swig_i_1 := getSwigcptr(arg2)
-	C._wrap_attn_run_args_lse_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
+	C._wrap_attn_run_args_lse_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_run_args) GetLse() (_swig_ret Attn_tensor) {
 	var swig_r Attn_tensor
 	_swig_i_0 := arg1
-	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_attn_run_args_lse_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0))))
+	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_attn_run_args_lse_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_run_args) SetSeqlens_q(arg2 Attn_tensor) {
 	_swig_i_0 := arg1
 	_swig_i_1 := getSwigcptr(arg2)
-	C._wrap_attn_run_args_seqlens_q_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
+	C._wrap_attn_run_args_seqlens_q_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_run_args) GetSeqlens_q() (_swig_ret Attn_tensor) {
 	var swig_r Attn_tensor
 	_swig_i_0 := arg1
-	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_attn_run_args_seqlens_q_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0))))
+	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_attn_run_args_seqlens_q_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_run_args) SetSeqlens_k(arg2 Attn_tensor) {
 	_swig_i_0 := arg1
 	_swig_i_1 := getSwigcptr(arg2)
-	C._wrap_attn_run_args_seqlens_k_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
+	C._wrap_attn_run_args_seqlens_k_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_run_args) GetSeqlens_k() (_swig_ret Attn_tensor) {
 	var swig_r Attn_tensor
 	_swig_i_0 := arg1
-	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_attn_run_args_seqlens_k_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0))))
+	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_attn_run_args_seqlens_k_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_run_args) SetCu_seqlens_q(arg2 Attn_tensor) {
 	_swig_i_0 := arg1
 	_swig_i_1 := getSwigcptr(arg2)
-	C._wrap_attn_run_args_cu_seqlens_q_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
+	C._wrap_attn_run_args_cu_seqlens_q_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_run_args) GetCu_seqlens_q() (_swig_ret Attn_tensor) {
 	var swig_r Attn_tensor
 	_swig_i_0 := arg1
-	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_attn_run_args_cu_seqlens_q_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0))))
+	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_attn_run_args_cu_seqlens_q_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_run_args) SetCu_seqlens_k(arg2 Attn_tensor) {
 	_swig_i_0 := arg1
 	_swig_i_1 := getSwigcptr(arg2)
-	C._wrap_attn_run_args_cu_seqlens_k_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
+	C._wrap_attn_run_args_cu_seqlens_k_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_run_args) GetCu_seqlens_k() (_swig_ret Attn_tensor) {
 	var swig_r Attn_tensor
 	_swig_i_0 := arg1
-	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_attn_run_args_cu_seqlens_k_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0))))
+	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_attn_run_args_cu_seqlens_k_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_run_args) SetBlock_table(arg2 Attn_tensor) {
 	_swig_i_0 := arg1
 	_swig_i_1 := getSwigcptr(arg2)
-	C._wrap_attn_run_args_block_table_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
+	C._wrap_attn_run_args_block_table_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_run_args) GetBlock_table() (_swig_ret Attn_tensor) {
 	var swig_r Attn_tensor
 	_swig_i_0 := arg1
-	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_attn_run_args_block_table_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0))))
+	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_attn_run_args_block_table_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_run_args) SetQ_start(arg2 Attn_tensor) {
 	_swig_i_0 := arg1
 	_swig_i_1 := getSwigcptr(arg2)
-	C._wrap_attn_run_args_q_start_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
+	C._wrap_attn_run_args_q_start_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_run_args) GetQ_start() (_swig_ret Attn_tensor) {
 	var swig_r Attn_tensor
 	_swig_i_0 := arg1
-	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_attn_run_args_q_start_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0))))
+	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_attn_run_args_q_start_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_run_args) SetK_start(arg2 Attn_tensor) {
 	_swig_i_0 := arg1
 	_swig_i_1 := getSwigcptr(arg2)
-	C._wrap_attn_run_args_k_start_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
+	C._wrap_attn_run_args_k_start_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_run_args) GetK_start() (_swig_ret Attn_tensor) {
 	var swig_r Attn_tensor
 	_swig_i_0 := arg1
-	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_attn_run_args_k_start_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0))))
+	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_attn_run_args_k_start_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_run_args) SetBias(arg2 Attn_tensor) {
 	_swig_i_0 := arg1
 	_swig_i_1 := getSwigcptr(arg2)
-	C._wrap_attn_run_args_bias_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
+	C._wrap_attn_run_args_bias_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_run_args) GetBias() (_swig_ret Attn_tensor) {
 	var swig_r Attn_tensor
 	_swig_i_0 := arg1
-	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_attn_run_args_bias_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0))))
+	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_attn_run_args_bias_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_run_args) SetBias_k0(arg2 Attn_tensor) {
 	_swig_i_0 := arg1
 	_swig_i_1 := getSwigcptr(arg2)
-	C._wrap_attn_run_args_bias_k0_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
+	C._wrap_attn_run_args_bias_k0_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_run_args) GetBias_k0() (_swig_ret Attn_tensor) {
 	var swig_r Attn_tensor
 	_swig_i_0 := arg1
-	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_attn_run_args_bias_k0_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0))))
+	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_attn_run_args_bias_k0_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_run_args) SetMask(arg2 Attn_tensor) {
 	_swig_i_0 := arg1
 	_swig_i_1 := getSwigcptr(arg2)
-	C._wrap_attn_run_args_mask_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
+	C._wrap_attn_run_args_mask_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_run_args) GetMask() (_swig_ret Attn_tensor) {
 	var swig_r Attn_tensor
 	_swig_i_0 := arg1
-	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_attn_run_args_mask_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0))))
+	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_attn_run_args_mask_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_run_args) SetMask_k0(arg2 Attn_tensor) {
 	_swig_i_0 := arg1
 	_swig_i_1 := getSwigcptr(arg2)
-	C._wrap_attn_run_args_mask_k0_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
+	C._wrap_attn_run_args_mask_k0_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_run_args) GetMask_k0() (_swig_ret Attn_tensor) {
 	var swig_r Attn_tensor
 	_swig_i_0 := arg1
-	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_attn_run_args_mask_k0_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0))))
+	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_attn_run_args_mask_k0_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_run_args) SetAlibi_slopes(arg2 Attn_tensor) {
 	_swig_i_0 := arg1
 	_swig_i_1 := getSwigcptr(arg2)
-	C._wrap_attn_run_args_alibi_slopes_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
+	C._wrap_attn_run_args_alibi_slopes_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_run_args) GetAlibi_slopes() (_swig_ret Attn_tensor) {
 	var swig_r Attn_tensor
 	_swig_i_0 := arg1
-	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_attn_run_args_alibi_slopes_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0))))
+	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_attn_run_args_alibi_slopes_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_run_args) SetSink(arg2 Attn_tensor) {
 	_swig_i_0 := arg1
 	_swig_i_1 := getSwigcptr(arg2)
-	C._wrap_attn_run_args_sink_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
+	C._wrap_attn_run_args_sink_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_run_args) GetSink() (_swig_ret Attn_tensor) {
 	var swig_r Attn_tensor
 	_swig_i_0 := arg1
-	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_attn_run_args_sink_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0))))
+	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_attn_run_args_sink_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_run_args) SetBlock_mask(arg2 Attn_tensor) {
 	_swig_i_0 := arg1
 	_swig_i_1 := getSwigcptr(arg2)
-	C._wrap_attn_run_args_block_mask_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
+	C._wrap_attn_run_args_block_mask_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_run_args) GetBlock_mask() (_swig_ret Attn_tensor) {
 	var swig_r Attn_tensor
 	_swig_i_0 := arg1
-	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_attn_run_args_block_mask_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0))))
+	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_attn_run_args_block_mask_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_run_args) SetK_scale(arg2 Attn_tensor) {
 	_swig_i_0 := arg1
 	_swig_i_1 := getSwigcptr(arg2)
-	C._wrap_attn_run_args_k_scale_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
+	C._wrap_attn_run_args_k_scale_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_run_args) GetK_scale() (_swig_ret Attn_tensor) {
 	var swig_r Attn_tensor
 	_swig_i_0 := arg1
-	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_attn_run_args_k_scale_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0))))
+	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_attn_run_args_k_scale_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_run_args) SetV_scale(arg2 Attn_tensor) {
 	_swig_i_0 := arg1
 	_swig_i_1 := getSwigcptr(arg2)
-	C._wrap_attn_run_args_v_scale_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
+	C._wrap_attn_run_args_v_scale_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_run_args) GetV_scale() (_swig_ret Attn_tensor) {
 	var swig_r Attn_tensor
 	_swig_i_0 := arg1
-	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_attn_run_args_v_scale_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0))))
+	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_attn_run_args_v_scale_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_run_args) SetWorkspace(arg2 uintptr) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_run_args_workspace_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
+	C._wrap_attn_run_args_workspace_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_run_args) GetWorkspace() (_swig_ret uintptr) {
 	var swig_r uintptr
 	_swig_i_0 := arg1
-	swig_r = (uintptr)(C._wrap_attn_run_args_workspace_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0)))
+	swig_r = (uintptr)(C._wrap_attn_run_args_workspace_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_run_args) SetWorkspace_size(arg2 int64) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_run_args_workspace_size_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_type_51(_swig_i_1))
+	C._wrap_attn_run_args_workspace_size_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_type_51(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_run_args) GetWorkspace_size() (_swig_ret int64) {
 	var swig_r int64
 	_swig_i_0 := arg1
-	swig_r = (int64)(C._wrap_attn_run_args_workspace_size_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0)))
+	swig_r = (int64)(C._wrap_attn_run_args_workspace_size_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_run_args) SetStream(arg2 uintptr) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_run_args_stream_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
+	C._wrap_attn_run_args_stream_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_run_args) GetStream() (_swig_ret uintptr) {
 	var swig_r uintptr
 	_swig_i_0 := arg1
-	swig_r = (uintptr)(C._wrap_attn_run_args_stream_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0)))
+	swig_r = (uintptr)(C._wrap_attn_run_args_stream_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func NewAttn_run_args() (_swig_ret Attn_run_args) {
 	var swig_r Attn_run_args
-	swig_r = (Attn_run_args)(SwigcptrAttn_run_args(C._wrap_new_attn_run_args_raw_8d8ea0251179765d()))
+	swig_r = (Attn_run_args)(SwigcptrAttn_run_args(C._wrap_new_attn_run_args_raw_5f2953b345db4a09()))
 	return swig_r
 }
 
 func DeleteAttn_run_args(arg1 Attn_run_args) {
 	_swig_i_0 := getSwigcptr(arg1)
-	C._wrap_delete_attn_run_args_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0))
+	C._wrap_delete_attn_run_args_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))
 }
 
 type Attn_run_args interface {
@@ -2769,7 +2770,7 @@ type Attn_run_args interface {
 func Attn_run_args_init(arg1 Attn_run_args, arg2 int64) {
 	_swig_i_0 := getSwigcptr(arg1)
 	_swig_i_1 := arg2
-	C._wrap_attn_run_args_init_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_type_53(_swig_i_1))
+	C._wrap_attn_run_args_init_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_type_53(_swig_i_1))
 }
 
 func Attn_run(arg1 uintptr, arg2 Attn_run_args, arg3 Attn_error) (_swig_ret int) {
@@ -2777,13 +2778,13 @@ func Attn_run(arg1 uintptr, arg2 Attn_run_args, arg3 Attn_error) (_swig_ret int)
 	_swig_i_0 := arg1
 	_swig_i_1 := getSwigcptr(arg2)
 	_swig_i_2 := getSwigcptr(arg3)
-	swig_r = (int)(C._wrap_attn_run_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1), C.uintptr_t(_swig_i_2)))
+	swig_r = (int)(C._wrap_attn_run_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1), C.uintptr_t(_swig_i_2)))
 	return swig_r
 }
 
 func _swig_getATTN_REQUEST_BAD_SEQLEN_Q() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_REQUEST_BAD_SEQLEN_Q_raw_8d8ea0251179765d())
+	swig_r = (int)(C._wrap_ATTN_REQUEST_BAD_SEQLEN_Q_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -2791,7 +2792,7 @@ var ATTN_REQUEST_BAD_SEQLEN_Q int = _swig_getATTN_REQUEST_BAD_SEQLEN_Q()
 
 func _swig_getATTN_REQUEST_BAD_SEQLEN_K() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_REQUEST_BAD_SEQLEN_K_raw_8d8ea0251179765d())
+	swig_r = (int)(C._wrap_ATTN_REQUEST_BAD_SEQLEN_K_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -2799,7 +2800,7 @@ var ATTN_REQUEST_BAD_SEQLEN_K int = _swig_getATTN_REQUEST_BAD_SEQLEN_K()
 
 func _swig_getATTN_REQUEST_BAD_PAGE() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_REQUEST_BAD_PAGE_raw_8d8ea0251179765d())
+	swig_r = (int)(C._wrap_ATTN_REQUEST_BAD_PAGE_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -2807,7 +2808,7 @@ var ATTN_REQUEST_BAD_PAGE int = _swig_getATTN_REQUEST_BAD_PAGE()
 
 func _swig_getATTN_REQUEST_BAD_POSITION() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_REQUEST_BAD_POSITION_raw_8d8ea0251179765d())
+	swig_r = (int)(C._wrap_ATTN_REQUEST_BAD_POSITION_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -2825,116 +2826,116 @@ func (p SwigcptrAttn_merge_args) SwigIsAttn_merge_args() {
 func (arg1 SwigcptrAttn_merge_args) SetStruct_size(arg2 uint) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_merge_args_struct_size_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	C._wrap_attn_merge_args_struct_size_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_merge_args) GetStruct_size() (_swig_ret uint) {
 	var swig_r uint
 	_swig_i_0 := arg1
-	swig_r = (uint)(C._wrap_attn_merge_args_struct_size_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0)))
+	swig_r = (uint)(C._wrap_attn_merge_args_struct_size_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_merge_args) SetCount(arg2 int) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_merge_args_count_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	C._wrap_attn_merge_args_count_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_merge_args) GetCount() (_swig_ret int) {
 	var swig_r int
 	_swig_i_0 := arg1
-	swig_r = (int)(C._wrap_attn_merge_args_count_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0)))
+	swig_r = (int)(C._wrap_attn_merge_args_count_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_merge_args) SetO_parts(arg2 uintptr) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_merge_args_o_parts_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
+	C._wrap_attn_merge_args_o_parts_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_merge_args) GetO_parts() (_swig_ret uintptr) {
 	var swig_r uintptr
 	_swig_i_0 := arg1
-	swig_r = (uintptr)(C._wrap_attn_merge_args_o_parts_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0)))
+	swig_r = (uintptr)(C._wrap_attn_merge_args_o_parts_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_merge_args) SetLse_parts(arg2 uintptr) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_merge_args_lse_parts_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
+	C._wrap_attn_merge_args_lse_parts_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_merge_args) GetLse_parts() (_swig_ret uintptr) {
 	var swig_r uintptr
 	_swig_i_0 := arg1
-	swig_r = (uintptr)(C._wrap_attn_merge_args_lse_parts_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0)))
+	swig_r = (uintptr)(C._wrap_attn_merge_args_lse_parts_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_merge_args) SetO(arg2 Attn_tensor) {
 	_swig_i_0 := arg1
 	_swig_i_1 := getSwigcptr(arg2)
-	C._wrap_attn_merge_args_o_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
+	C._wrap_attn_merge_args_o_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_merge_args) GetO() (_swig_ret Attn_tensor) {
 	var swig_r Attn_tensor
 	_swig_i_0 := arg1
-	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_attn_merge_args_o_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0))))
+	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_attn_merge_args_o_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_merge_args) SetLse(arg2 Attn_tensor) {
 	_swig_i_0 := arg1
 	_swig_i_1 := getSwigcptr(arg2)
-	C._wrap_attn_merge_args_lse_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
+	C._wrap_attn_merge_args_lse_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_merge_args) GetLse() (_swig_ret Attn_tensor) {
 	var swig_r Attn_tensor
 	_swig_i_0 := arg1
-	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_attn_merge_args_lse_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0))))
+	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_attn_merge_args_lse_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_merge_args) SetSink(arg2 Attn_tensor) {
 	_swig_i_0 := arg1
 	_swig_i_1 := getSwigcptr(arg2)
-	C._wrap_attn_merge_args_sink_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
+	C._wrap_attn_merge_args_sink_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_merge_args) GetSink() (_swig_ret Attn_tensor) {
 	var swig_r Attn_tensor
 	_swig_i_0 := arg1
-	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_attn_merge_args_sink_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0))))
+	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_attn_merge_args_sink_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_merge_args) SetStream(arg2 uintptr) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_merge_args_stream_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
+	C._wrap_attn_merge_args_stream_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_merge_args) GetStream() (_swig_ret uintptr) {
 	var swig_r uintptr
 	_swig_i_0 := arg1
-	swig_r = (uintptr)(C._wrap_attn_merge_args_stream_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0)))
+	swig_r = (uintptr)(C._wrap_attn_merge_args_stream_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func NewAttn_merge_args() (_swig_ret Attn_merge_args) {
 	var swig_r Attn_merge_args
-	swig_r = (Attn_merge_args)(SwigcptrAttn_merge_args(C._wrap_new_attn_merge_args_raw_8d8ea0251179765d()))
+	swig_r = (Attn_merge_args)(SwigcptrAttn_merge_args(C._wrap_new_attn_merge_args_raw_5f2953b345db4a09()))
 	return swig_r
 }
 
 func DeleteAttn_merge_args(arg1 Attn_merge_args) {
 	_swig_i_0 := getSwigcptr(arg1)
-	C._wrap_delete_attn_merge_args_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0))
+	C._wrap_delete_attn_merge_args_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))
 }
 
 type Attn_merge_args interface {
@@ -2961,7 +2962,7 @@ type Attn_merge_args interface {
 func Attn_merge_args_init(arg1 Attn_merge_args, arg2 int64) {
 	_swig_i_0 := getSwigcptr(arg1)
 	_swig_i_1 := arg2
-	C._wrap_attn_merge_args_init_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_type_54(_swig_i_1))
+	C._wrap_attn_merge_args_init_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_type_54(_swig_i_1))
 }
 
 func Attn_merge(arg1 uintptr, arg2 Attn_merge_args, arg3 Attn_error) (_swig_ret int) {
@@ -2969,7 +2970,7 @@ func Attn_merge(arg1 uintptr, arg2 Attn_merge_args, arg3 Attn_error) (_swig_ret 
 	_swig_i_0 := arg1
 	_swig_i_1 := getSwigcptr(arg2)
 	_swig_i_2 := getSwigcptr(arg3)
-	swig_r = (int)(C._wrap_attn_merge_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1), C.uintptr_t(_swig_i_2)))
+	swig_r = (int)(C._wrap_attn_merge_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1), C.uintptr_t(_swig_i_2)))
 	return swig_r
 }
 
@@ -2985,33 +2986,33 @@ func (p SwigcptrAttn_context_info) SwigIsAttn_context_info() {
 func (arg1 SwigcptrAttn_context_info) SetStruct_size(arg2 uint) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_context_info_struct_size_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	C._wrap_attn_context_info_struct_size_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_context_info) GetStruct_size() (_swig_ret uint) {
 	var swig_r uint
 	_swig_i_0 := arg1
-	swig_r = (uint)(C._wrap_attn_context_info_struct_size_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0)))
+	swig_r = (uint)(C._wrap_attn_context_info_struct_size_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_context_info) SetIsa(arg2 int) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_context_info_isa_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	C._wrap_attn_context_info_isa_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_context_info) GetIsa() (_swig_ret int) {
 	var swig_r int
 	_swig_i_0 := arg1
-	swig_r = (int)(C._wrap_attn_context_info_isa_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0)))
+	swig_r = (int)(C._wrap_attn_context_info_isa_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_context_info) GetIsa_name() (_swig_ret string) {
 	var swig_r string
 	_swig_i_0 := arg1
-	swig_r_p := C._wrap_attn_context_info_isa_name_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0))
+	swig_r_p := C._wrap_attn_context_info_isa_name_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))
 	swig_r = *(*string)(unsafe.Pointer(&swig_r_p))
 	var swig_r_1 string
 	swig_r_1 = takeString(swig_r)
@@ -3021,72 +3022,72 @@ func (arg1 SwigcptrAttn_context_info) GetIsa_name() (_swig_ret string) {
 func (arg1 SwigcptrAttn_context_info) SetConcurrency(arg2 int) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_context_info_concurrency_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	C._wrap_attn_context_info_concurrency_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_context_info) GetConcurrency() (_swig_ret int) {
 	var swig_r int
 	_swig_i_0 := arg1
-	swig_r = (int)(C._wrap_attn_context_info_concurrency_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0)))
+	swig_r = (int)(C._wrap_attn_context_info_concurrency_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_context_info) SetReserved(arg2 int) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_context_info_reserved_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	C._wrap_attn_context_info_reserved_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_context_info) GetReserved() (_swig_ret int) {
 	var swig_r int
 	_swig_i_0 := arg1
-	swig_r = (int)(C._wrap_attn_context_info_reserved_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0)))
+	swig_r = (int)(C._wrap_attn_context_info_reserved_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_context_info) SetL1_cache_size(arg2 int64) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_context_info_l1_cache_size_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_type_56(_swig_i_1))
+	C._wrap_attn_context_info_l1_cache_size_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_type_56(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_context_info) GetL1_cache_size() (_swig_ret int64) {
 	var swig_r int64
 	_swig_i_0 := arg1
-	swig_r = (int64)(C._wrap_attn_context_info_l1_cache_size_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0)))
+	swig_r = (int64)(C._wrap_attn_context_info_l1_cache_size_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_context_info) SetL2_cache_size(arg2 int64) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_context_info_l2_cache_size_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_type_58(_swig_i_1))
+	C._wrap_attn_context_info_l2_cache_size_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_type_58(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_context_info) GetL2_cache_size() (_swig_ret int64) {
 	var swig_r int64
 	_swig_i_0 := arg1
-	swig_r = (int64)(C._wrap_attn_context_info_l2_cache_size_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0)))
+	swig_r = (int64)(C._wrap_attn_context_info_l2_cache_size_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_context_info) SetL3_cache_size(arg2 int64) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_context_info_l3_cache_size_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_type_60(_swig_i_1))
+	C._wrap_attn_context_info_l3_cache_size_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_type_60(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_context_info) GetL3_cache_size() (_swig_ret int64) {
 	var swig_r int64
 	_swig_i_0 := arg1
-	swig_r = (int64)(C._wrap_attn_context_info_l3_cache_size_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0)))
+	swig_r = (int64)(C._wrap_attn_context_info_l3_cache_size_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_context_info) GetBackend_dir() (_swig_ret string) {
 	var swig_r string
 	_swig_i_0 := arg1
-	swig_r_p := C._wrap_attn_context_info_backend_dir_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0))
+	swig_r_p := C._wrap_attn_context_info_backend_dir_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))
 	swig_r = *(*string)(unsafe.Pointer(&swig_r_p))
 	var swig_r_1 string
 	swig_r_1 = takeString(swig_r)
@@ -3095,13 +3096,13 @@ func (arg1 SwigcptrAttn_context_info) GetBackend_dir() (_swig_ret string) {
 
 func NewAttn_context_info() (_swig_ret Attn_context_info) {
 	var swig_r Attn_context_info
-	swig_r = (Attn_context_info)(SwigcptrAttn_context_info(C._wrap_new_attn_context_info_raw_8d8ea0251179765d()))
+	swig_r = (Attn_context_info)(SwigcptrAttn_context_info(C._wrap_new_attn_context_info_raw_5f2953b345db4a09()))
 	return swig_r
 }
 
 func DeleteAttn_context_info(arg1 Attn_context_info) {
 	_swig_i_0 := getSwigcptr(arg1)
-	C._wrap_delete_attn_context_info_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0))
+	C._wrap_delete_attn_context_info_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))
 }
 
 type Attn_context_info interface {
@@ -3128,7 +3129,7 @@ type Attn_context_info interface {
 func Attn_context_info_init(arg1 Attn_context_info, arg2 int64) {
 	_swig_i_0 := getSwigcptr(arg1)
 	_swig_i_1 := arg2
-	C._wrap_attn_context_info_init_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_type_63(_swig_i_1))
+	C._wrap_attn_context_info_init_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_type_63(_swig_i_1))
 }
 
 func Attn_context_get_info(arg1 uintptr, arg2 Attn_context_info, arg3 Attn_error) (_swig_ret int) {
@@ -3136,7 +3137,7 @@ func Attn_context_get_info(arg1 uintptr, arg2 Attn_context_info, arg3 Attn_error
 	_swig_i_0 := arg1
 	_swig_i_1 := getSwigcptr(arg2)
 	_swig_i_2 := getSwigcptr(arg3)
-	swig_r = (int)(C._wrap_attn_context_get_info_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1), C.uintptr_t(_swig_i_2)))
+	swig_r = (int)(C._wrap_attn_context_get_info_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1), C.uintptr_t(_swig_i_2)))
 	return swig_r
 }
 
@@ -3152,33 +3153,33 @@ func (p SwigcptrAttn_isa_info) SwigIsAttn_isa_info() {
 func (arg1 SwigcptrAttn_isa_info) SetStruct_size(arg2 uint) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_isa_info_struct_size_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	C._wrap_attn_isa_info_struct_size_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_isa_info) GetStruct_size() (_swig_ret uint) {
 	var swig_r uint
 	_swig_i_0 := arg1
-	swig_r = (uint)(C._wrap_attn_isa_info_struct_size_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0)))
+	swig_r = (uint)(C._wrap_attn_isa_info_struct_size_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_isa_info) SetIsa(arg2 int) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_isa_info_isa_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	C._wrap_attn_isa_info_isa_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_isa_info) GetIsa() (_swig_ret int) {
 	var swig_r int
 	_swig_i_0 := arg1
-	swig_r = (int)(C._wrap_attn_isa_info_isa_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0)))
+	swig_r = (int)(C._wrap_attn_isa_info_isa_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_isa_info) GetName() (_swig_ret string) {
 	var swig_r string
 	_swig_i_0 := arg1
-	swig_r_p := C._wrap_attn_isa_info_name_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0))
+	swig_r_p := C._wrap_attn_isa_info_name_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))
 	swig_r = *(*string)(unsafe.Pointer(&swig_r_p))
 	var swig_r_1 string
 	swig_r_1 = takeString(swig_r)
@@ -3188,33 +3189,33 @@ func (arg1 SwigcptrAttn_isa_info) GetName() (_swig_ret string) {
 func (arg1 SwigcptrAttn_isa_info) SetAvailable(arg2 int) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_isa_info_available_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	C._wrap_attn_isa_info_available_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_isa_info) GetAvailable() (_swig_ret int) {
 	var swig_r int
 	_swig_i_0 := arg1
-	swig_r = (int)(C._wrap_attn_isa_info_available_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0)))
+	swig_r = (int)(C._wrap_attn_isa_info_available_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_isa_info) SetReserved(arg2 int) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_isa_info_reserved_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	C._wrap_attn_isa_info_reserved_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_isa_info) GetReserved() (_swig_ret int) {
 	var swig_r int
 	_swig_i_0 := arg1
-	swig_r = (int)(C._wrap_attn_isa_info_reserved_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0)))
+	swig_r = (int)(C._wrap_attn_isa_info_reserved_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_isa_info) GetReason() (_swig_ret string) {
 	var swig_r string
 	_swig_i_0 := arg1
-	swig_r_p := C._wrap_attn_isa_info_reason_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0))
+	swig_r_p := C._wrap_attn_isa_info_reason_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))
 	swig_r = *(*string)(unsafe.Pointer(&swig_r_p))
 	var swig_r_1 string
 	swig_r_1 = takeString(swig_r)
@@ -3223,13 +3224,13 @@ func (arg1 SwigcptrAttn_isa_info) GetReason() (_swig_ret string) {
 
 func NewAttn_isa_info() (_swig_ret Attn_isa_info) {
 	var swig_r Attn_isa_info
-	swig_r = (Attn_isa_info)(SwigcptrAttn_isa_info(C._wrap_new_attn_isa_info_raw_8d8ea0251179765d()))
+	swig_r = (Attn_isa_info)(SwigcptrAttn_isa_info(C._wrap_new_attn_isa_info_raw_5f2953b345db4a09()))
 	return swig_r
 }
 
 func DeleteAttn_isa_info(arg1 Attn_isa_info) {
 	_swig_i_0 := getSwigcptr(arg1)
-	C._wrap_delete_attn_isa_info_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0))
+	C._wrap_delete_attn_isa_info_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))
 }
 
 type Attn_isa_info interface {
@@ -3250,13 +3251,13 @@ type Attn_isa_info interface {
 func Attn_isa_info_init(arg1 Attn_isa_info, arg2 int64) {
 	_swig_i_0 := getSwigcptr(arg1)
 	_swig_i_1 := arg2
-	C._wrap_attn_isa_info_init_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_type_66(_swig_i_1))
+	C._wrap_attn_isa_info_init_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_type_66(_swig_i_1))
 }
 
 func Attn_context_isa_count(arg1 uintptr) (_swig_ret int) {
 	var swig_r int
 	_swig_i_0 := arg1
-	swig_r = (int)(C._wrap_attn_context_isa_count_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0)))
+	swig_r = (int)(C._wrap_attn_context_isa_count_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
@@ -3266,7 +3267,7 @@ func Attn_context_get_isa(arg1 uintptr, arg2 int, arg3 Attn_isa_info, arg4 Attn_
 	_swig_i_1 := arg2
 	_swig_i_2 := getSwigcptr(arg3)
 	_swig_i_3 := getSwigcptr(arg4)
-	swig_r = (int)(C._wrap_attn_context_get_isa_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1), C.uintptr_t(_swig_i_2), C.uintptr_t(_swig_i_3)))
+	swig_r = (int)(C._wrap_attn_context_get_isa_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1), C.uintptr_t(_swig_i_2), C.uintptr_t(_swig_i_3)))
 	return swig_r
 }
 
@@ -3282,33 +3283,33 @@ func (p SwigcptrAttn_backend_info) SwigIsAttn_backend_info() {
 func (arg1 SwigcptrAttn_backend_info) SetStruct_size(arg2 uint) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_backend_info_struct_size_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	C._wrap_attn_backend_info_struct_size_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_backend_info) GetStruct_size() (_swig_ret uint) {
 	var swig_r uint
 	_swig_i_0 := arg1
-	swig_r = (uint)(C._wrap_attn_backend_info_struct_size_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0)))
+	swig_r = (uint)(C._wrap_attn_backend_info_struct_size_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_backend_info) SetAvailable(arg2 int) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_backend_info_available_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	C._wrap_attn_backend_info_available_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_backend_info) GetAvailable() (_swig_ret int) {
 	var swig_r int
 	_swig_i_0 := arg1
-	swig_r = (int)(C._wrap_attn_backend_info_available_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0)))
+	swig_r = (int)(C._wrap_attn_backend_info_available_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_backend_info) GetName() (_swig_ret string) {
 	var swig_r string
 	_swig_i_0 := arg1
-	swig_r_p := C._wrap_attn_backend_info_name_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0))
+	swig_r_p := C._wrap_attn_backend_info_name_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))
 	swig_r = *(*string)(unsafe.Pointer(&swig_r_p))
 	var swig_r_1 string
 	swig_r_1 = takeString(swig_r)
@@ -3318,7 +3319,7 @@ func (arg1 SwigcptrAttn_backend_info) GetName() (_swig_ret string) {
 func (arg1 SwigcptrAttn_backend_info) GetDescription() (_swig_ret string) {
 	var swig_r string
 	_swig_i_0 := arg1
-	swig_r_p := C._wrap_attn_backend_info_description_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0))
+	swig_r_p := C._wrap_attn_backend_info_description_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))
 	swig_r = *(*string)(unsafe.Pointer(&swig_r_p))
 	var swig_r_1 string
 	swig_r_1 = takeString(swig_r)
@@ -3328,7 +3329,7 @@ func (arg1 SwigcptrAttn_backend_info) GetDescription() (_swig_ret string) {
 func (arg1 SwigcptrAttn_backend_info) GetReason() (_swig_ret string) {
 	var swig_r string
 	_swig_i_0 := arg1
-	swig_r_p := C._wrap_attn_backend_info_reason_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0))
+	swig_r_p := C._wrap_attn_backend_info_reason_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))
 	swig_r = *(*string)(unsafe.Pointer(&swig_r_p))
 	var swig_r_1 string
 	swig_r_1 = takeString(swig_r)
@@ -3337,13 +3338,13 @@ func (arg1 SwigcptrAttn_backend_info) GetReason() (_swig_ret string) {
 
 func NewAttn_backend_info() (_swig_ret Attn_backend_info) {
 	var swig_r Attn_backend_info
-	swig_r = (Attn_backend_info)(SwigcptrAttn_backend_info(C._wrap_new_attn_backend_info_raw_8d8ea0251179765d()))
+	swig_r = (Attn_backend_info)(SwigcptrAttn_backend_info(C._wrap_new_attn_backend_info_raw_5f2953b345db4a09()))
 	return swig_r
 }
 
 func DeleteAttn_backend_info(arg1 Attn_backend_info) {
 	_swig_i_0 := getSwigcptr(arg1)
-	C._wrap_delete_attn_backend_info_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0))
+	C._wrap_delete_attn_backend_info_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))
 }
 
 type Attn_backend_info interface {
@@ -3361,13 +3362,13 @@ type Attn_backend_info interface {
 func Attn_backend_info_init(arg1 Attn_backend_info, arg2 int64) {
 	_swig_i_0 := getSwigcptr(arg1)
 	_swig_i_1 := arg2
-	C._wrap_attn_backend_info_init_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_type_70(_swig_i_1))
+	C._wrap_attn_backend_info_init_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_type_70(_swig_i_1))
 }
 
 func Attn_context_backend_count(arg1 uintptr) (_swig_ret int) {
 	var swig_r int
 	_swig_i_0 := arg1
-	swig_r = (int)(C._wrap_attn_context_backend_count_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0)))
+	swig_r = (int)(C._wrap_attn_context_backend_count_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
@@ -3377,7 +3378,7 @@ func Attn_context_get_backend(arg1 uintptr, arg2 int, arg3 Attn_backend_info, ar
 	_swig_i_1 := arg2
 	_swig_i_2 := getSwigcptr(arg3)
 	_swig_i_3 := getSwigcptr(arg4)
-	swig_r = (int)(C._wrap_attn_context_get_backend_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1), C.uintptr_t(_swig_i_2), C.uintptr_t(_swig_i_3)))
+	swig_r = (int)(C._wrap_attn_context_get_backend_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1), C.uintptr_t(_swig_i_2), C.uintptr_t(_swig_i_3)))
 	return swig_r
 }
 
@@ -3393,33 +3394,33 @@ func (p SwigcptrAttn_plan_info) SwigIsAttn_plan_info() {
 func (arg1 SwigcptrAttn_plan_info) SetStruct_size(arg2 uint) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_plan_info_struct_size_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	C._wrap_attn_plan_info_struct_size_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_plan_info) GetStruct_size() (_swig_ret uint) {
 	var swig_r uint
 	_swig_i_0 := arg1
-	swig_r = (uint)(C._wrap_attn_plan_info_struct_size_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0)))
+	swig_r = (uint)(C._wrap_attn_plan_info_struct_size_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_plan_info) SetIsa(arg2 int) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_plan_info_isa_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	C._wrap_attn_plan_info_isa_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_plan_info) GetIsa() (_swig_ret int) {
 	var swig_r int
 	_swig_i_0 := arg1
-	swig_r = (int)(C._wrap_attn_plan_info_isa_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0)))
+	swig_r = (int)(C._wrap_attn_plan_info_isa_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_plan_info) GetBackend() (_swig_ret string) {
 	var swig_r string
 	_swig_i_0 := arg1
-	swig_r_p := C._wrap_attn_plan_info_backend_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0))
+	swig_r_p := C._wrap_attn_plan_info_backend_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))
 	swig_r = *(*string)(unsafe.Pointer(&swig_r_p))
 	var swig_r_1 string
 	swig_r_1 = takeString(swig_r)
@@ -3429,7 +3430,7 @@ func (arg1 SwigcptrAttn_plan_info) GetBackend() (_swig_ret string) {
 func (arg1 SwigcptrAttn_plan_info) GetIsa_name() (_swig_ret string) {
 	var swig_r string
 	_swig_i_0 := arg1
-	swig_r_p := C._wrap_attn_plan_info_isa_name_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0))
+	swig_r_p := C._wrap_attn_plan_info_isa_name_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))
 	swig_r = *(*string)(unsafe.Pointer(&swig_r_p))
 	var swig_r_1 string
 	swig_r_1 = takeString(swig_r)
@@ -3439,85 +3440,85 @@ func (arg1 SwigcptrAttn_plan_info) GetIsa_name() (_swig_ret string) {
 func (arg1 SwigcptrAttn_plan_info) SetTile_q(arg2 int64) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_plan_info_tile_q_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_type_73(_swig_i_1))
+	C._wrap_attn_plan_info_tile_q_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_type_73(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_plan_info) GetTile_q() (_swig_ret int64) {
 	var swig_r int64
 	_swig_i_0 := arg1
-	swig_r = (int64)(C._wrap_attn_plan_info_tile_q_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0)))
+	swig_r = (int64)(C._wrap_attn_plan_info_tile_q_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_plan_info) SetTile_k(arg2 int64) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_plan_info_tile_k_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_type_75(_swig_i_1))
+	C._wrap_attn_plan_info_tile_k_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_type_75(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_plan_info) GetTile_k() (_swig_ret int64) {
 	var swig_r int64
 	_swig_i_0 := arg1
-	swig_r = (int64)(C._wrap_attn_plan_info_tile_k_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0)))
+	swig_r = (int64)(C._wrap_attn_plan_info_tile_k_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_plan_info) SetKv_chunk(arg2 int64) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_plan_info_kv_chunk_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_type_77(_swig_i_1))
+	C._wrap_attn_plan_info_kv_chunk_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_type_77(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_plan_info) GetKv_chunk() (_swig_ret int64) {
 	var swig_r int64
 	_swig_i_0 := arg1
-	swig_r = (int64)(C._wrap_attn_plan_info_kv_chunk_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0)))
+	swig_r = (int64)(C._wrap_attn_plan_info_kv_chunk_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_plan_info) SetWorkspace_size(arg2 int64) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_plan_info_workspace_size_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_type_79(_swig_i_1))
+	C._wrap_attn_plan_info_workspace_size_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_type_79(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_plan_info) GetWorkspace_size() (_swig_ret int64) {
 	var swig_r int64
 	_swig_i_0 := arg1
-	swig_r = (int64)(C._wrap_attn_plan_info_workspace_size_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0)))
+	swig_r = (int64)(C._wrap_attn_plan_info_workspace_size_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_plan_info) SetStandard_workspace_size(arg2 int64) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_plan_info_standard_workspace_size_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_type_81(_swig_i_1))
+	C._wrap_attn_plan_info_standard_workspace_size_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_type_81(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_plan_info) GetStandard_workspace_size() (_swig_ret int64) {
 	var swig_r int64
 	_swig_i_0 := arg1
-	swig_r = (int64)(C._wrap_attn_plan_info_standard_workspace_size_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0)))
+	swig_r = (int64)(C._wrap_attn_plan_info_standard_workspace_size_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_plan_info) SetRequest_status_count(arg2 int64) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_plan_info_request_status_count_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_type_83(_swig_i_1))
+	C._wrap_attn_plan_info_request_status_count_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_type_83(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_plan_info) GetRequest_status_count() (_swig_ret int64) {
 	var swig_r int64
 	_swig_i_0 := arg1
-	swig_r = (int64)(C._wrap_attn_plan_info_request_status_count_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0)))
+	swig_r = (int64)(C._wrap_attn_plan_info_request_status_count_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_plan_info) GetKernel() (_swig_ret string) {
 	var swig_r string
 	_swig_i_0 := arg1
-	swig_r_p := C._wrap_attn_plan_info_kernel_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0))
+	swig_r_p := C._wrap_attn_plan_info_kernel_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))
 	swig_r = *(*string)(unsafe.Pointer(&swig_r_p))
 	var swig_r_1 string
 	swig_r_1 = takeString(swig_r)
@@ -3526,13 +3527,13 @@ func (arg1 SwigcptrAttn_plan_info) GetKernel() (_swig_ret string) {
 
 func NewAttn_plan_info() (_swig_ret Attn_plan_info) {
 	var swig_r Attn_plan_info
-	swig_r = (Attn_plan_info)(SwigcptrAttn_plan_info(C._wrap_new_attn_plan_info_raw_8d8ea0251179765d()))
+	swig_r = (Attn_plan_info)(SwigcptrAttn_plan_info(C._wrap_new_attn_plan_info_raw_5f2953b345db4a09()))
 	return swig_r
 }
 
 func DeleteAttn_plan_info(arg1 Attn_plan_info) {
 	_swig_i_0 := getSwigcptr(arg1)
-	C._wrap_delete_attn_plan_info_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0))
+	C._wrap_delete_attn_plan_info_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))
 }
 
 type Attn_plan_info interface {
@@ -3562,7 +3563,7 @@ type Attn_plan_info interface {
 func Attn_plan_info_init(arg1 Attn_plan_info, arg2 int64) {
 	_swig_i_0 := getSwigcptr(arg1)
 	_swig_i_1 := arg2
-	C._wrap_attn_plan_info_init_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_type_86(_swig_i_1))
+	C._wrap_attn_plan_info_init_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_type_86(_swig_i_1))
 }
 
 func Attn_plan_get_info(arg1 uintptr, arg2 Attn_plan_info, arg3 Attn_error) (_swig_ret int) {
@@ -3570,7 +3571,7 @@ func Attn_plan_get_info(arg1 uintptr, arg2 Attn_plan_info, arg3 Attn_error) (_sw
 	_swig_i_0 := arg1
 	_swig_i_1 := getSwigcptr(arg2)
 	_swig_i_2 := getSwigcptr(arg3)
-	swig_r = (int)(C._wrap_attn_plan_get_info_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1), C.uintptr_t(_swig_i_2)))
+	swig_r = (int)(C._wrap_attn_plan_get_info_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1), C.uintptr_t(_swig_i_2)))
 	return swig_r
 }
 
@@ -3578,7 +3579,7 @@ func Attn_plan_refusal(arg1 uintptr, arg2 int) (_swig_ret string) {
 	var swig_r string
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	swig_r_p := C._wrap_attn_plan_refusal_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	swig_r_p := C._wrap_attn_plan_refusal_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 	swig_r = *(*string)(unsafe.Pointer(&swig_r_p))
 	var swig_r_1 string
 	swig_r_1 = takeString(swig_r)
@@ -3589,7 +3590,7 @@ func Attn_plan_describe(arg1 uintptr, arg2 []byte) (_swig_ret int64) {
 	var swig_r int64
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	swig_r = (int64)(C._wrap_attn_plan_describe_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), *(*C.swig_type_89)(unsafe.Pointer(&_swig_i_1))))
+	swig_r = (int64)(C._wrap_attn_plan_describe_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), *(*C.swig_type_89)(unsafe.Pointer(&_swig_i_1))))
 	if Swig_escape_always_false {
 		Swig_escape_val = arg2
 	}
@@ -3608,90 +3609,90 @@ func (p SwigcptrAttn_autotune_info) SwigIsAttn_autotune_info() {
 func (arg1 SwigcptrAttn_autotune_info) SetStruct_size(arg2 uint) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_autotune_info_struct_size_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	C._wrap_attn_autotune_info_struct_size_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_autotune_info) GetStruct_size() (_swig_ret uint) {
 	var swig_r uint
 	_swig_i_0 := arg1
-	swig_r = (uint)(C._wrap_attn_autotune_info_struct_size_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0)))
+	swig_r = (uint)(C._wrap_attn_autotune_info_struct_size_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_autotune_info) SetMeasured(arg2 int) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_autotune_info_measured_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	C._wrap_attn_autotune_info_measured_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_autotune_info) GetMeasured() (_swig_ret int) {
 	var swig_r int
 	_swig_i_0 := arg1
-	swig_r = (int)(C._wrap_attn_autotune_info_measured_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0)))
+	swig_r = (int)(C._wrap_attn_autotune_info_measured_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_autotune_info) SetTile_k(arg2 int64) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_autotune_info_tile_k_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_type_90(_swig_i_1))
+	C._wrap_attn_autotune_info_tile_k_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_type_90(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_autotune_info) GetTile_k() (_swig_ret int64) {
 	var swig_r int64
 	_swig_i_0 := arg1
-	swig_r = (int64)(C._wrap_attn_autotune_info_tile_k_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0)))
+	swig_r = (int64)(C._wrap_attn_autotune_info_tile_k_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_autotune_info) SetKv_chunk(arg2 int64) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_autotune_info_kv_chunk_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_type_92(_swig_i_1))
+	C._wrap_attn_autotune_info_kv_chunk_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_type_92(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_autotune_info) GetKv_chunk() (_swig_ret int64) {
 	var swig_r int64
 	_swig_i_0 := arg1
-	swig_r = (int64)(C._wrap_attn_autotune_info_kv_chunk_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0)))
+	swig_r = (int64)(C._wrap_attn_autotune_info_kv_chunk_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_autotune_info) SetDefault_ns(arg2 int64) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_autotune_info_default_ns_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_type_94(_swig_i_1))
+	C._wrap_attn_autotune_info_default_ns_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_type_94(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_autotune_info) GetDefault_ns() (_swig_ret int64) {
 	var swig_r int64
 	_swig_i_0 := arg1
-	swig_r = (int64)(C._wrap_attn_autotune_info_default_ns_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0)))
+	swig_r = (int64)(C._wrap_attn_autotune_info_default_ns_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_autotune_info) SetTuned_ns(arg2 int64) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_autotune_info_tuned_ns_set_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_type_96(_swig_i_1))
+	C._wrap_attn_autotune_info_tuned_ns_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_type_96(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_autotune_info) GetTuned_ns() (_swig_ret int64) {
 	var swig_r int64
 	_swig_i_0 := arg1
-	swig_r = (int64)(C._wrap_attn_autotune_info_tuned_ns_get_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0)))
+	swig_r = (int64)(C._wrap_attn_autotune_info_tuned_ns_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func NewAttn_autotune_info() (_swig_ret Attn_autotune_info) {
 	var swig_r Attn_autotune_info
-	swig_r = (Attn_autotune_info)(SwigcptrAttn_autotune_info(C._wrap_new_attn_autotune_info_raw_8d8ea0251179765d()))
+	swig_r = (Attn_autotune_info)(SwigcptrAttn_autotune_info(C._wrap_new_attn_autotune_info_raw_5f2953b345db4a09()))
 	return swig_r
 }
 
 func DeleteAttn_autotune_info(arg1 Attn_autotune_info) {
 	_swig_i_0 := getSwigcptr(arg1)
-	C._wrap_delete_attn_autotune_info_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0))
+	C._wrap_delete_attn_autotune_info_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))
 }
 
 type Attn_autotune_info interface {
@@ -3714,7 +3715,7 @@ type Attn_autotune_info interface {
 func Attn_autotune_info_init(arg1 Attn_autotune_info, arg2 int64) {
 	_swig_i_0 := getSwigcptr(arg1)
 	_swig_i_1 := arg2
-	C._wrap_attn_autotune_info_init_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_type_98(_swig_i_1))
+	C._wrap_attn_autotune_info_init_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_type_98(_swig_i_1))
 }
 
 func Attn_plan_autotune(arg1 uintptr, arg2 Attn_run_args, arg3 int64, arg4 Attn_autotune_info, arg5 Attn_error) (_swig_ret int) {
@@ -3724,7 +3725,7 @@ func Attn_plan_autotune(arg1 uintptr, arg2 Attn_run_args, arg3 int64, arg4 Attn_
 	_swig_i_2 := arg3
 	_swig_i_3 := getSwigcptr(arg4)
 	_swig_i_4 := getSwigcptr(arg5)
-	swig_r = (int)(C._wrap_attn_plan_autotune_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1), C.swig_type_99(_swig_i_2), C.uintptr_t(_swig_i_3), C.uintptr_t(_swig_i_4)))
+	swig_r = (int)(C._wrap_attn_plan_autotune_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1), C.swig_type_99(_swig_i_2), C.uintptr_t(_swig_i_3), C.uintptr_t(_swig_i_4)))
 	return swig_r
 }
 
@@ -3803,11 +3804,11 @@ func Merge(context uintptr, count int, tensors []TensorView, stream unsafe.Point
 func Attn_go_set_log(arg1 Attn_context_config, arg2 uint64) {
 	_swig_i_0 := getSwigcptr(arg1)
 	_swig_i_1 := arg2
-	C._wrap_attn_go_set_log_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_type_100(_swig_i_1))
+	C._wrap_attn_go_set_log_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_type_100(_swig_i_1))
 }
 
 func Attn_go_set_parallel_for(arg1 Attn_executor, arg2 uint64) {
 	_swig_i_0 := getSwigcptr(arg1)
 	_swig_i_1 := arg2
-	C._wrap_attn_go_set_parallel_for_raw_8d8ea0251179765d(C.uintptr_t(_swig_i_0), C.swig_type_101(_swig_i_1))
+	C._wrap_attn_go_set_parallel_for_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_type_101(_swig_i_1))
 }
