@@ -53,9 +53,12 @@ def needed(program: Path) -> str:
     return run(program.parent, "readelf", "-d", program)
 
 
-def test_c_by_pkg_config(tmp_path: Path) -> None:
-    shutil.copy(EXAMPLES / "c/minimal.c", tmp_path)
-    build = "cc minimal.c -o minimal $(pkg-config --cflags --libs attn)"
+@pytest.mark.parametrize(
+    ("source", "compiler"), [("c/minimal.c", "cc"), ("cpp/minimal.cpp", "c++ -std=c++17")]
+)
+def test_pkg_config(tmp_path: Path, source: str, compiler: str) -> None:
+    shutil.copy(EXAMPLES / source, tmp_path)
+    build = f"{compiler} minimal.c* -o minimal $(pkg-config --cflags --libs attn)"
     run(tmp_path, "sh", "-c", build, **INSTALLED)
     assert "libattn.so" in needed(tmp_path / "minimal")
     check(run(tmp_path, "./minimal", **INSTALLED))
@@ -81,24 +84,11 @@ add_executable(linked_in {source})
 target_link_libraries(linked_in PRIVATE attn::attn_static)
 """
 
-CPP = """#include <attn/attn.hpp>
-#include <cstdio>
-
-int main() {
-  const float q[64] = {1}, k[96] = {2}, v[96] = {3};
-  float o[64];
-  attn::attention(attn::Tensor(q, {1, 2, 4, 8}), attn::Tensor(k, {1, 2, 6, 8}),
-                  attn::Tensor(v, {1, 2, 6, 8}), attn::Tensor(o, {1, 2, 4, 8}));
-  std::printf("%.6f %.6f\\n", o[0], o[8]);
-}
-"""
-
 
 @pytest.mark.parametrize("language", ["C", "CXX"])
 def test_cmake(tmp_path: Path, language: str) -> None:
     source = "minimal.c" if language == "C" else "minimal.cpp"
-    text = (EXAMPLES / "c/minimal.c").read_text() if language == "C" else CPP
-    (tmp_path / source).write_text(text)
+    shutil.copy(EXAMPLES / ("c" if language == "C" else "cpp") / source, tmp_path)
     (tmp_path / "CMakeLists.txt").write_text(CMAKE.format(language=language, source=source))
     run(tmp_path, "cmake", "-B", "build", "-G", "Ninja", **INSTALLED)
     run(tmp_path, "cmake", "--build", "build")

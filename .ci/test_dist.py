@@ -67,11 +67,17 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def plugin() -> set[str]:
+    """The plugin for NVIDIA GPUs, where `./dev build dist cuda` made the files."""
+    with zipfile.ZipFile(wheel()) as archive:
+        return {"libattn_cuda.so"} & {Path(name).name for name in archive.namelist()}
+
+
 def binaries(unpacked: Path) -> list[Path]:
     files = [path for path in unpacked.rglob("*") if path.is_file() and not path.is_symlink()]
     found = [path for path in files if path.read_bytes().startswith(b"\x7fELF")]
     names = {"attn-info", f"libattn.so.{VERSION}", SONAME, "_native.abi3.so"}
-    assert {path.name for path in found} == names
+    assert {path.name for path in found} == names | plugin()
     return found
 
 
@@ -80,7 +86,7 @@ def test_names_and_sizes() -> None:
     tag = re.fullmatch(name, wheel().name)
     assert tag is not None, wheel().name
     assert tuple(map(int, tag.groups())) <= OLDEST_GLIBC
-    assert wheel().stat().st_size <= 3e6
+    assert wheel().stat().st_size <= (6e6 if plugin() else 3e6)
     names = {wheel().name, f"{SDIST}.tar.gz", f"{LIBRARY}.tar.gz"}
     assert {path.name for path in DIST.iterdir()} == names
 
@@ -107,6 +113,9 @@ def test_binaries_need_no_path_of_the_build(unpacked: Path) -> None:
 def test_one_library_in_both(unpacked: Path) -> None:
     library = (unpacked / LIBRARY / f"lib/libattn.so.{VERSION}").read_bytes()
     assert (unpacked / f"wheel/attn/{SONAME}").read_bytes() == library
+    for name in plugin():
+        library = (unpacked / LIBRARY / "lib" / name).read_bytes()
+        assert (unpacked / "wheel/attn" / name).read_bytes() == library
 
 
 def tracked(folder: Path, *paths: str) -> set[str]:
@@ -120,7 +129,9 @@ def test_wheel_is_complete() -> None:
         names = {name for name in archive.namelist() if not name.endswith("/")}
     info = {name for name in names if name.startswith(f"attn-{VERSION}.dist-info/")}
     sources = {name.removeprefix("src/") for name in tracked(PYTHON, "src")}
-    assert names - info == sources | {"attn/_native.abi3.so", f"attn/{SONAME}"}
+    assert names - info == sources | {"attn/_native.abi3.so", f"attn/{SONAME}"} | {
+        f"attn/{name}" for name in plugin()
+    }
     assert "attn/py.typed" in names
     assert any(name.endswith("/LICENSE") for name in info)
 
@@ -176,6 +187,16 @@ def test_library_is_the_own(python: Path, tmp_path: Path) -> None:
     used = set(re.findall(r"\S*/libattn\S*", maps))
     (package,) = python.parent.parent.glob("lib/python3*/site-packages/attn")
     assert used == {str(package / SONAME)}
+
+
+def test_plugin_is_found(python: Path, tmp_path: Path) -> None:
+    """Beside the library, without help; where there is no GPU it is refused in words."""
+    code = "import attn; print(*[b.reason for b in attn.backends() if b.name == 'cuda'])"
+    reason = run(python, "-c", code, folder=tmp_path)
+    there = bool(plugin()) and python.parent.parent.parent.name.startswith("wheel")
+    assert ("no libattn_cuda.so in" in reason) == (not there), reason
+    if there and not Path("/dev/nvidiactl").exists():
+        assert reason == "no NVIDIA driver: libcuda.so.1 not found\n"
 
 
 def test_tests_of_the_binding(python: Path, tmp_path: Path) -> None:

@@ -9,6 +9,10 @@
 #include "expect.h"
 #include "harness.h"
 
+// The version that the library seems to have: a program's own function comes before a library's.
+static int32_t seeming_version = ATTN_VERSION;
+extern "C" int32_t attn_version(void) { return seeming_version; }
+
 namespace attn_test {
 namespace {
 
@@ -121,11 +125,57 @@ void failures() {
   CHECK(!run && std::strstr(run.error().what(), "q is NULL") != nullptr, "%s", run.error().what());
 }
 
+// Each wrong use is refused with the library's words, and o stays as it is.
+void bad_input() {
+  std::vector<float> q(2 * 6 * 8, 0.5f), o(q.size(), 7.0f);
+  const std::vector<uint8_t> bytes(q.size());
+  const attn::Tensor tq(q, {1, 2, 6, 8}), to(o, {1, 2, 6, 8});
+  const attn::Context context;
+  attn::Plan plan(context, problem());
+  const attn::Workspace workspace(plan.workspace_size());
+  const auto refused = [&](const attn::Tensor& query, const attn::Tensor& out, const char* words) {
+    attn::RunArgs args;
+    args.q = &query, args.k = args.v = &tq, args.o = &out;
+    args.set_workspace(workspace);
+    const auto result = plan.try_run(args);
+    CHECK(result.error().status() == ATTN_ERROR_INVALID_ARGUMENT);
+    CHECK(std::strstr(result.error().what(), words) != nullptr, "%s", result.error().what());
+  };
+  refused(attn::Tensor(bytes, {1, 2, 6, 8}), to, "q.dtype");
+  refused(attn::Tensor(q, {1, 6, 2, 8}), to, "q.shape");
+  refused(tq, attn::Tensor(o, {1, 2, 6, 8}, {48, 24, 4, 0}), "o.strides");
+  attn::Tensor elsewhere = tq;
+  elsewhere.device_type = ATTN_DEVICE_CUDA;
+  refused(elsewhere, to, "q is on device");
+
+  const attn::Plan moved(std::move(plan));
+  refused(tq, to, "plan is NULL");
+  CHECK(plan.try_info().error().status() == ATTN_ERROR_INVALID_ARGUMENT);
+  CHECK(plan.describe().empty());
+  for (const float x : o) CHECK(x == 7.0f);
+}
+
+void older_library() {
+  const std::vector<float> q(1);
+  std::vector<float> o(1);
+  const attn::Tensor tq(q, {1, 1, 1, 1}), to(o, {1, 1, 1, 1});
+  seeming_version = 9;
+  const attn::Error context = attn::Context::create().error();
+  const attn::Error attention = attn::try_attention(tq, tq, tq, to).error();
+  seeming_version = ATTN_VERSION;
+  for (const attn::Error& error : {context, attention}) {
+    CHECK(error.status() == ATTN_ERROR_VERSION);
+    CHECK(std::strstr(error.what(), "libattn is version 0.0.9; this program was compiled for"));
+  }
+  CHECK(attn::Context::create().ok() && attn::try_attention(tq, tq, tq, to).ok());
+}
+
 }  // namespace
 }  // namespace attn_test
 
 int main(int argc, char** argv) {
   using namespace attn_test;
-  const Test tests[] = {TEST(spans), TEST(ownership), TEST(failures)};
+  const Test tests[] = {TEST(spans), TEST(ownership), TEST(failures), TEST(bad_input),
+                        TEST(older_library)};
   return run_tests("hpp", argc, argv, tests);
 }

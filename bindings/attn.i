@@ -91,8 +91,8 @@ CONFIG(attn_autotune_info)
 // ---- flat calls: pointers as arguments, status and words back in one call -------------------------
 
 // Go's memory must not hold Go pointers when C gets it. So a tensor comes in two parts: an
-// attn_tensor without data, in the array `views`, and its data among the arguments. The data's type
-// tells cgo that it holds no pointers; else cgo would look at all that lies around a slice too.
+// attn_tensor without data, the view, and its data beside it. The data's type tells cgo that it holds
+// no pointers; else cgo would look at all that lies around a slice too.
 // Each returns the status and writes the words of a failure into *error.
 %insert(cgo_comment) %{
 #include <attn/attn.h>
@@ -101,58 +101,65 @@ CONFIG(attn_autotune_info)
 
 typedef const uint8_t* attn_go_data;
 
-static void attn_go_tensor(attn_tensor* tensor, const attn_tensor* view, attn_go_data data) {
-  *tensor = *view;
+static void attn_go_tensor(attn_tensor* tensor, attn_go_data view, attn_go_data data) {
+  *tensor = *(const attn_tensor*)view;
   tensor->data = (void*)data;
 }
 
-// The tensors of attn_run_args in their order. Those whose bit is set in `present`, from bit 0 on,
-// have their view in `views`, one after another. With an attn_autotune_info as `tuned` it is
-// attn_plan_autotune, else attn_run.
-static int32_t attn_go_run(
-    uintptr_t plan, attn_go_data views, uint32_t present, attn_go_data q, attn_go_data k,
-    attn_go_data v, attn_go_data o, attn_go_data lse, attn_go_data seqlens_q,
-    attn_go_data seqlens_k, attn_go_data cu_seqlens_q, attn_go_data cu_seqlens_k,
-    attn_go_data block_table, attn_go_data q_start, attn_go_data k_start, attn_go_data bias,
-    attn_go_data bias_k0, attn_go_data mask, attn_go_data mask_k0, attn_go_data alibi_slopes,
-    attn_go_data sink, attn_go_data block_mask, attn_go_data k_scale, attn_go_data v_scale,
-    uint8_t* workspace, size_t workspace_size, uint8_t* stream, int64_t budget_ns, uintptr_t tuned,
-    uint8_t* error) {
-  const attn_tensor* view = (const attn_tensor*)views;
+// The tensors of attn_run_args in their order: TENSOR(name) comes as a view, whose dtype is 0 where
+// there is none, and data; VECTOR(name, dtype) as data, NULL where there is none, and a size.
+#define ATTN_GO_TENSORS(TENSOR, VECTOR) \
+  TENSOR(q) \
+  TENSOR(k) \
+  TENSOR(v) \
+  TENSOR(o) \
+  TENSOR(lse) \
+  VECTOR(seqlens_q, ATTN_DTYPE_I32) \
+  VECTOR(seqlens_k, ATTN_DTYPE_I32) \
+  VECTOR(cu_seqlens_q, ATTN_DTYPE_I32) \
+  VECTOR(cu_seqlens_k, ATTN_DTYPE_I32) \
+  TENSOR(block_table) \
+  VECTOR(q_start, ATTN_DTYPE_I64) \
+  VECTOR(k_start, ATTN_DTYPE_I64) \
+  TENSOR(bias) \
+  VECTOR(bias_k0, ATTN_DTYPE_I64) \
+  TENSOR(mask) \
+  VECTOR(mask_k0, ATTN_DTYPE_I64) \
+  TENSOR(alibi_slopes) \
+  VECTOR(sink, ATTN_DTYPE_F32) \
+  TENSOR(block_mask) \
+  TENSOR(k_scale) \
+  TENSOR(v_scale)
+
+#define ATTN_GO_TENSOR_PARAMETERS(name) attn_go_data name##_view, attn_go_data name,
+#define ATTN_GO_VECTOR_PARAMETERS(name, type) attn_go_data name, int64_t name##_size,
+
+// With an attn_autotune_info as `tuned` it is attn_plan_autotune, else attn_run.
+#define ATTN_GO_RUN_PARAMETERS                                                          \
+  uintptr_t plan, ATTN_GO_TENSORS(ATTN_GO_TENSOR_PARAMETERS, ATTN_GO_VECTOR_PARAMETERS) \
+  uint8_t* workspace, size_t workspace_size, uint8_t* stream, int64_t budget_ns,        \
+  uintptr_t tuned, uint8_t* error
+
+#define ATTN_GO_INLINE static inline __attribute__((always_inline))
+ATTN_GO_INLINE int32_t attn_go_run(ATTN_GO_RUN_PARAMETERS) {
   attn_tensor tensors[21];
   attn_tensor* next = tensors;
   attn_run_args args;  // each field is set, once
   args.struct_size = offsetof(attn_run_args, stream) + sizeof args.stream;
   args.reserved = 0;
-#define ATTN_GO_TENSOR(name)                \
-  args.name = NULL;                         \
-  if (present & 1) {                        \
-    attn_go_tensor(next, view++, name);     \
-    args.name = next++;                     \
-  }                                         \
-  present >>= 1;
-  ATTN_GO_TENSOR(q)
-  ATTN_GO_TENSOR(k)
-  ATTN_GO_TENSOR(v)
-  ATTN_GO_TENSOR(o)
-  ATTN_GO_TENSOR(lse)
-  ATTN_GO_TENSOR(seqlens_q)
-  ATTN_GO_TENSOR(seqlens_k)
-  ATTN_GO_TENSOR(cu_seqlens_q)
-  ATTN_GO_TENSOR(cu_seqlens_k)
-  ATTN_GO_TENSOR(block_table)
-  ATTN_GO_TENSOR(q_start)
-  ATTN_GO_TENSOR(k_start)
-  ATTN_GO_TENSOR(bias)
-  ATTN_GO_TENSOR(bias_k0)
-  ATTN_GO_TENSOR(mask)
-  ATTN_GO_TENSOR(mask_k0)
-  ATTN_GO_TENSOR(alibi_slopes)
-  ATTN_GO_TENSOR(sink)
-  ATTN_GO_TENSOR(block_mask)
-  ATTN_GO_TENSOR(k_scale)
-  ATTN_GO_TENSOR(v_scale)
-#undef ATTN_GO_TENSOR
+#define ATTN_GO_SET_TENSOR(name)                       \
+  args.name = NULL;                                    \
+  if (((const attn_tensor*)name##_view)->dtype != 0) { \
+    attn_go_tensor(next, name##_view, name);           \
+    args.name = next++;                                \
+  }
+#define ATTN_GO_SET_VECTOR(name, type)                          \
+  args.name = NULL;                                             \
+  if (name != NULL) {                                           \
+    attn_tensor_init(next, (void*)name, type, 1, &name##_size); \
+    args.name = next++;                                         \
+  }
+  ATTN_GO_TENSORS(ATTN_GO_SET_TENSOR, ATTN_GO_SET_VECTOR)
   args.workspace = workspace;
   args.workspace_size = workspace_size;
   args.stream = stream;
@@ -162,15 +169,30 @@ static int32_t attn_go_run(
   return attn_run((const attn_plan*)plan, &args, (attn_error*)error);
 }
 
+// What Go hands to the first may lie on the stack of its goroutine. A call back would move that, and
+// is forbidden.
+#define ATTN_GO_TENSOR_ARGUMENTS(name) name##_view, name,
+#define ATTN_GO_VECTOR_ARGUMENTS(name, type) name, name##_size,
+#define ATTN_GO_RUN(function)                                                       \
+  ATTN_GO_INLINE int32_t function(ATTN_GO_RUN_PARAMETERS) {                         \
+    return attn_go_run(                                                             \
+        plan, ATTN_GO_TENSORS(ATTN_GO_TENSOR_ARGUMENTS, ATTN_GO_VECTOR_ARGUMENTS)   \
+        workspace, workspace_size, stream, budget_ns, tuned, error);                \
+  }
+#cgo noescape attn_go_run_alone
+#cgo nocallback attn_go_run_alone
+ATTN_GO_RUN(attn_go_run_alone)
+ATTN_GO_RUN(attn_go_run_calling_go)
+
 static int32_t attn_go_attention(attn_go_data views, attn_go_data q, attn_go_data k,
                                  attn_go_data v, attn_go_data o, uint32_t features,
                                  uint8_t* error) {
   const attn_tensor* view = (const attn_tensor*)views;
   attn_tensor tensors[4];
-  attn_go_tensor(&tensors[0], view, q);
-  attn_go_tensor(&tensors[1], view + 1, k);
-  attn_go_tensor(&tensors[2], view + 2, v);
-  attn_go_tensor(&tensors[3], view + 3, o);
+  attn_go_tensor(&tensors[0], (attn_go_data)view, q);
+  attn_go_tensor(&tensors[1], (attn_go_data)(view + 1), k);
+  attn_go_tensor(&tensors[2], (attn_go_data)(view + 2), v);
+  attn_go_tensor(&tensors[3], (attn_go_data)(view + 3), o);
   return attn_attention(tensors, tensors + 1, tensors + 2, tensors + 3, features,
                         (attn_error*)error);
 }
@@ -201,23 +223,44 @@ static int32_t attn_go_merge(uintptr_t context, int32_t count, attn_go_data tens
 }
 %}
 
-%insert(go_wrapper) %{
-// Run is attn_run, or attn_plan_autotune where tuned is not nil. views holds the view of each tensor whose bit is set in present; data is where
-// they lie, in the order of attn_run_args.
-func Run(plan uintptr, views *[RunTensors]TensorView, present uint32, data *[RunTensors]unsafe.Pointer,
-	workspace unsafe.Pointer, workspaceSize int, stream unsafe.Pointer, budget int64, tuned Attn_autotune_info,
-	failure *Failure) int32 {
-	return int32(C.attn_go_run(C.uintptr_t(plan), C.attn_go_data(unsafe.Pointer(views)), C.uint32_t(present),
-		C.attn_go_data(data[0]), C.attn_go_data(data[1]), C.attn_go_data(data[2]),
-		C.attn_go_data(data[3]), C.attn_go_data(data[4]), C.attn_go_data(data[5]),
-		C.attn_go_data(data[6]), C.attn_go_data(data[7]), C.attn_go_data(data[8]),
-		C.attn_go_data(data[9]), C.attn_go_data(data[10]), C.attn_go_data(data[11]),
-		C.attn_go_data(data[12]), C.attn_go_data(data[13]), C.attn_go_data(data[14]),
-		C.attn_go_data(data[15]), C.attn_go_data(data[16]), C.attn_go_data(data[17]),
-		C.attn_go_data(data[18]), C.attn_go_data(data[19]), C.attn_go_data(data[20]),
-		(*C.uint8_t)(workspace), C.size_t(workspaceSize), (*C.uint8_t)(stream),
-		C.int64_t(budget), C.uintptr_t(getSwigcptr(tuned)), (*C.uint8_t)(unsafe.Pointer(failure))))
+// attn_run, or attn_plan_autotune where tuned is not nil. args and failure of RunAlone may lie on the
+// goroutine's stack, since it fails hard where C calls Go; RunCallingGo's may not.
+%define RUN(name, function)
+%insert(go_wrapper) {
+func name(plan uintptr, args *RunArgs, workspace []byte, budget int64, tuned Attn_autotune_info, failure *Failure) int32 {
+  return int32(C.function(C.uintptr_t(plan),
+    data(unsafe.Pointer(&args.Q.View)), data(args.Q.Data),
+    data(unsafe.Pointer(&args.K.View)), data(args.K.Data),
+    data(unsafe.Pointer(&args.V.View)), data(args.V.Data),
+    data(unsafe.Pointer(&args.O.View)), data(args.O.Data),
+    data(unsafe.Pointer(&args.LSE.View)), data(args.LSE.Data),
+    data(unsafe.Pointer(unsafe.SliceData(args.SeqlensQ))), C.int64_t(len(args.SeqlensQ)),
+    data(unsafe.Pointer(unsafe.SliceData(args.SeqlensK))), C.int64_t(len(args.SeqlensK)),
+    data(unsafe.Pointer(unsafe.SliceData(args.CuSeqlensQ))), C.int64_t(len(args.CuSeqlensQ)),
+    data(unsafe.Pointer(unsafe.SliceData(args.CuSeqlensK))), C.int64_t(len(args.CuSeqlensK)),
+    data(unsafe.Pointer(&args.BlockTable.View)), data(args.BlockTable.Data),
+    data(unsafe.Pointer(unsafe.SliceData(args.QStart))), C.int64_t(len(args.QStart)),
+    data(unsafe.Pointer(unsafe.SliceData(args.KStart))), C.int64_t(len(args.KStart)),
+    data(unsafe.Pointer(&args.Bias.View)), data(args.Bias.Data),
+    data(unsafe.Pointer(unsafe.SliceData(args.BiasK0))), C.int64_t(len(args.BiasK0)),
+    data(unsafe.Pointer(&args.Mask.View)), data(args.Mask.Data),
+    data(unsafe.Pointer(unsafe.SliceData(args.MaskK0))), C.int64_t(len(args.MaskK0)),
+    data(unsafe.Pointer(&args.AlibiSlopes.View)), data(args.AlibiSlopes.Data),
+    data(unsafe.Pointer(unsafe.SliceData(args.Sink))), C.int64_t(len(args.Sink)),
+    data(unsafe.Pointer(&args.BlockMask.View)), data(args.BlockMask.Data),
+    data(unsafe.Pointer(&args.KScale.View)), data(args.KScale.Data),
+    data(unsafe.Pointer(&args.VScale.View)), data(args.VScale.Data),
+    (*C.uint8_t)(unsafe.SliceData(workspace)), C.size_t(len(workspace)), (*C.uint8_t)(args.Stream),
+    C.int64_t(budget), C.uintptr_t(getSwigcptr(tuned)), (*C.uint8_t)(unsafe.Pointer(failure))))
 }
+}
+%enddef
+RUN(RunAlone, attn_go_run_alone)
+RUN(RunCallingGo, attn_go_run_calling_go)
+
+%insert(go_wrapper) %{
+// data is where something of Go's begins.
+type data = C.attn_go_data
 
 // Attention is attn_attention of q, k, v and o.
 func Attention(views *[4]TensorView, data *[4]unsafe.Pointer, features uint32, failure *Failure) int32 {

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"unsafe"
 
 	"attn"
 )
@@ -65,6 +66,47 @@ func TestExecutor(t *testing.T) {
 	}
 	sameBits(t, "o", o, wantO)
 	sameBits(t, "lse", lse, wantLSE)
+}
+
+// TestExecutorMovesTheStack: what a run reads and writes stays where it is while Go is called.
+func TestExecutorMovesTheStack(t *testing.T) {
+	p := newProblem(newSource(), 4, 2, 33, 65, 16, 16)
+	moved := false
+	var grow func(depth int) byte
+	grow = func(depth int) byte {
+		var frame [4096]byte
+		if depth > 0 {
+			frame[depth%len(frame)] = grow(depth - 1)
+		}
+		return frame[0]
+	}
+	solve := func(options attn.ContextOptions) []float32 {
+		context := newContext(t, options)
+		plan := newPlan(t, context, p.options())
+		var o []float32
+		done := make(chan error)
+		go func() { // its stack is still small
+			var args attn.RunArgs
+			args, o, _ = p.args()
+			before := uintptr(unsafe.Pointer(&args))
+			err := plan.Run(&args)
+			moved = uintptr(unsafe.Pointer(&args)) != before
+			done <- err
+		}()
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		return o
+	}
+	want := solve(attn.ContextOptions{NumThreads: 1})
+	got := solve(attn.ContextOptions{Executor: &attn.Executor{ParallelFor: func(n int, run func(task, worker int)) error {
+		grow(100)
+		return inOrder(n, run)
+	}}})
+	if !moved {
+		t.Fatal("the stack did not move")
+	}
+	sameBits(t, "o", got, want)
 }
 
 func sameBits(t *testing.T, what string, got, want []float32) {

@@ -58,7 +58,8 @@ type ContextOptions struct {
 // Context is threads, instruction set and backends, for any number of plans.
 type Context struct {
 	handle    *handle
-	callbacks *handle // what C may call as long as a plan of this context is there; nil: nothing
+	callbacks *handle // what C may call as long as a plan of this context is there
+	callsGo   bool    // whether there is anything to call
 	cleanup   runtime.Cleanup
 }
 
@@ -85,7 +86,10 @@ func NewContext(options ContextOptions) (*Context, error) {
 		return nil, set.err
 	}
 
-	c := &Context{callbacks: newCallbacks(config, executor, options)}
+	c := &Context{
+		callbacks: newCallbacks(config, executor, options),
+		callsGo:   options.Executor != nil || options.Log != nil,
+	}
 	var pointer uintptr
 	err := try(func(failure raw.Attn_error) int {
 		return raw.Attn_context_create(config, &pointer, failure)

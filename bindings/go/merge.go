@@ -52,7 +52,10 @@ func (c *Context) Merge(args *MergeArgs) error {
 		}
 		tensors = append(tensors, view)
 	}
-	sink := vector(args.Sink)
+	var sink Tensor
+	if args.Sink != nil {
+		sink = View(args.Sink, len(args.Sink))
+	}
 	add(&args.O, false, "o")
 	add(&args.LSE, true, "lse")
 	add(&sink, true, "sink")

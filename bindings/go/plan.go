@@ -76,7 +76,8 @@ type PlanOptions struct {
 // Plan is a problem that was checked once, for any number of runs.
 type Plan struct {
 	handle        *handle
-	backends      int // how many the library knows
+	backends      int  // how many the library knows
+	callsGo       bool // runs may call the program's executor or log
 	workspaceSize int
 	workspaces    *sync.Pool // of *[]byte, for runs that bring none
 	cleanup       runtime.Cleanup
@@ -105,7 +106,10 @@ func (c *Context) NewPlan(options PlanOptions) (*Plan, error) {
 	}
 	callbacks := c.callbacks
 	callbacks.acquire()
-	p := &Plan{backends: raw.Attn_context_backend_count(c.handle.pointer)}
+	p := &Plan{
+		backends: raw.Attn_context_backend_count(c.handle.pointer),
+		callsGo:  c.callsGo,
+	}
 	p.handle = newHandle(pointer, func(pointer uintptr) {
 		raw.Attn_plan_destroy(pointer)
 		callbacks.release()

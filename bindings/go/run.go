@@ -48,52 +48,6 @@ type RunArgs struct {
 	Stream unsafe.Pointer // the device's stream or queue; nil on CPUs
 }
 
-// call is what a run lends to C; it holds no pointers.
-type call struct {
-	views   [raw.RunTensors]raw.TensorView
-	failure raw.Failure
-}
-
-var calls = sync.Pool{New: func() any { return new(call) }}
-
-// inputs gathers the tensors of a call.
-type inputs struct {
-	call    *call
-	count   int
-	present uint32
-	data    [raw.RunTensors]unsafe.Pointer
-	err     error
-}
-
-// add takes tensor i of attn_run_args, if there is one. Most there are not: this much is inlined.
-func (in *inputs) add(i int, name string, t *Tensor) {
-	if t.given() {
-		in.take(i, name, t)
-	}
-}
-
-func (in *inputs) take(i int, name string, t *Tensor) {
-	if t.bad != nil && in.err == nil {
-		in.err = t.check(name)
-	}
-	in.call.views[in.count] = t.view
-	in.count++
-	in.present |= 1 << i
-	in.data[i] = t.data
-}
-
-// addVector does the same with a slice.
-func addVector[T Element](in *inputs, i int, name string, data []T) {
-	if data != nil {
-		takeVector(in, i, name, data)
-	}
-}
-
-func takeVector[T Element](in *inputs, i int, name string, data []T) {
-	t := View(data, len(data))
-	in.take(i, name, &t)
-}
-
 // Run runs the plan. Everything is checked before anything is written: lengths, offsets and page
 // numbers too. It allocates nothing after the first run. It fails with ErrInvalidArgument,
 // ErrWorkspace, ErrExecutor, ErrDevice, ErrOutOfMemory (threads of the first run) or ErrClosed; O and
@@ -128,46 +82,72 @@ func (p *Plan) Autotune(args *RunArgs, budget time.Duration) (AutotuneInfo, erro
 	}, nil
 }
 
+// call is what C sees of a run that may call Go. It is never on a goroutine's stack, which may move then.
+type call struct {
+	args    RunArgs
+	failure raw.Failure
+}
+
+var calls = sync.Pool{New: func() any { return new(call) }}
+
 // run runs the plan, or tunes it where tuned is not nil.
 func (p *Plan) run(args *RunArgs, budget int64, tuned raw.Attn_autotune_info) error {
 	if !p.handle.acquire() {
 		return ErrClosed
 	}
 	defer p.handle.release()
-	in := inputs{call: calls.Get().(*call)}
-	defer calls.Put(in.call)
-	in.add(0, "q", &args.Q)
-	in.add(1, "k", &args.K)
-	in.add(2, "v", &args.V)
-	in.add(3, "o", &args.O)
-	in.add(4, "lse", &args.LSE)
-	addVector(&in, 5, "seqlens_q", args.SeqlensQ)
-	addVector(&in, 6, "seqlens_k", args.SeqlensK)
-	addVector(&in, 7, "cu_seqlens_q", args.CuSeqlensQ)
-	addVector(&in, 8, "cu_seqlens_k", args.CuSeqlensK)
-	in.add(9, "block_table", &args.BlockTable)
-	addVector(&in, 10, "q_start", args.QStart)
-	addVector(&in, 11, "k_start", args.KStart)
-	in.add(12, "bias", &args.Bias)
-	addVector(&in, 13, "bias_k0", args.BiasK0)
-	in.add(14, "mask", &args.Mask)
-	addVector(&in, 15, "mask_k0", args.MaskK0)
-	in.add(16, "alibi_slopes", &args.AlibiSlopes)
-	addVector(&in, 17, "sink", args.Sink)
-	in.add(18, "block_mask", &args.BlockMask)
-	in.add(19, "k_scale", &args.KScale)
-	in.add(20, "v_scale", &args.VScale)
-	if in.err != nil {
-		return in.err
-	}
 	workspace := args.Workspace
 	if workspace == nil && p.workspaceSize > 0 {
 		kept := p.workspaces.Get().(*[]byte)
 		defer p.workspaces.Put(kept)
 		workspace = *kept
 	}
-	status := raw.Run(p.handle.pointer, &in.call.views, in.present, &in.data,
-		unsafe.Pointer(unsafe.SliceData(workspace)), len(workspace), args.Stream, budget, tuned,
-		&in.call.failure)
-	return failed(status, &in.call.failure)
+	var status int32
+	var failure raw.Failure
+	if p.callsGo {
+		lent := calls.Get().(*call)
+		lent.args = *args
+		status = raw.RunCallingGo(p.handle.pointer, lent.args.raw(), workspace, budget, tuned, &lent.failure)
+		failure, lent.args = lent.failure, RunArgs{}
+		calls.Put(lent)
+	} else {
+		status = raw.RunAlone(p.handle.pointer, args.raw(), workspace, budget, tuned, &failure)
+	}
+	if status == 0 {
+		return nil
+	}
+	if err := args.check(); err != nil {
+		return err
+	}
+	return failed(status, &failure)
+}
+
+// raw is the same as the raw layer knows it: the same in memory, as a test proves.
+func (a *RunArgs) raw() *raw.RunArgs { return (*raw.RunArgs)(unsafe.Pointer(a)) }
+
+// check is the error of the first view that cannot be. The library has refused it too, but does not
+// know why.
+func (a *RunArgs) check() error {
+	for _, t := range []struct {
+		name string
+		bad  error
+	}{
+		{"q", a.Q.bad},
+		{"k", a.K.bad},
+		{"v", a.V.bad},
+		{"o", a.O.bad},
+		{"lse", a.LSE.bad},
+		{"block_table", a.BlockTable.bad},
+		{"bias", a.Bias.bad},
+		{"mask", a.Mask.bad},
+		{"alibi_slopes", a.AlibiSlopes.bad},
+		{"block_mask", a.BlockMask.bad},
+		{"k_scale", a.KScale.bad},
+		{"v_scale", a.VScale.bad},
+	} {
+		if t.bad != nil {
+			return invalid("%s: %v", t.name, t.bad)
+		}
+	}
+	return nil
 }

@@ -168,19 +168,10 @@ func (t Tensor) Shape() []int {
 	return shape
 }
 
-// vector is the view of a slice, none if it is nil.
-func vector[T Element](data []T) Tensor {
-	if data == nil {
-		return Tensor{}
-	}
-	return View(data, len(data))
-}
-
 // describe is a tensor without data and strides.
 func describe(dtype DType, shape []int) Tensor {
 	t := Tensor{view: raw.TensorView{Dtype: int32(dtype), DeviceType: int32(CPU)}}
 	if dtype == 0 {
-		t.view.Dtype = -1 // it is there, and bad
 		return t.fails("dtype is not given")
 	}
 	if len(shape) > MaxRank {
@@ -200,6 +191,7 @@ func describe(dtype DType, shape []int) Tensor {
 // of, so that the compiler leaves those of good tensors on the stack.
 func (t Tensor) fails(format string, args ...any) Tensor {
 	t.bad = fmt.Errorf(format, args...)
+	t.view.Dtype = -1 // it is there, and no library takes it
 	return t
 }
 

@@ -54,10 +54,16 @@ typedef struct {
 
 def main(include: str, output: str) -> None:
     ffi = cffi.FFI()
-    ffi.cdef(declarations(pathlib.Path(include) / "attn" / "attn.h"))
+    text = declarations(pathlib.Path(include) / "attn" / "attn.h")
+    ffi.cdef(text)
+    ffi.cdef("#define ATTN_VERSION ...")
     ffi.cdef(DLPACK)
     ffi.cdef('extern "Python" void attn_python_log(void*, attn_log_level, const char*);')
-    ffi.set_source("attn._native", "#include <attn/attn.h>\n" + DLPACK)
+    # All but its version is weak, so that the module loads with a library that is too old to have
+    # every function; the package then refuses it.
+    functions = set(re.findall(r"\b(attn_\w+)\(", text)) - {"attn_version", "attn_version_string"}
+    weak = "".join(f"#pragma weak {name}\n" for name in sorted(functions))
+    ffi.set_source("attn._native", "#include <attn/attn.h>\n" + weak + DLPACK)
     ffi.emit_c_code(output)
 
 

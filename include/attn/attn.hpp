@@ -288,6 +288,18 @@ Result<void> check(Fn&& fn) noexcept {
   return {};
 }
 
+// VERSION if the loaded library is older than this header.
+inline Result<void> check_version() noexcept {
+  const int loaded = attn_version();
+  if (loaded >= ATTN_VERSION) return {};
+  attn_error error{ATTN_ERROR_VERSION, ""};
+  std::snprintf(error.message, sizeof(error.message),
+                "libattn is version %d.%d.%d; this program was compiled for %d.%d.%d",
+                loaded / 1000000, loaded / 1000 % 1000, loaded % 1000, ATTN_VERSION_MAJOR,
+                ATTN_VERSION_MINOR, ATTN_VERSION_PATCH);
+  return Error(error);
+}
+
 // Owns a handle that `Destroy` ends.
 template <class Handle, void (*Destroy)(Handle*)>
 class Owner {
@@ -310,8 +322,10 @@ class Owner {
 // Threads, memory and instruction set. Movable.
 class Context {
  public:
-  // attn_context_create.
+  // attn_context_create; VERSION if the loaded library is older than this header.
   static Result<Context> create(const attn_context_config& config = ContextConfig()) noexcept {
+    const auto fits = detail::check_version();
+    if (!fits) return fits.error();
     attn_context* handle = nullptr;
     const auto done =
         detail::check([&](attn_error* e) { return attn_context_create(&config, &handle, e); });
@@ -434,9 +448,12 @@ class Plan {
   detail::Owner<attn_plan, attn_plan_destroy> owner_;
 };
 
-// Attention in one call: attn_attention of attn.h.
+// Attention in one call: attn_attention of attn.h; VERSION if the loaded library is older than this
+// header.
 inline Result<void> try_attention(const attn_tensor& q, const attn_tensor& k, const attn_tensor& v,
                                   const attn_tensor& o, attn_features features = 0) noexcept {
+  const auto fits = detail::check_version();
+  if (!fits) return fits;
   return detail::check([&](attn_error* e) { return attn_attention(&q, &k, &v, &o, features, e); });
 }
 

@@ -2,8 +2,7 @@
 // check; package attn is what programs use.
 package raw
 
-// RunTensors is the number of tensors in attn_run_args.
-const RunTensors = 21
+import "unsafe"
 
 // TensorView is attn_tensor byte for byte. Data is 0 where the call passes the data beside it.
 type TensorView struct {
@@ -16,6 +15,30 @@ type TensorView struct {
 	Shape      [ATTN_MAX_RANK]int64
 	Strides    [ATTN_MAX_RANK]int64
 	Reserved   [2]uint64
+}
+
+// Tensor is a tensor of Go's: none where the view's Dtype is 0. What Bad says, Go knows alone.
+type Tensor struct {
+	Data unsafe.Pointer
+	View TensorView
+	Bad  error
+}
+
+// RunArgs is package attn's byte for byte.
+type RunArgs struct {
+	Q, K, V, O, LSE                            Tensor
+	SeqlensQ, SeqlensK, CuSeqlensQ, CuSeqlensK []int32
+	BlockTable                                 Tensor
+	QStart, KStart                             []int64
+	Bias                                       Tensor
+	BiasK0                                     []int64
+	Mask                                       Tensor
+	MaskK0                                     []int64
+	AlibiSlopes                                Tensor
+	Sink                                       []float32
+	BlockMask, KScale, VScale                  Tensor
+	Workspace                                  []byte
+	Stream                                     unsafe.Pointer
 }
 
 // Failure is attn_error byte for byte.

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -236,29 +237,52 @@ func rawVariables(t *testing.T) map[string]bool {
 	return names
 }
 
-// TestRunTensors: the flat call takes the tensors of attn_run_args in their order.
-func TestRunTensors(t *testing.T) {
+// TestRunArgs: the flat call takes the tensors of attn_run_args in their order, and Go's RunArgs has
+// them too and lies in memory as that of this package.
+func TestRunArgs(t *testing.T) {
 	body := regexp.MustCompile(`(?s)typedef struct attn_run_args \{(.*?)\n\} `).FindStringSubmatch(header(t))[1]
-	tensors := regexp.MustCompile(`const attn_tensor\*\s+(\w+);`).FindAllStringSubmatch(body, -1)
-	if len(tensors) != raw.RunTensors {
-		t.Fatalf("%d tensors in C, %d in Go", len(tensors), raw.RunTensors)
-	}
 	interfaceFile, err := os.ReadFile("../../attn.i")
 	if err != nil {
 		t.Fatal(err)
 	}
-	source, err := os.ReadFile("../run.go")
-	if err != nil {
-		t.Fatal(err)
+	names := func(pattern, text string) (names []string) {
+		for _, match := range regexp.MustCompile(pattern).FindAllStringSubmatch(text, -1) {
+			names = append(names, strings.ToLower(strings.ReplaceAll(match[1], "_", "")))
+		}
+		return names
 	}
-	inC := regexp.MustCompile(`(?m)^  ATTN_GO_TENSOR\((\w+)\)`).FindAllStringSubmatch(string(interfaceFile), -1)
-	inGo := regexp.MustCompile(`(?:in\.add\(|addVector\(&in, )(\d+), "(\w+)"`).FindAllStringSubmatch(string(source), -1)
-	if len(inC) != len(tensors) || len(inGo) != len(tensors) {
-		t.Fatalf("%d in attn.i, %d in run.go", len(inC), len(inGo))
+	tensors := names(`const attn_tensor\*\s+(\w+);`, body)
+	inC := names(`(?m)^  (?:TENSOR|VECTOR)\((\w+)`, string(interfaceFile))
+	call := names(`(?m)^    data\(unsafe.*?args\.(\w+)`, string(interfaceFile))
+	if !slices.Equal(inC, tensors) || !slices.Equal(call, tensors) || len(tensors) == 0 {
+		t.Errorf("%v in C, %v and %v in attn.i", tensors, inC, call)
 	}
-	for i, tensor := range tensors {
-		if inC[i][1] != tensor[1] || inGo[i][1] != strconv.Itoa(i) || inGo[i][2] != tensor[1] {
-			t.Errorf("tensor %d: %s in C, %s in attn.i, %s in run.go", i, tensor[1], inC[i][1], inGo[i][2])
+	fields := reflect.TypeFor[raw.RunArgs]()
+	for i, name := range tensors {
+		if i >= fields.NumField() || strings.ToLower(fields.Field(i).Name) != name {
+			t.Errorf("field %d is not %s", i, name)
+		}
+	}
+	sameLayout(t, fields, reflect.TypeFor[attn.RunArgs]())
+}
+
+// sameLayout fails unless two structs have fields of the same names, kinds and places.
+func sameLayout(t *testing.T, a, b reflect.Type) {
+	t.Helper()
+	if a.NumField() != b.NumField() || a.Size() != b.Size() {
+		t.Fatalf("%v has %d fields in %d bytes, %v %d in %d", a, a.NumField(), a.Size(), b, b.NumField(), b.Size())
+	}
+	for i := range a.NumField() {
+		x, y := a.Field(i), b.Field(i)
+		if !strings.EqualFold(x.Name, y.Name) || x.Offset != y.Offset {
+			t.Errorf("%v.%s at %d is %v.%s at %d", a, x.Name, x.Offset, b, y.Name, y.Offset)
+		}
+		if x.Type != y.Type {
+			if x.Type.Kind() != reflect.Struct || y.Type.Kind() != reflect.Struct {
+				t.Errorf("%v.%s is %v and %v", a, x.Name, x.Type, y.Type)
+				continue
+			}
+			sameLayout(t, x.Type, y.Type)
 		}
 	}
 }

@@ -131,383 +131,383 @@ typedef long long swig_type_98;
 typedef long long swig_type_99;
 typedef long long swig_type_100;
 typedef long long swig_type_101;
-extern void _wrap_Swig_free_raw_1a66daf38a54457c(uintptr_t arg1);
-extern uintptr_t _wrap_Swig_malloc_raw_1a66daf38a54457c(swig_intgo arg1);
-extern swig_intgo _wrap_ATTN_VERSION_raw_1a66daf38a54457c(void);
-extern swig_intgo _wrap_attn_version_raw_1a66daf38a54457c(void);
-extern swig_type_1 _wrap_attn_version_string_raw_1a66daf38a54457c(void);
-extern swig_intgo _wrap_ATTN_OK_raw_1a66daf38a54457c(void);
-extern swig_intgo _wrap_ATTN_ERROR_INVALID_ARGUMENT_raw_1a66daf38a54457c(void);
-extern swig_intgo _wrap_ATTN_ERROR_UNSUPPORTED_raw_1a66daf38a54457c(void);
-extern swig_intgo _wrap_ATTN_ERROR_UNAVAILABLE_raw_1a66daf38a54457c(void);
-extern swig_intgo _wrap_ATTN_ERROR_OUT_OF_MEMORY_raw_1a66daf38a54457c(void);
-extern swig_intgo _wrap_ATTN_ERROR_WORKSPACE_raw_1a66daf38a54457c(void);
-extern swig_intgo _wrap_ATTN_ERROR_VERSION_raw_1a66daf38a54457c(void);
-extern swig_intgo _wrap_ATTN_ERROR_EXECUTOR_raw_1a66daf38a54457c(void);
-extern swig_intgo _wrap_ATTN_ERROR_DEVICE_raw_1a66daf38a54457c(void);
-extern swig_intgo _wrap_ATTN_ERROR_INTERNAL_raw_1a66daf38a54457c(void);
-extern swig_type_2 _wrap_attn_status_name_raw_1a66daf38a54457c(swig_intgo arg1);
-extern void _wrap_attn_error_status_set_raw_1a66daf38a54457c(uintptr_t arg1, swig_intgo arg2);
-extern swig_intgo _wrap_attn_error_status_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern swig_type_3 _wrap_attn_error_message_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern uintptr_t _wrap_new_attn_error_raw_1a66daf38a54457c(void);
-extern void _wrap_delete_attn_error_raw_1a66daf38a54457c(uintptr_t arg1);
-extern swig_type_4 _wrap_attn_last_error_raw_1a66daf38a54457c(void);
-extern swig_intgo _wrap_ATTN_DTYPE_INVALID_raw_1a66daf38a54457c(void);
-extern swig_intgo _wrap_ATTN_DTYPE_F32_raw_1a66daf38a54457c(void);
-extern swig_intgo _wrap_ATTN_DTYPE_F16_raw_1a66daf38a54457c(void);
-extern swig_intgo _wrap_ATTN_DTYPE_BF16_raw_1a66daf38a54457c(void);
-extern swig_intgo _wrap_ATTN_DTYPE_F8E4M3_raw_1a66daf38a54457c(void);
-extern swig_intgo _wrap_ATTN_DTYPE_I8_raw_1a66daf38a54457c(void);
-extern swig_intgo _wrap_ATTN_DTYPE_U8_raw_1a66daf38a54457c(void);
-extern swig_intgo _wrap_ATTN_DTYPE_I32_raw_1a66daf38a54457c(void);
-extern swig_intgo _wrap_ATTN_DTYPE_I64_raw_1a66daf38a54457c(void);
-extern swig_type_5 _wrap_attn_dtype_size_raw_1a66daf38a54457c(swig_intgo arg1);
-extern swig_type_6 _wrap_attn_dtype_name_raw_1a66daf38a54457c(swig_intgo arg1);
-extern swig_intgo _wrap_ATTN_DEVICE_CPU_raw_1a66daf38a54457c(void);
-extern swig_intgo _wrap_ATTN_DEVICE_CUDA_raw_1a66daf38a54457c(void);
-extern void _wrap_attn_tensor_data_set_raw_1a66daf38a54457c(uintptr_t arg1, uintptr_t arg2);
-extern uintptr_t _wrap_attn_tensor_data_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_tensor_byte_offset_set_raw_1a66daf38a54457c(uintptr_t arg1, swig_type_7 arg2);
-extern swig_type_8 _wrap_attn_tensor_byte_offset_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_tensor_dtype_set_raw_1a66daf38a54457c(uintptr_t arg1, swig_intgo arg2);
-extern swig_intgo _wrap_attn_tensor_dtype_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_tensor_device_type_set_raw_1a66daf38a54457c(uintptr_t arg1, swig_intgo arg2);
-extern swig_intgo _wrap_attn_tensor_device_type_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_tensor_device_id_set_raw_1a66daf38a54457c(uintptr_t arg1, swig_intgo arg2);
-extern swig_intgo _wrap_attn_tensor_device_id_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_tensor_rank_set_raw_1a66daf38a54457c(uintptr_t arg1, swig_intgo arg2);
-extern swig_intgo _wrap_attn_tensor_rank_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_tensor_shape_set_raw_1a66daf38a54457c(uintptr_t arg1, swig_voidp arg2);
-extern swig_voidp _wrap_attn_tensor_shape_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_tensor_strides_set_raw_1a66daf38a54457c(uintptr_t arg1, swig_voidp arg2);
-extern swig_voidp _wrap_attn_tensor_strides_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_tensor_reserved_set_raw_1a66daf38a54457c(uintptr_t arg1, swig_voidp arg2);
-extern swig_voidp _wrap_attn_tensor_reserved_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern uintptr_t _wrap_new_attn_tensor_raw_1a66daf38a54457c(void);
-extern void _wrap_delete_attn_tensor_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_tensor_init_raw_1a66daf38a54457c(uintptr_t arg1, uintptr_t arg2, swig_intgo arg3, swig_intgo arg4, swig_voidp arg5);
-extern swig_intgo _wrap_ATTN_CAUSAL_raw_1a66daf38a54457c(void);
-extern swig_intgo _wrap_ATTN_WINDOW_LEFT_raw_1a66daf38a54457c(void);
-extern swig_intgo _wrap_ATTN_WINDOW_RIGHT_raw_1a66daf38a54457c(void);
-extern swig_intgo _wrap_ATTN_SEQLENS_Q_raw_1a66daf38a54457c(void);
-extern swig_intgo _wrap_ATTN_SEQLENS_K_raw_1a66daf38a54457c(void);
-extern swig_intgo _wrap_ATTN_Q_START_raw_1a66daf38a54457c(void);
-extern swig_intgo _wrap_ATTN_K_START_raw_1a66daf38a54457c(void);
-extern swig_intgo _wrap_ATTN_BIAS_raw_1a66daf38a54457c(void);
-extern swig_intgo _wrap_ATTN_BIAS_RANGE_raw_1a66daf38a54457c(void);
-extern swig_intgo _wrap_ATTN_MASK_raw_1a66daf38a54457c(void);
-extern swig_intgo _wrap_ATTN_MASK_RANGE_raw_1a66daf38a54457c(void);
-extern swig_intgo _wrap_ATTN_ALIBI_raw_1a66daf38a54457c(void);
-extern swig_intgo _wrap_ATTN_SINK_raw_1a66daf38a54457c(void);
-extern swig_intgo _wrap_ATTN_BLOCK_MASK_raw_1a66daf38a54457c(void);
-extern swig_intgo _wrap_attn_attention_raw_1a66daf38a54457c(uintptr_t arg1, uintptr_t arg2, uintptr_t arg3, uintptr_t arg4, swig_intgo arg5, uintptr_t arg6);
-extern swig_intgo _wrap_ATTN_ISA_AUTO_raw_1a66daf38a54457c(void);
-extern swig_intgo _wrap_ATTN_ISA_SCALAR_raw_1a66daf38a54457c(void);
-extern swig_intgo _wrap_ATTN_ISA_AVX2_raw_1a66daf38a54457c(void);
-extern swig_intgo _wrap_ATTN_ISA_AVX512_raw_1a66daf38a54457c(void);
-extern swig_intgo _wrap_ATTN_ISA_NEON_raw_1a66daf38a54457c(void);
-extern swig_intgo _wrap_ATTN_ISA_AVX512_BF16_raw_1a66daf38a54457c(void);
-extern void _wrap_attn_allocator_struct_size_set_raw_1a66daf38a54457c(uintptr_t arg1, swig_intgo arg2);
-extern swig_intgo _wrap_attn_allocator_struct_size_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_allocator_reserved_set_raw_1a66daf38a54457c(uintptr_t arg1, swig_intgo arg2);
-extern swig_intgo _wrap_attn_allocator_reserved_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_allocator_user_set_raw_1a66daf38a54457c(uintptr_t arg1, uintptr_t arg2);
-extern uintptr_t _wrap_attn_allocator_user_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_allocator_allocate_set_raw_1a66daf38a54457c(uintptr_t arg1, swig_type_9 arg2);
-extern swig_type_10 _wrap_attn_allocator_allocate_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_allocator_deallocate_set_raw_1a66daf38a54457c(uintptr_t arg1, swig_type_11 arg2);
-extern swig_type_12 _wrap_attn_allocator_deallocate_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern uintptr_t _wrap_new_attn_allocator_raw_1a66daf38a54457c(void);
-extern void _wrap_delete_attn_allocator_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_allocator_init_raw_1a66daf38a54457c(uintptr_t arg1, swig_type_13 arg2);
-extern void _wrap_attn_executor_struct_size_set_raw_1a66daf38a54457c(uintptr_t arg1, swig_intgo arg2);
-extern swig_intgo _wrap_attn_executor_struct_size_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_executor_concurrency_set_raw_1a66daf38a54457c(uintptr_t arg1, swig_intgo arg2);
-extern swig_intgo _wrap_attn_executor_concurrency_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_executor_user_set_raw_1a66daf38a54457c(uintptr_t arg1, uintptr_t arg2);
-extern uintptr_t _wrap_attn_executor_user_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_executor_parallel_for_set_raw_1a66daf38a54457c(uintptr_t arg1, swig_type_14 arg2);
-extern swig_type_15 _wrap_attn_executor_parallel_for_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern uintptr_t _wrap_new_attn_executor_raw_1a66daf38a54457c(void);
-extern void _wrap_delete_attn_executor_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_executor_init_raw_1a66daf38a54457c(uintptr_t arg1, swig_type_16 arg2);
-extern swig_intgo _wrap_ATTN_LOG_DEBUG_raw_1a66daf38a54457c(void);
-extern swig_intgo _wrap_ATTN_LOG_INFO_raw_1a66daf38a54457c(void);
-extern swig_intgo _wrap_ATTN_LOG_WARNING_raw_1a66daf38a54457c(void);
-extern void _wrap_attn_context_config_struct_size_set_raw_1a66daf38a54457c(uintptr_t arg1, swig_intgo arg2);
-extern swig_intgo _wrap_attn_context_config_struct_size_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_context_config_num_threads_set_raw_1a66daf38a54457c(uintptr_t arg1, swig_intgo arg2);
-extern swig_intgo _wrap_attn_context_config_num_threads_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_context_config_isa_set_raw_1a66daf38a54457c(uintptr_t arg1, swig_intgo arg2);
-extern swig_intgo _wrap_attn_context_config_isa_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_context_config_reserved_set_raw_1a66daf38a54457c(uintptr_t arg1, swig_intgo arg2);
-extern swig_intgo _wrap_attn_context_config_reserved_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_context_config_allocator_set_raw_1a66daf38a54457c(uintptr_t arg1, uintptr_t arg2);
-extern uintptr_t _wrap_attn_context_config_allocator_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_context_config_executor_set_raw_1a66daf38a54457c(uintptr_t arg1, uintptr_t arg2);
-extern uintptr_t _wrap_attn_context_config_executor_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_context_config_backend_dir_set_raw_1a66daf38a54457c(uintptr_t arg1, swig_type_17 arg2);
-extern swig_type_18 _wrap_attn_context_config_backend_dir_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_context_config_log_set_raw_1a66daf38a54457c(uintptr_t arg1, swig_type_19 arg2);
-extern swig_type_20 _wrap_attn_context_config_log_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_context_config_log_user_set_raw_1a66daf38a54457c(uintptr_t arg1, uintptr_t arg2);
-extern uintptr_t _wrap_attn_context_config_log_user_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_delete_attn_context_config_raw_1a66daf38a54457c(uintptr_t arg1);
-extern uintptr_t _wrap_new_attn_context_config_raw_1a66daf38a54457c(void);
-extern void _wrap_attn_context_config_init_raw_1a66daf38a54457c(uintptr_t arg1, swig_type_21 arg2);
-extern swig_intgo _wrap_attn_context_create_raw_1a66daf38a54457c(uintptr_t arg1, swig_voidp arg2, uintptr_t arg3);
-extern void _wrap_attn_context_destroy_raw_1a66daf38a54457c(uintptr_t arg1);
-extern swig_intgo _wrap_attn_context_warmup_raw_1a66daf38a54457c(uintptr_t arg1, uintptr_t arg2);
-extern swig_intgo _wrap_ATTN_PLAN_FORWARD_raw_1a66daf38a54457c(void);
-extern swig_intgo _wrap_ATTN_LAYOUT_PADDED_raw_1a66daf38a54457c(void);
-extern swig_intgo _wrap_ATTN_LAYOUT_PACKED_raw_1a66daf38a54457c(void);
-extern swig_intgo _wrap_ATTN_LAYOUT_PAGED_raw_1a66daf38a54457c(void);
-extern swig_intgo _wrap_ATTN_ALIGN_BOTTOM_RIGHT_raw_1a66daf38a54457c(void);
-extern swig_intgo _wrap_ATTN_ALIGN_TOP_LEFT_raw_1a66daf38a54457c(void);
-extern swig_intgo _wrap_ATTN_PLAN_TRUST_POINTERS_raw_1a66daf38a54457c(void);
-extern void _wrap_attn_plan_config_struct_size_set_raw_1a66daf38a54457c(uintptr_t arg1, swig_intgo arg2);
-extern swig_intgo _wrap_attn_plan_config_struct_size_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_plan_config_kind_set_raw_1a66daf38a54457c(uintptr_t arg1, swig_intgo arg2);
-extern swig_intgo _wrap_attn_plan_config_kind_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_plan_config_features_set_raw_1a66daf38a54457c(uintptr_t arg1, swig_intgo arg2);
-extern swig_intgo _wrap_attn_plan_config_features_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_plan_config_device_type_set_raw_1a66daf38a54457c(uintptr_t arg1, swig_intgo arg2);
-extern swig_intgo _wrap_attn_plan_config_device_type_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_plan_config_device_id_set_raw_1a66daf38a54457c(uintptr_t arg1, swig_intgo arg2);
-extern swig_intgo _wrap_attn_plan_config_device_id_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_plan_config_q_dtype_set_raw_1a66daf38a54457c(uintptr_t arg1, swig_intgo arg2);
-extern swig_intgo _wrap_attn_plan_config_q_dtype_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_plan_config_k_dtype_set_raw_1a66daf38a54457c(uintptr_t arg1, swig_intgo arg2);
-extern swig_intgo _wrap_attn_plan_config_k_dtype_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_plan_config_v_dtype_set_raw_1a66daf38a54457c(uintptr_t arg1, swig_intgo arg2);
-extern swig_intgo _wrap_attn_plan_config_v_dtype_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_plan_config_o_dtype_set_raw_1a66daf38a54457c(uintptr_t arg1, swig_intgo arg2);
-extern swig_intgo _wrap_attn_plan_config_o_dtype_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_plan_config_bias_dtype_set_raw_1a66daf38a54457c(uintptr_t arg1, swig_intgo arg2);
-extern swig_intgo _wrap_attn_plan_config_bias_dtype_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_plan_config_q_layout_set_raw_1a66daf38a54457c(uintptr_t arg1, swig_intgo arg2);
-extern swig_intgo _wrap_attn_plan_config_q_layout_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_plan_config_kv_layout_set_raw_1a66daf38a54457c(uintptr_t arg1, swig_intgo arg2);
-extern swig_intgo _wrap_attn_plan_config_kv_layout_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_plan_config_alignment_set_raw_1a66daf38a54457c(uintptr_t arg1, swig_intgo arg2);
-extern swig_intgo _wrap_attn_plan_config_alignment_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_plan_config_scale_set_raw_1a66daf38a54457c(uintptr_t arg1, float arg2);
-extern float _wrap_attn_plan_config_scale_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_plan_config_softcap_set_raw_1a66daf38a54457c(uintptr_t arg1, float arg2);
-extern float _wrap_attn_plan_config_softcap_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_plan_config_page_size_set_raw_1a66daf38a54457c(uintptr_t arg1, swig_intgo arg2);
-extern swig_intgo _wrap_attn_plan_config_page_size_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_plan_config_block_q_set_raw_1a66daf38a54457c(uintptr_t arg1, swig_intgo arg2);
-extern swig_intgo _wrap_attn_plan_config_block_q_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_plan_config_block_k_set_raw_1a66daf38a54457c(uintptr_t arg1, swig_intgo arg2);
-extern swig_intgo _wrap_attn_plan_config_block_k_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_plan_config_heads_q_set_raw_1a66daf38a54457c(uintptr_t arg1, swig_type_22 arg2);
-extern swig_type_23 _wrap_attn_plan_config_heads_q_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_plan_config_heads_kv_set_raw_1a66daf38a54457c(uintptr_t arg1, swig_type_24 arg2);
-extern swig_type_25 _wrap_attn_plan_config_heads_kv_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_plan_config_head_dim_set_raw_1a66daf38a54457c(uintptr_t arg1, swig_type_26 arg2);
-extern swig_type_27 _wrap_attn_plan_config_head_dim_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_plan_config_head_dim_v_set_raw_1a66daf38a54457c(uintptr_t arg1, swig_type_28 arg2);
-extern swig_type_29 _wrap_attn_plan_config_head_dim_v_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_plan_config_max_batch_set_raw_1a66daf38a54457c(uintptr_t arg1, swig_type_30 arg2);
-extern swig_type_31 _wrap_attn_plan_config_max_batch_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_plan_config_max_seqlen_q_set_raw_1a66daf38a54457c(uintptr_t arg1, swig_type_32 arg2);
-extern swig_type_33 _wrap_attn_plan_config_max_seqlen_q_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_plan_config_max_seqlen_k_set_raw_1a66daf38a54457c(uintptr_t arg1, swig_type_34 arg2);
-extern swig_type_35 _wrap_attn_plan_config_max_seqlen_k_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_plan_config_max_total_q_set_raw_1a66daf38a54457c(uintptr_t arg1, swig_type_36 arg2);
-extern swig_type_37 _wrap_attn_plan_config_max_total_q_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_plan_config_max_total_k_set_raw_1a66daf38a54457c(uintptr_t arg1, swig_type_38 arg2);
-extern swig_type_39 _wrap_attn_plan_config_max_total_k_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_plan_config_window_left_set_raw_1a66daf38a54457c(uintptr_t arg1, swig_type_40 arg2);
-extern swig_type_41 _wrap_attn_plan_config_window_left_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_plan_config_window_right_set_raw_1a66daf38a54457c(uintptr_t arg1, swig_type_42 arg2);
-extern swig_type_43 _wrap_attn_plan_config_window_right_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_plan_config_backend_set_raw_1a66daf38a54457c(uintptr_t arg1, swig_type_44 arg2);
-extern swig_type_45 _wrap_attn_plan_config_backend_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_plan_config_tile_k_set_raw_1a66daf38a54457c(uintptr_t arg1, swig_type_46 arg2);
-extern swig_type_47 _wrap_attn_plan_config_tile_k_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_plan_config_kv_chunk_set_raw_1a66daf38a54457c(uintptr_t arg1, swig_type_48 arg2);
-extern swig_type_49 _wrap_attn_plan_config_kv_chunk_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_plan_config_flags_set_raw_1a66daf38a54457c(uintptr_t arg1, swig_intgo arg2);
-extern swig_intgo _wrap_attn_plan_config_flags_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_plan_config_reserved_set_raw_1a66daf38a54457c(uintptr_t arg1, swig_intgo arg2);
-extern swig_intgo _wrap_attn_plan_config_reserved_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_delete_attn_plan_config_raw_1a66daf38a54457c(uintptr_t arg1);
-extern uintptr_t _wrap_new_attn_plan_config_raw_1a66daf38a54457c(void);
-extern void _wrap_attn_plan_config_init_raw_1a66daf38a54457c(uintptr_t arg1, swig_type_50 arg2);
-extern swig_intgo _wrap_attn_plan_create_raw_1a66daf38a54457c(uintptr_t arg1, uintptr_t arg2, swig_voidp arg3, uintptr_t arg4);
-extern void _wrap_attn_plan_destroy_raw_1a66daf38a54457c(uintptr_t arg1);
-extern swig_intgo _wrap_attn_plan_workspace_size_raw_1a66daf38a54457c(uintptr_t arg1, swig_voidp arg2, uintptr_t arg3);
-extern void _wrap_attn_run_args_struct_size_set_raw_1a66daf38a54457c(uintptr_t arg1, swig_intgo arg2);
-extern swig_intgo _wrap_attn_run_args_struct_size_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_run_args_reserved_set_raw_1a66daf38a54457c(uintptr_t arg1, swig_intgo arg2);
-extern swig_intgo _wrap_attn_run_args_reserved_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_run_args_q_set_raw_1a66daf38a54457c(uintptr_t arg1, uintptr_t arg2);
-extern uintptr_t _wrap_attn_run_args_q_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_run_args_k_set_raw_1a66daf38a54457c(uintptr_t arg1, uintptr_t arg2);
-extern uintptr_t _wrap_attn_run_args_k_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_run_args_v_set_raw_1a66daf38a54457c(uintptr_t arg1, uintptr_t arg2);
-extern uintptr_t _wrap_attn_run_args_v_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_run_args_o_set_raw_1a66daf38a54457c(uintptr_t arg1, uintptr_t arg2);
-extern uintptr_t _wrap_attn_run_args_o_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_run_args_lse_set_raw_1a66daf38a54457c(uintptr_t arg1, uintptr_t arg2);
-extern uintptr_t _wrap_attn_run_args_lse_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_run_args_seqlens_q_set_raw_1a66daf38a54457c(uintptr_t arg1, uintptr_t arg2);
-extern uintptr_t _wrap_attn_run_args_seqlens_q_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_run_args_seqlens_k_set_raw_1a66daf38a54457c(uintptr_t arg1, uintptr_t arg2);
-extern uintptr_t _wrap_attn_run_args_seqlens_k_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_run_args_cu_seqlens_q_set_raw_1a66daf38a54457c(uintptr_t arg1, uintptr_t arg2);
-extern uintptr_t _wrap_attn_run_args_cu_seqlens_q_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_run_args_cu_seqlens_k_set_raw_1a66daf38a54457c(uintptr_t arg1, uintptr_t arg2);
-extern uintptr_t _wrap_attn_run_args_cu_seqlens_k_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_run_args_block_table_set_raw_1a66daf38a54457c(uintptr_t arg1, uintptr_t arg2);
-extern uintptr_t _wrap_attn_run_args_block_table_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_run_args_q_start_set_raw_1a66daf38a54457c(uintptr_t arg1, uintptr_t arg2);
-extern uintptr_t _wrap_attn_run_args_q_start_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_run_args_k_start_set_raw_1a66daf38a54457c(uintptr_t arg1, uintptr_t arg2);
-extern uintptr_t _wrap_attn_run_args_k_start_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_run_args_bias_set_raw_1a66daf38a54457c(uintptr_t arg1, uintptr_t arg2);
-extern uintptr_t _wrap_attn_run_args_bias_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_run_args_bias_k0_set_raw_1a66daf38a54457c(uintptr_t arg1, uintptr_t arg2);
-extern uintptr_t _wrap_attn_run_args_bias_k0_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_run_args_mask_set_raw_1a66daf38a54457c(uintptr_t arg1, uintptr_t arg2);
-extern uintptr_t _wrap_attn_run_args_mask_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_run_args_mask_k0_set_raw_1a66daf38a54457c(uintptr_t arg1, uintptr_t arg2);
-extern uintptr_t _wrap_attn_run_args_mask_k0_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_run_args_alibi_slopes_set_raw_1a66daf38a54457c(uintptr_t arg1, uintptr_t arg2);
-extern uintptr_t _wrap_attn_run_args_alibi_slopes_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_run_args_sink_set_raw_1a66daf38a54457c(uintptr_t arg1, uintptr_t arg2);
-extern uintptr_t _wrap_attn_run_args_sink_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_run_args_block_mask_set_raw_1a66daf38a54457c(uintptr_t arg1, uintptr_t arg2);
-extern uintptr_t _wrap_attn_run_args_block_mask_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_run_args_k_scale_set_raw_1a66daf38a54457c(uintptr_t arg1, uintptr_t arg2);
-extern uintptr_t _wrap_attn_run_args_k_scale_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_run_args_v_scale_set_raw_1a66daf38a54457c(uintptr_t arg1, uintptr_t arg2);
-extern uintptr_t _wrap_attn_run_args_v_scale_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_run_args_workspace_set_raw_1a66daf38a54457c(uintptr_t arg1, uintptr_t arg2);
-extern uintptr_t _wrap_attn_run_args_workspace_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_run_args_workspace_size_set_raw_1a66daf38a54457c(uintptr_t arg1, swig_type_51 arg2);
-extern swig_type_52 _wrap_attn_run_args_workspace_size_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_run_args_stream_set_raw_1a66daf38a54457c(uintptr_t arg1, uintptr_t arg2);
-extern uintptr_t _wrap_attn_run_args_stream_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern uintptr_t _wrap_new_attn_run_args_raw_1a66daf38a54457c(void);
-extern void _wrap_delete_attn_run_args_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_run_args_init_raw_1a66daf38a54457c(uintptr_t arg1, swig_type_53 arg2);
-extern swig_intgo _wrap_attn_run_raw_1a66daf38a54457c(uintptr_t arg1, uintptr_t arg2, uintptr_t arg3);
-extern swig_intgo _wrap_ATTN_REQUEST_BAD_SEQLEN_Q_raw_1a66daf38a54457c(void);
-extern swig_intgo _wrap_ATTN_REQUEST_BAD_SEQLEN_K_raw_1a66daf38a54457c(void);
-extern swig_intgo _wrap_ATTN_REQUEST_BAD_PAGE_raw_1a66daf38a54457c(void);
-extern swig_intgo _wrap_ATTN_REQUEST_BAD_POSITION_raw_1a66daf38a54457c(void);
-extern void _wrap_attn_merge_args_struct_size_set_raw_1a66daf38a54457c(uintptr_t arg1, swig_intgo arg2);
-extern swig_intgo _wrap_attn_merge_args_struct_size_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_merge_args_count_set_raw_1a66daf38a54457c(uintptr_t arg1, swig_intgo arg2);
-extern swig_intgo _wrap_attn_merge_args_count_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_merge_args_o_parts_set_raw_1a66daf38a54457c(uintptr_t arg1, uintptr_t arg2);
-extern uintptr_t _wrap_attn_merge_args_o_parts_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_merge_args_lse_parts_set_raw_1a66daf38a54457c(uintptr_t arg1, uintptr_t arg2);
-extern uintptr_t _wrap_attn_merge_args_lse_parts_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_merge_args_o_set_raw_1a66daf38a54457c(uintptr_t arg1, uintptr_t arg2);
-extern uintptr_t _wrap_attn_merge_args_o_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_merge_args_lse_set_raw_1a66daf38a54457c(uintptr_t arg1, uintptr_t arg2);
-extern uintptr_t _wrap_attn_merge_args_lse_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_merge_args_sink_set_raw_1a66daf38a54457c(uintptr_t arg1, uintptr_t arg2);
-extern uintptr_t _wrap_attn_merge_args_sink_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_merge_args_stream_set_raw_1a66daf38a54457c(uintptr_t arg1, uintptr_t arg2);
-extern uintptr_t _wrap_attn_merge_args_stream_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern uintptr_t _wrap_new_attn_merge_args_raw_1a66daf38a54457c(void);
-extern void _wrap_delete_attn_merge_args_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_merge_args_init_raw_1a66daf38a54457c(uintptr_t arg1, swig_type_54 arg2);
-extern swig_intgo _wrap_attn_merge_raw_1a66daf38a54457c(uintptr_t arg1, uintptr_t arg2, uintptr_t arg3);
-extern void _wrap_attn_context_info_struct_size_set_raw_1a66daf38a54457c(uintptr_t arg1, swig_intgo arg2);
-extern swig_intgo _wrap_attn_context_info_struct_size_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_context_info_isa_set_raw_1a66daf38a54457c(uintptr_t arg1, swig_intgo arg2);
-extern swig_intgo _wrap_attn_context_info_isa_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern swig_type_55 _wrap_attn_context_info_isa_name_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_context_info_concurrency_set_raw_1a66daf38a54457c(uintptr_t arg1, swig_intgo arg2);
-extern swig_intgo _wrap_attn_context_info_concurrency_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_context_info_reserved_set_raw_1a66daf38a54457c(uintptr_t arg1, swig_intgo arg2);
-extern swig_intgo _wrap_attn_context_info_reserved_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_context_info_l1_cache_size_set_raw_1a66daf38a54457c(uintptr_t arg1, swig_type_56 arg2);
-extern swig_type_57 _wrap_attn_context_info_l1_cache_size_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_context_info_l2_cache_size_set_raw_1a66daf38a54457c(uintptr_t arg1, swig_type_58 arg2);
-extern swig_type_59 _wrap_attn_context_info_l2_cache_size_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_context_info_l3_cache_size_set_raw_1a66daf38a54457c(uintptr_t arg1, swig_type_60 arg2);
-extern swig_type_61 _wrap_attn_context_info_l3_cache_size_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern swig_type_62 _wrap_attn_context_info_backend_dir_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern uintptr_t _wrap_new_attn_context_info_raw_1a66daf38a54457c(void);
-extern void _wrap_delete_attn_context_info_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_context_info_init_raw_1a66daf38a54457c(uintptr_t arg1, swig_type_63 arg2);
-extern swig_intgo _wrap_attn_context_get_info_raw_1a66daf38a54457c(uintptr_t arg1, uintptr_t arg2, uintptr_t arg3);
-extern void _wrap_attn_isa_info_struct_size_set_raw_1a66daf38a54457c(uintptr_t arg1, swig_intgo arg2);
-extern swig_intgo _wrap_attn_isa_info_struct_size_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_isa_info_isa_set_raw_1a66daf38a54457c(uintptr_t arg1, swig_intgo arg2);
-extern swig_intgo _wrap_attn_isa_info_isa_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern swig_type_64 _wrap_attn_isa_info_name_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_isa_info_available_set_raw_1a66daf38a54457c(uintptr_t arg1, swig_intgo arg2);
-extern swig_intgo _wrap_attn_isa_info_available_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_isa_info_reserved_set_raw_1a66daf38a54457c(uintptr_t arg1, swig_intgo arg2);
-extern swig_intgo _wrap_attn_isa_info_reserved_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern swig_type_65 _wrap_attn_isa_info_reason_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern uintptr_t _wrap_new_attn_isa_info_raw_1a66daf38a54457c(void);
-extern void _wrap_delete_attn_isa_info_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_isa_info_init_raw_1a66daf38a54457c(uintptr_t arg1, swig_type_66 arg2);
-extern swig_intgo _wrap_attn_context_isa_count_raw_1a66daf38a54457c(uintptr_t arg1);
-extern swig_intgo _wrap_attn_context_get_isa_raw_1a66daf38a54457c(uintptr_t arg1, swig_intgo arg2, uintptr_t arg3, uintptr_t arg4);
-extern void _wrap_attn_backend_info_struct_size_set_raw_1a66daf38a54457c(uintptr_t arg1, swig_intgo arg2);
-extern swig_intgo _wrap_attn_backend_info_struct_size_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_backend_info_available_set_raw_1a66daf38a54457c(uintptr_t arg1, swig_intgo arg2);
-extern swig_intgo _wrap_attn_backend_info_available_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern swig_type_67 _wrap_attn_backend_info_name_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern swig_type_68 _wrap_attn_backend_info_description_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern swig_type_69 _wrap_attn_backend_info_reason_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern uintptr_t _wrap_new_attn_backend_info_raw_1a66daf38a54457c(void);
-extern void _wrap_delete_attn_backend_info_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_backend_info_init_raw_1a66daf38a54457c(uintptr_t arg1, swig_type_70 arg2);
-extern swig_intgo _wrap_attn_context_backend_count_raw_1a66daf38a54457c(uintptr_t arg1);
-extern swig_intgo _wrap_attn_context_get_backend_raw_1a66daf38a54457c(uintptr_t arg1, swig_intgo arg2, uintptr_t arg3, uintptr_t arg4);
-extern void _wrap_attn_plan_info_struct_size_set_raw_1a66daf38a54457c(uintptr_t arg1, swig_intgo arg2);
-extern swig_intgo _wrap_attn_plan_info_struct_size_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_plan_info_isa_set_raw_1a66daf38a54457c(uintptr_t arg1, swig_intgo arg2);
-extern swig_intgo _wrap_attn_plan_info_isa_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern swig_type_71 _wrap_attn_plan_info_backend_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern swig_type_72 _wrap_attn_plan_info_isa_name_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_plan_info_tile_q_set_raw_1a66daf38a54457c(uintptr_t arg1, swig_type_73 arg2);
-extern swig_type_74 _wrap_attn_plan_info_tile_q_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_plan_info_tile_k_set_raw_1a66daf38a54457c(uintptr_t arg1, swig_type_75 arg2);
-extern swig_type_76 _wrap_attn_plan_info_tile_k_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_plan_info_kv_chunk_set_raw_1a66daf38a54457c(uintptr_t arg1, swig_type_77 arg2);
-extern swig_type_78 _wrap_attn_plan_info_kv_chunk_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_plan_info_workspace_size_set_raw_1a66daf38a54457c(uintptr_t arg1, swig_type_79 arg2);
-extern swig_type_80 _wrap_attn_plan_info_workspace_size_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_plan_info_standard_workspace_size_set_raw_1a66daf38a54457c(uintptr_t arg1, swig_type_81 arg2);
-extern swig_type_82 _wrap_attn_plan_info_standard_workspace_size_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_plan_info_request_status_count_set_raw_1a66daf38a54457c(uintptr_t arg1, swig_type_83 arg2);
-extern swig_type_84 _wrap_attn_plan_info_request_status_count_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern swig_type_85 _wrap_attn_plan_info_kernel_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern uintptr_t _wrap_new_attn_plan_info_raw_1a66daf38a54457c(void);
-extern void _wrap_delete_attn_plan_info_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_plan_info_init_raw_1a66daf38a54457c(uintptr_t arg1, swig_type_86 arg2);
-extern swig_intgo _wrap_attn_plan_get_info_raw_1a66daf38a54457c(uintptr_t arg1, uintptr_t arg2, uintptr_t arg3);
-extern swig_type_87 _wrap_attn_plan_refusal_raw_1a66daf38a54457c(uintptr_t arg1, swig_intgo arg2);
-extern swig_type_88 _wrap_attn_plan_describe_raw_1a66daf38a54457c(uintptr_t arg1, swig_type_89 arg2);
-extern void _wrap_attn_autotune_info_struct_size_set_raw_1a66daf38a54457c(uintptr_t arg1, swig_intgo arg2);
-extern swig_intgo _wrap_attn_autotune_info_struct_size_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_autotune_info_measured_set_raw_1a66daf38a54457c(uintptr_t arg1, swig_intgo arg2);
-extern swig_intgo _wrap_attn_autotune_info_measured_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_autotune_info_tile_k_set_raw_1a66daf38a54457c(uintptr_t arg1, swig_type_90 arg2);
-extern swig_type_91 _wrap_attn_autotune_info_tile_k_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_autotune_info_kv_chunk_set_raw_1a66daf38a54457c(uintptr_t arg1, swig_type_92 arg2);
-extern swig_type_93 _wrap_attn_autotune_info_kv_chunk_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_autotune_info_default_ns_set_raw_1a66daf38a54457c(uintptr_t arg1, swig_type_94 arg2);
-extern swig_type_95 _wrap_attn_autotune_info_default_ns_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_autotune_info_tuned_ns_set_raw_1a66daf38a54457c(uintptr_t arg1, swig_type_96 arg2);
-extern swig_type_97 _wrap_attn_autotune_info_tuned_ns_get_raw_1a66daf38a54457c(uintptr_t arg1);
-extern uintptr_t _wrap_new_attn_autotune_info_raw_1a66daf38a54457c(void);
-extern void _wrap_delete_attn_autotune_info_raw_1a66daf38a54457c(uintptr_t arg1);
-extern void _wrap_attn_autotune_info_init_raw_1a66daf38a54457c(uintptr_t arg1, swig_type_98 arg2);
-extern swig_intgo _wrap_attn_plan_autotune_raw_1a66daf38a54457c(uintptr_t arg1, uintptr_t arg2, swig_type_99 arg3, uintptr_t arg4, uintptr_t arg5);
+extern void _wrap_Swig_free_raw_5f2953b345db4a09(uintptr_t arg1);
+extern uintptr_t _wrap_Swig_malloc_raw_5f2953b345db4a09(swig_intgo arg1);
+extern swig_intgo _wrap_ATTN_VERSION_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_attn_version_raw_5f2953b345db4a09(void);
+extern swig_type_1 _wrap_attn_version_string_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_OK_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_ERROR_INVALID_ARGUMENT_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_ERROR_UNSUPPORTED_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_ERROR_UNAVAILABLE_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_ERROR_OUT_OF_MEMORY_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_ERROR_WORKSPACE_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_ERROR_VERSION_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_ERROR_EXECUTOR_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_ERROR_DEVICE_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_ERROR_INTERNAL_raw_5f2953b345db4a09(void);
+extern swig_type_2 _wrap_attn_status_name_raw_5f2953b345db4a09(swig_intgo arg1);
+extern void _wrap_attn_error_status_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_error_status_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern swig_type_3 _wrap_attn_error_message_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern uintptr_t _wrap_new_attn_error_raw_5f2953b345db4a09(void);
+extern void _wrap_delete_attn_error_raw_5f2953b345db4a09(uintptr_t arg1);
+extern swig_type_4 _wrap_attn_last_error_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_DTYPE_INVALID_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_DTYPE_F32_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_DTYPE_F16_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_DTYPE_BF16_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_DTYPE_F8E4M3_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_DTYPE_I8_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_DTYPE_U8_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_DTYPE_I32_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_DTYPE_I64_raw_5f2953b345db4a09(void);
+extern swig_type_5 _wrap_attn_dtype_size_raw_5f2953b345db4a09(swig_intgo arg1);
+extern swig_type_6 _wrap_attn_dtype_name_raw_5f2953b345db4a09(swig_intgo arg1);
+extern swig_intgo _wrap_ATTN_DEVICE_CPU_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_DEVICE_CUDA_raw_5f2953b345db4a09(void);
+extern void _wrap_attn_tensor_data_set_raw_5f2953b345db4a09(uintptr_t arg1, uintptr_t arg2);
+extern uintptr_t _wrap_attn_tensor_data_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_tensor_byte_offset_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_type_7 arg2);
+extern swig_type_8 _wrap_attn_tensor_byte_offset_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_tensor_dtype_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_tensor_dtype_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_tensor_device_type_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_tensor_device_type_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_tensor_device_id_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_tensor_device_id_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_tensor_rank_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_tensor_rank_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_tensor_shape_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_voidp arg2);
+extern swig_voidp _wrap_attn_tensor_shape_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_tensor_strides_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_voidp arg2);
+extern swig_voidp _wrap_attn_tensor_strides_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_tensor_reserved_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_voidp arg2);
+extern swig_voidp _wrap_attn_tensor_reserved_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern uintptr_t _wrap_new_attn_tensor_raw_5f2953b345db4a09(void);
+extern void _wrap_delete_attn_tensor_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_tensor_init_raw_5f2953b345db4a09(uintptr_t arg1, uintptr_t arg2, swig_intgo arg3, swig_intgo arg4, swig_voidp arg5);
+extern swig_intgo _wrap_ATTN_CAUSAL_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_WINDOW_LEFT_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_WINDOW_RIGHT_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_SEQLENS_Q_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_SEQLENS_K_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_Q_START_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_K_START_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_BIAS_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_BIAS_RANGE_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_MASK_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_MASK_RANGE_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_ALIBI_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_SINK_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_BLOCK_MASK_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_attn_attention_raw_5f2953b345db4a09(uintptr_t arg1, uintptr_t arg2, uintptr_t arg3, uintptr_t arg4, swig_intgo arg5, uintptr_t arg6);
+extern swig_intgo _wrap_ATTN_ISA_AUTO_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_ISA_SCALAR_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_ISA_AVX2_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_ISA_AVX512_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_ISA_NEON_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_ISA_AVX512_BF16_raw_5f2953b345db4a09(void);
+extern void _wrap_attn_allocator_struct_size_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_allocator_struct_size_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_allocator_reserved_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_allocator_reserved_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_allocator_user_set_raw_5f2953b345db4a09(uintptr_t arg1, uintptr_t arg2);
+extern uintptr_t _wrap_attn_allocator_user_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_allocator_allocate_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_type_9 arg2);
+extern swig_type_10 _wrap_attn_allocator_allocate_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_allocator_deallocate_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_type_11 arg2);
+extern swig_type_12 _wrap_attn_allocator_deallocate_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern uintptr_t _wrap_new_attn_allocator_raw_5f2953b345db4a09(void);
+extern void _wrap_delete_attn_allocator_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_allocator_init_raw_5f2953b345db4a09(uintptr_t arg1, swig_type_13 arg2);
+extern void _wrap_attn_executor_struct_size_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_executor_struct_size_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_executor_concurrency_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_executor_concurrency_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_executor_user_set_raw_5f2953b345db4a09(uintptr_t arg1, uintptr_t arg2);
+extern uintptr_t _wrap_attn_executor_user_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_executor_parallel_for_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_type_14 arg2);
+extern swig_type_15 _wrap_attn_executor_parallel_for_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern uintptr_t _wrap_new_attn_executor_raw_5f2953b345db4a09(void);
+extern void _wrap_delete_attn_executor_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_executor_init_raw_5f2953b345db4a09(uintptr_t arg1, swig_type_16 arg2);
+extern swig_intgo _wrap_ATTN_LOG_DEBUG_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_LOG_INFO_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_LOG_WARNING_raw_5f2953b345db4a09(void);
+extern void _wrap_attn_context_config_struct_size_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_context_config_struct_size_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_context_config_num_threads_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_context_config_num_threads_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_context_config_isa_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_context_config_isa_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_context_config_reserved_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_context_config_reserved_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_context_config_allocator_set_raw_5f2953b345db4a09(uintptr_t arg1, uintptr_t arg2);
+extern uintptr_t _wrap_attn_context_config_allocator_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_context_config_executor_set_raw_5f2953b345db4a09(uintptr_t arg1, uintptr_t arg2);
+extern uintptr_t _wrap_attn_context_config_executor_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_context_config_backend_dir_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_type_17 arg2);
+extern swig_type_18 _wrap_attn_context_config_backend_dir_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_context_config_log_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_type_19 arg2);
+extern swig_type_20 _wrap_attn_context_config_log_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_context_config_log_user_set_raw_5f2953b345db4a09(uintptr_t arg1, uintptr_t arg2);
+extern uintptr_t _wrap_attn_context_config_log_user_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_delete_attn_context_config_raw_5f2953b345db4a09(uintptr_t arg1);
+extern uintptr_t _wrap_new_attn_context_config_raw_5f2953b345db4a09(void);
+extern void _wrap_attn_context_config_init_raw_5f2953b345db4a09(uintptr_t arg1, swig_type_21 arg2);
+extern swig_intgo _wrap_attn_context_create_raw_5f2953b345db4a09(uintptr_t arg1, swig_voidp arg2, uintptr_t arg3);
+extern void _wrap_attn_context_destroy_raw_5f2953b345db4a09(uintptr_t arg1);
+extern swig_intgo _wrap_attn_context_warmup_raw_5f2953b345db4a09(uintptr_t arg1, uintptr_t arg2);
+extern swig_intgo _wrap_ATTN_PLAN_FORWARD_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_LAYOUT_PADDED_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_LAYOUT_PACKED_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_LAYOUT_PAGED_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_ALIGN_BOTTOM_RIGHT_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_ALIGN_TOP_LEFT_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_PLAN_TRUST_POINTERS_raw_5f2953b345db4a09(void);
+extern void _wrap_attn_plan_config_struct_size_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_plan_config_struct_size_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_plan_config_kind_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_plan_config_kind_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_plan_config_features_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_plan_config_features_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_plan_config_device_type_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_plan_config_device_type_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_plan_config_device_id_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_plan_config_device_id_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_plan_config_q_dtype_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_plan_config_q_dtype_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_plan_config_k_dtype_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_plan_config_k_dtype_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_plan_config_v_dtype_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_plan_config_v_dtype_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_plan_config_o_dtype_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_plan_config_o_dtype_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_plan_config_bias_dtype_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_plan_config_bias_dtype_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_plan_config_q_layout_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_plan_config_q_layout_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_plan_config_kv_layout_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_plan_config_kv_layout_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_plan_config_alignment_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_plan_config_alignment_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_plan_config_scale_set_raw_5f2953b345db4a09(uintptr_t arg1, float arg2);
+extern float _wrap_attn_plan_config_scale_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_plan_config_softcap_set_raw_5f2953b345db4a09(uintptr_t arg1, float arg2);
+extern float _wrap_attn_plan_config_softcap_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_plan_config_page_size_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_plan_config_page_size_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_plan_config_block_q_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_plan_config_block_q_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_plan_config_block_k_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_plan_config_block_k_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_plan_config_heads_q_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_type_22 arg2);
+extern swig_type_23 _wrap_attn_plan_config_heads_q_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_plan_config_heads_kv_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_type_24 arg2);
+extern swig_type_25 _wrap_attn_plan_config_heads_kv_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_plan_config_head_dim_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_type_26 arg2);
+extern swig_type_27 _wrap_attn_plan_config_head_dim_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_plan_config_head_dim_v_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_type_28 arg2);
+extern swig_type_29 _wrap_attn_plan_config_head_dim_v_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_plan_config_max_batch_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_type_30 arg2);
+extern swig_type_31 _wrap_attn_plan_config_max_batch_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_plan_config_max_seqlen_q_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_type_32 arg2);
+extern swig_type_33 _wrap_attn_plan_config_max_seqlen_q_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_plan_config_max_seqlen_k_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_type_34 arg2);
+extern swig_type_35 _wrap_attn_plan_config_max_seqlen_k_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_plan_config_max_total_q_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_type_36 arg2);
+extern swig_type_37 _wrap_attn_plan_config_max_total_q_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_plan_config_max_total_k_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_type_38 arg2);
+extern swig_type_39 _wrap_attn_plan_config_max_total_k_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_plan_config_window_left_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_type_40 arg2);
+extern swig_type_41 _wrap_attn_plan_config_window_left_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_plan_config_window_right_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_type_42 arg2);
+extern swig_type_43 _wrap_attn_plan_config_window_right_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_plan_config_backend_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_type_44 arg2);
+extern swig_type_45 _wrap_attn_plan_config_backend_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_plan_config_tile_k_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_type_46 arg2);
+extern swig_type_47 _wrap_attn_plan_config_tile_k_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_plan_config_kv_chunk_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_type_48 arg2);
+extern swig_type_49 _wrap_attn_plan_config_kv_chunk_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_plan_config_flags_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_plan_config_flags_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_plan_config_reserved_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_plan_config_reserved_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_delete_attn_plan_config_raw_5f2953b345db4a09(uintptr_t arg1);
+extern uintptr_t _wrap_new_attn_plan_config_raw_5f2953b345db4a09(void);
+extern void _wrap_attn_plan_config_init_raw_5f2953b345db4a09(uintptr_t arg1, swig_type_50 arg2);
+extern swig_intgo _wrap_attn_plan_create_raw_5f2953b345db4a09(uintptr_t arg1, uintptr_t arg2, swig_voidp arg3, uintptr_t arg4);
+extern void _wrap_attn_plan_destroy_raw_5f2953b345db4a09(uintptr_t arg1);
+extern swig_intgo _wrap_attn_plan_workspace_size_raw_5f2953b345db4a09(uintptr_t arg1, swig_voidp arg2, uintptr_t arg3);
+extern void _wrap_attn_run_args_struct_size_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_run_args_struct_size_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_run_args_reserved_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_run_args_reserved_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_run_args_q_set_raw_5f2953b345db4a09(uintptr_t arg1, uintptr_t arg2);
+extern uintptr_t _wrap_attn_run_args_q_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_run_args_k_set_raw_5f2953b345db4a09(uintptr_t arg1, uintptr_t arg2);
+extern uintptr_t _wrap_attn_run_args_k_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_run_args_v_set_raw_5f2953b345db4a09(uintptr_t arg1, uintptr_t arg2);
+extern uintptr_t _wrap_attn_run_args_v_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_run_args_o_set_raw_5f2953b345db4a09(uintptr_t arg1, uintptr_t arg2);
+extern uintptr_t _wrap_attn_run_args_o_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_run_args_lse_set_raw_5f2953b345db4a09(uintptr_t arg1, uintptr_t arg2);
+extern uintptr_t _wrap_attn_run_args_lse_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_run_args_seqlens_q_set_raw_5f2953b345db4a09(uintptr_t arg1, uintptr_t arg2);
+extern uintptr_t _wrap_attn_run_args_seqlens_q_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_run_args_seqlens_k_set_raw_5f2953b345db4a09(uintptr_t arg1, uintptr_t arg2);
+extern uintptr_t _wrap_attn_run_args_seqlens_k_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_run_args_cu_seqlens_q_set_raw_5f2953b345db4a09(uintptr_t arg1, uintptr_t arg2);
+extern uintptr_t _wrap_attn_run_args_cu_seqlens_q_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_run_args_cu_seqlens_k_set_raw_5f2953b345db4a09(uintptr_t arg1, uintptr_t arg2);
+extern uintptr_t _wrap_attn_run_args_cu_seqlens_k_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_run_args_block_table_set_raw_5f2953b345db4a09(uintptr_t arg1, uintptr_t arg2);
+extern uintptr_t _wrap_attn_run_args_block_table_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_run_args_q_start_set_raw_5f2953b345db4a09(uintptr_t arg1, uintptr_t arg2);
+extern uintptr_t _wrap_attn_run_args_q_start_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_run_args_k_start_set_raw_5f2953b345db4a09(uintptr_t arg1, uintptr_t arg2);
+extern uintptr_t _wrap_attn_run_args_k_start_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_run_args_bias_set_raw_5f2953b345db4a09(uintptr_t arg1, uintptr_t arg2);
+extern uintptr_t _wrap_attn_run_args_bias_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_run_args_bias_k0_set_raw_5f2953b345db4a09(uintptr_t arg1, uintptr_t arg2);
+extern uintptr_t _wrap_attn_run_args_bias_k0_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_run_args_mask_set_raw_5f2953b345db4a09(uintptr_t arg1, uintptr_t arg2);
+extern uintptr_t _wrap_attn_run_args_mask_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_run_args_mask_k0_set_raw_5f2953b345db4a09(uintptr_t arg1, uintptr_t arg2);
+extern uintptr_t _wrap_attn_run_args_mask_k0_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_run_args_alibi_slopes_set_raw_5f2953b345db4a09(uintptr_t arg1, uintptr_t arg2);
+extern uintptr_t _wrap_attn_run_args_alibi_slopes_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_run_args_sink_set_raw_5f2953b345db4a09(uintptr_t arg1, uintptr_t arg2);
+extern uintptr_t _wrap_attn_run_args_sink_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_run_args_block_mask_set_raw_5f2953b345db4a09(uintptr_t arg1, uintptr_t arg2);
+extern uintptr_t _wrap_attn_run_args_block_mask_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_run_args_k_scale_set_raw_5f2953b345db4a09(uintptr_t arg1, uintptr_t arg2);
+extern uintptr_t _wrap_attn_run_args_k_scale_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_run_args_v_scale_set_raw_5f2953b345db4a09(uintptr_t arg1, uintptr_t arg2);
+extern uintptr_t _wrap_attn_run_args_v_scale_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_run_args_workspace_set_raw_5f2953b345db4a09(uintptr_t arg1, uintptr_t arg2);
+extern uintptr_t _wrap_attn_run_args_workspace_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_run_args_workspace_size_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_type_51 arg2);
+extern swig_type_52 _wrap_attn_run_args_workspace_size_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_run_args_stream_set_raw_5f2953b345db4a09(uintptr_t arg1, uintptr_t arg2);
+extern uintptr_t _wrap_attn_run_args_stream_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern uintptr_t _wrap_new_attn_run_args_raw_5f2953b345db4a09(void);
+extern void _wrap_delete_attn_run_args_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_run_args_init_raw_5f2953b345db4a09(uintptr_t arg1, swig_type_53 arg2);
+extern swig_intgo _wrap_attn_run_raw_5f2953b345db4a09(uintptr_t arg1, uintptr_t arg2, uintptr_t arg3);
+extern swig_intgo _wrap_ATTN_REQUEST_BAD_SEQLEN_Q_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_REQUEST_BAD_SEQLEN_K_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_REQUEST_BAD_PAGE_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_REQUEST_BAD_POSITION_raw_5f2953b345db4a09(void);
+extern void _wrap_attn_merge_args_struct_size_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_merge_args_struct_size_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_merge_args_count_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_merge_args_count_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_merge_args_o_parts_set_raw_5f2953b345db4a09(uintptr_t arg1, uintptr_t arg2);
+extern uintptr_t _wrap_attn_merge_args_o_parts_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_merge_args_lse_parts_set_raw_5f2953b345db4a09(uintptr_t arg1, uintptr_t arg2);
+extern uintptr_t _wrap_attn_merge_args_lse_parts_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_merge_args_o_set_raw_5f2953b345db4a09(uintptr_t arg1, uintptr_t arg2);
+extern uintptr_t _wrap_attn_merge_args_o_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_merge_args_lse_set_raw_5f2953b345db4a09(uintptr_t arg1, uintptr_t arg2);
+extern uintptr_t _wrap_attn_merge_args_lse_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_merge_args_sink_set_raw_5f2953b345db4a09(uintptr_t arg1, uintptr_t arg2);
+extern uintptr_t _wrap_attn_merge_args_sink_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_merge_args_stream_set_raw_5f2953b345db4a09(uintptr_t arg1, uintptr_t arg2);
+extern uintptr_t _wrap_attn_merge_args_stream_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern uintptr_t _wrap_new_attn_merge_args_raw_5f2953b345db4a09(void);
+extern void _wrap_delete_attn_merge_args_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_merge_args_init_raw_5f2953b345db4a09(uintptr_t arg1, swig_type_54 arg2);
+extern swig_intgo _wrap_attn_merge_raw_5f2953b345db4a09(uintptr_t arg1, uintptr_t arg2, uintptr_t arg3);
+extern void _wrap_attn_context_info_struct_size_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_context_info_struct_size_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_context_info_isa_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_context_info_isa_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern swig_type_55 _wrap_attn_context_info_isa_name_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_context_info_concurrency_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_context_info_concurrency_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_context_info_reserved_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_context_info_reserved_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_context_info_l1_cache_size_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_type_56 arg2);
+extern swig_type_57 _wrap_attn_context_info_l1_cache_size_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_context_info_l2_cache_size_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_type_58 arg2);
+extern swig_type_59 _wrap_attn_context_info_l2_cache_size_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_context_info_l3_cache_size_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_type_60 arg2);
+extern swig_type_61 _wrap_attn_context_info_l3_cache_size_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern swig_type_62 _wrap_attn_context_info_backend_dir_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern uintptr_t _wrap_new_attn_context_info_raw_5f2953b345db4a09(void);
+extern void _wrap_delete_attn_context_info_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_context_info_init_raw_5f2953b345db4a09(uintptr_t arg1, swig_type_63 arg2);
+extern swig_intgo _wrap_attn_context_get_info_raw_5f2953b345db4a09(uintptr_t arg1, uintptr_t arg2, uintptr_t arg3);
+extern void _wrap_attn_isa_info_struct_size_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_isa_info_struct_size_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_isa_info_isa_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_isa_info_isa_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern swig_type_64 _wrap_attn_isa_info_name_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_isa_info_available_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_isa_info_available_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_isa_info_reserved_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_isa_info_reserved_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern swig_type_65 _wrap_attn_isa_info_reason_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern uintptr_t _wrap_new_attn_isa_info_raw_5f2953b345db4a09(void);
+extern void _wrap_delete_attn_isa_info_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_isa_info_init_raw_5f2953b345db4a09(uintptr_t arg1, swig_type_66 arg2);
+extern swig_intgo _wrap_attn_context_isa_count_raw_5f2953b345db4a09(uintptr_t arg1);
+extern swig_intgo _wrap_attn_context_get_isa_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2, uintptr_t arg3, uintptr_t arg4);
+extern void _wrap_attn_backend_info_struct_size_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_backend_info_struct_size_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_backend_info_available_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_backend_info_available_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern swig_type_67 _wrap_attn_backend_info_name_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern swig_type_68 _wrap_attn_backend_info_description_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern swig_type_69 _wrap_attn_backend_info_reason_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern uintptr_t _wrap_new_attn_backend_info_raw_5f2953b345db4a09(void);
+extern void _wrap_delete_attn_backend_info_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_backend_info_init_raw_5f2953b345db4a09(uintptr_t arg1, swig_type_70 arg2);
+extern swig_intgo _wrap_attn_context_backend_count_raw_5f2953b345db4a09(uintptr_t arg1);
+extern swig_intgo _wrap_attn_context_get_backend_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2, uintptr_t arg3, uintptr_t arg4);
+extern void _wrap_attn_plan_info_struct_size_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_plan_info_struct_size_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_plan_info_isa_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_plan_info_isa_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern swig_type_71 _wrap_attn_plan_info_backend_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern swig_type_72 _wrap_attn_plan_info_isa_name_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_plan_info_tile_q_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_type_73 arg2);
+extern swig_type_74 _wrap_attn_plan_info_tile_q_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_plan_info_tile_k_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_type_75 arg2);
+extern swig_type_76 _wrap_attn_plan_info_tile_k_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_plan_info_kv_chunk_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_type_77 arg2);
+extern swig_type_78 _wrap_attn_plan_info_kv_chunk_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_plan_info_workspace_size_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_type_79 arg2);
+extern swig_type_80 _wrap_attn_plan_info_workspace_size_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_plan_info_standard_workspace_size_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_type_81 arg2);
+extern swig_type_82 _wrap_attn_plan_info_standard_workspace_size_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_plan_info_request_status_count_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_type_83 arg2);
+extern swig_type_84 _wrap_attn_plan_info_request_status_count_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern swig_type_85 _wrap_attn_plan_info_kernel_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern uintptr_t _wrap_new_attn_plan_info_raw_5f2953b345db4a09(void);
+extern void _wrap_delete_attn_plan_info_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_plan_info_init_raw_5f2953b345db4a09(uintptr_t arg1, swig_type_86 arg2);
+extern swig_intgo _wrap_attn_plan_get_info_raw_5f2953b345db4a09(uintptr_t arg1, uintptr_t arg2, uintptr_t arg3);
+extern swig_type_87 _wrap_attn_plan_refusal_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_type_88 _wrap_attn_plan_describe_raw_5f2953b345db4a09(uintptr_t arg1, swig_type_89 arg2);
+extern void _wrap_attn_autotune_info_struct_size_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_autotune_info_struct_size_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_autotune_info_measured_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
+extern swig_intgo _wrap_attn_autotune_info_measured_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_autotune_info_tile_k_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_type_90 arg2);
+extern swig_type_91 _wrap_attn_autotune_info_tile_k_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_autotune_info_kv_chunk_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_type_92 arg2);
+extern swig_type_93 _wrap_attn_autotune_info_kv_chunk_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_autotune_info_default_ns_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_type_94 arg2);
+extern swig_type_95 _wrap_attn_autotune_info_default_ns_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_autotune_info_tuned_ns_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_type_96 arg2);
+extern swig_type_97 _wrap_attn_autotune_info_tuned_ns_get_raw_5f2953b345db4a09(uintptr_t arg1);
+extern uintptr_t _wrap_new_attn_autotune_info_raw_5f2953b345db4a09(void);
+extern void _wrap_delete_attn_autotune_info_raw_5f2953b345db4a09(uintptr_t arg1);
+extern void _wrap_attn_autotune_info_init_raw_5f2953b345db4a09(uintptr_t arg1, swig_type_98 arg2);
+extern swig_intgo _wrap_attn_plan_autotune_raw_5f2953b345db4a09(uintptr_t arg1, uintptr_t arg2, swig_type_99 arg3, uintptr_t arg4, uintptr_t arg5);
 
 #include <attn/attn.h>
 #include <stdio.h>
@@ -515,58 +515,65 @@ extern swig_intgo _wrap_attn_plan_autotune_raw_1a66daf38a54457c(uintptr_t arg1, 
 
 typedef const uint8_t* attn_go_data;
 
-static void attn_go_tensor(attn_tensor* tensor, const attn_tensor* view, attn_go_data data) {
-  *tensor = *view;
+static void attn_go_tensor(attn_tensor* tensor, attn_go_data view, attn_go_data data) {
+  *tensor = *(const attn_tensor*)view;
   tensor->data = (void*)data;
 }
 
-// The tensors of attn_run_args in their order. Those whose bit is set in `present`, from bit 0 on,
-// have their view in `views`, one after another. With an attn_autotune_info as `tuned` it is
-// attn_plan_autotune, else attn_run.
-static int32_t attn_go_run(
-    uintptr_t plan, attn_go_data views, uint32_t present, attn_go_data q, attn_go_data k,
-    attn_go_data v, attn_go_data o, attn_go_data lse, attn_go_data seqlens_q,
-    attn_go_data seqlens_k, attn_go_data cu_seqlens_q, attn_go_data cu_seqlens_k,
-    attn_go_data block_table, attn_go_data q_start, attn_go_data k_start, attn_go_data bias,
-    attn_go_data bias_k0, attn_go_data mask, attn_go_data mask_k0, attn_go_data alibi_slopes,
-    attn_go_data sink, attn_go_data block_mask, attn_go_data k_scale, attn_go_data v_scale,
-    uint8_t* workspace, size_t workspace_size, uint8_t* stream, int64_t budget_ns, uintptr_t tuned,
-    uint8_t* error) {
-  const attn_tensor* view = (const attn_tensor*)views;
+// The tensors of attn_run_args in their order: TENSOR(name) comes as a view, whose dtype is 0 where
+// there is none, and data; VECTOR(name, dtype) as data, NULL where there is none, and a size.
+#define ATTN_GO_TENSORS(TENSOR, VECTOR) \
+  TENSOR(q) \
+  TENSOR(k) \
+  TENSOR(v) \
+  TENSOR(o) \
+  TENSOR(lse) \
+  VECTOR(seqlens_q, ATTN_DTYPE_I32) \
+  VECTOR(seqlens_k, ATTN_DTYPE_I32) \
+  VECTOR(cu_seqlens_q, ATTN_DTYPE_I32) \
+  VECTOR(cu_seqlens_k, ATTN_DTYPE_I32) \
+  TENSOR(block_table) \
+  VECTOR(q_start, ATTN_DTYPE_I64) \
+  VECTOR(k_start, ATTN_DTYPE_I64) \
+  TENSOR(bias) \
+  VECTOR(bias_k0, ATTN_DTYPE_I64) \
+  TENSOR(mask) \
+  VECTOR(mask_k0, ATTN_DTYPE_I64) \
+  TENSOR(alibi_slopes) \
+  VECTOR(sink, ATTN_DTYPE_F32) \
+  TENSOR(block_mask) \
+  TENSOR(k_scale) \
+  TENSOR(v_scale)
+
+#define ATTN_GO_TENSOR_PARAMETERS(name) attn_go_data name##_view, attn_go_data name,
+#define ATTN_GO_VECTOR_PARAMETERS(name, type) attn_go_data name, int64_t name##_size,
+
+// With an attn_autotune_info as `tuned` it is attn_plan_autotune, else attn_run.
+#define ATTN_GO_RUN_PARAMETERS                                                          \
+  uintptr_t plan, ATTN_GO_TENSORS(ATTN_GO_TENSOR_PARAMETERS, ATTN_GO_VECTOR_PARAMETERS) \
+  uint8_t* workspace, size_t workspace_size, uint8_t* stream, int64_t budget_ns,        \
+  uintptr_t tuned, uint8_t* error
+
+#define ATTN_GO_INLINE static inline __attribute__((always_inline))
+ATTN_GO_INLINE int32_t attn_go_run(ATTN_GO_RUN_PARAMETERS) {
   attn_tensor tensors[21];
   attn_tensor* next = tensors;
   attn_run_args args;  // each field is set, once
   args.struct_size = offsetof(attn_run_args, stream) + sizeof args.stream;
   args.reserved = 0;
-#define ATTN_GO_TENSOR(name)                \
-  args.name = NULL;                         \
-  if (present & 1) {                        \
-    attn_go_tensor(next, view++, name);     \
-    args.name = next++;                     \
-  }                                         \
-  present >>= 1;
-  ATTN_GO_TENSOR(q)
-  ATTN_GO_TENSOR(k)
-  ATTN_GO_TENSOR(v)
-  ATTN_GO_TENSOR(o)
-  ATTN_GO_TENSOR(lse)
-  ATTN_GO_TENSOR(seqlens_q)
-  ATTN_GO_TENSOR(seqlens_k)
-  ATTN_GO_TENSOR(cu_seqlens_q)
-  ATTN_GO_TENSOR(cu_seqlens_k)
-  ATTN_GO_TENSOR(block_table)
-  ATTN_GO_TENSOR(q_start)
-  ATTN_GO_TENSOR(k_start)
-  ATTN_GO_TENSOR(bias)
-  ATTN_GO_TENSOR(bias_k0)
-  ATTN_GO_TENSOR(mask)
-  ATTN_GO_TENSOR(mask_k0)
-  ATTN_GO_TENSOR(alibi_slopes)
-  ATTN_GO_TENSOR(sink)
-  ATTN_GO_TENSOR(block_mask)
-  ATTN_GO_TENSOR(k_scale)
-  ATTN_GO_TENSOR(v_scale)
-#undef ATTN_GO_TENSOR
+#define ATTN_GO_SET_TENSOR(name)                       \
+  args.name = NULL;                                    \
+  if (((const attn_tensor*)name##_view)->dtype != 0) { \
+    attn_go_tensor(next, name##_view, name);           \
+    args.name = next++;                                \
+  }
+#define ATTN_GO_SET_VECTOR(name, type)                          \
+  args.name = NULL;                                             \
+  if (name != NULL) {                                           \
+    attn_tensor_init(next, (void*)name, type, 1, &name##_size); \
+    args.name = next++;                                         \
+  }
+  ATTN_GO_TENSORS(ATTN_GO_SET_TENSOR, ATTN_GO_SET_VECTOR)
   args.workspace = workspace;
   args.workspace_size = workspace_size;
   args.stream = stream;
@@ -576,15 +583,30 @@ static int32_t attn_go_run(
   return attn_run((const attn_plan*)plan, &args, (attn_error*)error);
 }
 
+// What Go hands to the first may lie on the stack of its goroutine. A call back would move that, and
+// is forbidden.
+#define ATTN_GO_TENSOR_ARGUMENTS(name) name##_view, name,
+#define ATTN_GO_VECTOR_ARGUMENTS(name, type) name, name##_size,
+#define ATTN_GO_RUN(function)                                                       \
+  ATTN_GO_INLINE int32_t function(ATTN_GO_RUN_PARAMETERS) {                         \
+    return attn_go_run(                                                             \
+        plan, ATTN_GO_TENSORS(ATTN_GO_TENSOR_ARGUMENTS, ATTN_GO_VECTOR_ARGUMENTS)   \
+        workspace, workspace_size, stream, budget_ns, tuned, error);                \
+  }
+#cgo noescape attn_go_run_alone
+#cgo nocallback attn_go_run_alone
+ATTN_GO_RUN(attn_go_run_alone)
+ATTN_GO_RUN(attn_go_run_calling_go)
+
 static int32_t attn_go_attention(attn_go_data views, attn_go_data q, attn_go_data k,
                                  attn_go_data v, attn_go_data o, uint32_t features,
                                  uint8_t* error) {
   const attn_tensor* view = (const attn_tensor*)views;
   attn_tensor tensors[4];
-  attn_go_tensor(&tensors[0], view, q);
-  attn_go_tensor(&tensors[1], view + 1, k);
-  attn_go_tensor(&tensors[2], view + 2, v);
-  attn_go_tensor(&tensors[3], view + 3, o);
+  attn_go_tensor(&tensors[0], (attn_go_data)view, q);
+  attn_go_tensor(&tensors[1], (attn_go_data)(view + 1), k);
+  attn_go_tensor(&tensors[2], (attn_go_data)(view + 2), v);
+  attn_go_tensor(&tensors[3], (attn_go_data)(view + 3), o);
   return attn_attention(tensors, tensors + 1, tensors + 2, tensors + 3, features,
                         (attn_error*)error);
 }
@@ -614,8 +636,8 @@ static int32_t attn_go_merge(uintptr_t context, int32_t count, attn_go_data tens
   return status;
 }
 
-extern void _wrap_attn_go_set_log_raw_1a66daf38a54457c(uintptr_t arg1, swig_type_100 arg2);
-extern void _wrap_attn_go_set_parallel_for_raw_1a66daf38a54457c(uintptr_t arg1, swig_type_101 arg2);
+extern void _wrap_attn_go_set_log_raw_5f2953b345db4a09(uintptr_t arg1, swig_type_100 arg2);
+extern void _wrap_attn_go_set_parallel_for_raw_5f2953b345db4a09(uintptr_t arg1, swig_type_101 arg2);
 #undef intgo
 */
 import "C"
@@ -651,13 +673,13 @@ func takeString(s string) string {
 
 func Swig_free(arg1 uintptr) {
 	_swig_i_0 := arg1
-	C._wrap_Swig_free_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0))
+	C._wrap_Swig_free_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))
 }
 
 func Swig_malloc(arg1 int) (_swig_ret uintptr) {
 	var swig_r uintptr
 	_swig_i_0 := arg1
-	swig_r = (uintptr)(C._wrap_Swig_malloc_raw_1a66daf38a54457c(C.swig_intgo(_swig_i_0)))
+	swig_r = (uintptr)(C._wrap_Swig_malloc_raw_5f2953b345db4a09(C.swig_intgo(_swig_i_0)))
 	return swig_r
 }
 
@@ -667,7 +689,7 @@ const ATTN_VERSION_PATCH int = 0
 
 func _swig_getATTN_VERSION() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_VERSION_raw_1a66daf38a54457c())
+	swig_r = (int)(C._wrap_ATTN_VERSION_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -675,13 +697,13 @@ var ATTN_VERSION int = _swig_getATTN_VERSION()
 
 func Attn_version() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_attn_version_raw_1a66daf38a54457c())
+	swig_r = (int)(C._wrap_attn_version_raw_5f2953b345db4a09())
 	return swig_r
 }
 
 func Attn_version_string() (_swig_ret string) {
 	var swig_r string
-	swig_r_p := C._wrap_attn_version_string_raw_1a66daf38a54457c()
+	swig_r_p := C._wrap_attn_version_string_raw_5f2953b345db4a09()
 	swig_r = *(*string)(unsafe.Pointer(&swig_r_p))
 	var swig_r_1 string
 	swig_r_1 = takeString(swig_r)
@@ -690,7 +712,7 @@ func Attn_version_string() (_swig_ret string) {
 
 func _swig_getATTN_OK() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_OK_raw_1a66daf38a54457c())
+	swig_r = (int)(C._wrap_ATTN_OK_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -698,7 +720,7 @@ var ATTN_OK int = _swig_getATTN_OK()
 
 func _swig_getATTN_ERROR_INVALID_ARGUMENT() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_ERROR_INVALID_ARGUMENT_raw_1a66daf38a54457c())
+	swig_r = (int)(C._wrap_ATTN_ERROR_INVALID_ARGUMENT_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -706,7 +728,7 @@ var ATTN_ERROR_INVALID_ARGUMENT int = _swig_getATTN_ERROR_INVALID_ARGUMENT()
 
 func _swig_getATTN_ERROR_UNSUPPORTED() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_ERROR_UNSUPPORTED_raw_1a66daf38a54457c())
+	swig_r = (int)(C._wrap_ATTN_ERROR_UNSUPPORTED_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -714,7 +736,7 @@ var ATTN_ERROR_UNSUPPORTED int = _swig_getATTN_ERROR_UNSUPPORTED()
 
 func _swig_getATTN_ERROR_UNAVAILABLE() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_ERROR_UNAVAILABLE_raw_1a66daf38a54457c())
+	swig_r = (int)(C._wrap_ATTN_ERROR_UNAVAILABLE_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -722,7 +744,7 @@ var ATTN_ERROR_UNAVAILABLE int = _swig_getATTN_ERROR_UNAVAILABLE()
 
 func _swig_getATTN_ERROR_OUT_OF_MEMORY() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_ERROR_OUT_OF_MEMORY_raw_1a66daf38a54457c())
+	swig_r = (int)(C._wrap_ATTN_ERROR_OUT_OF_MEMORY_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -730,7 +752,7 @@ var ATTN_ERROR_OUT_OF_MEMORY int = _swig_getATTN_ERROR_OUT_OF_MEMORY()
 
 func _swig_getATTN_ERROR_WORKSPACE() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_ERROR_WORKSPACE_raw_1a66daf38a54457c())
+	swig_r = (int)(C._wrap_ATTN_ERROR_WORKSPACE_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -738,7 +760,7 @@ var ATTN_ERROR_WORKSPACE int = _swig_getATTN_ERROR_WORKSPACE()
 
 func _swig_getATTN_ERROR_VERSION() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_ERROR_VERSION_raw_1a66daf38a54457c())
+	swig_r = (int)(C._wrap_ATTN_ERROR_VERSION_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -746,7 +768,7 @@ var ATTN_ERROR_VERSION int = _swig_getATTN_ERROR_VERSION()
 
 func _swig_getATTN_ERROR_EXECUTOR() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_ERROR_EXECUTOR_raw_1a66daf38a54457c())
+	swig_r = (int)(C._wrap_ATTN_ERROR_EXECUTOR_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -754,7 +776,7 @@ var ATTN_ERROR_EXECUTOR int = _swig_getATTN_ERROR_EXECUTOR()
 
 func _swig_getATTN_ERROR_DEVICE() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_ERROR_DEVICE_raw_1a66daf38a54457c())
+	swig_r = (int)(C._wrap_ATTN_ERROR_DEVICE_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -762,7 +784,7 @@ var ATTN_ERROR_DEVICE int = _swig_getATTN_ERROR_DEVICE()
 
 func _swig_getATTN_ERROR_INTERNAL() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_ERROR_INTERNAL_raw_1a66daf38a54457c())
+	swig_r = (int)(C._wrap_ATTN_ERROR_INTERNAL_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -771,7 +793,7 @@ var ATTN_ERROR_INTERNAL int = _swig_getATTN_ERROR_INTERNAL()
 func Attn_status_name(arg1 int) (_swig_ret string) {
 	var swig_r string
 	_swig_i_0 := arg1
-	swig_r_p := C._wrap_attn_status_name_raw_1a66daf38a54457c(C.swig_intgo(_swig_i_0))
+	swig_r_p := C._wrap_attn_status_name_raw_5f2953b345db4a09(C.swig_intgo(_swig_i_0))
 	swig_r = *(*string)(unsafe.Pointer(&swig_r_p))
 	var swig_r_1 string
 	swig_r_1 = takeString(swig_r)
@@ -790,20 +812,20 @@ func (p SwigcptrAttn_error) SwigIsAttn_error() {
 func (arg1 SwigcptrAttn_error) SetStatus(arg2 int) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_error_status_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	C._wrap_attn_error_status_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_error) GetStatus() (_swig_ret int) {
 	var swig_r int
 	_swig_i_0 := arg1
-	swig_r = (int)(C._wrap_attn_error_status_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0)))
+	swig_r = (int)(C._wrap_attn_error_status_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_error) GetMessage() (_swig_ret string) {
 	var swig_r string
 	_swig_i_0 := arg1
-	swig_r_p := C._wrap_attn_error_message_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0))
+	swig_r_p := C._wrap_attn_error_message_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))
 	swig_r = *(*string)(unsafe.Pointer(&swig_r_p))
 	var swig_r_1 string
 	swig_r_1 = takeString(swig_r)
@@ -812,13 +834,13 @@ func (arg1 SwigcptrAttn_error) GetMessage() (_swig_ret string) {
 
 func NewAttn_error() (_swig_ret Attn_error) {
 	var swig_r Attn_error
-	swig_r = (Attn_error)(SwigcptrAttn_error(C._wrap_new_attn_error_raw_1a66daf38a54457c()))
+	swig_r = (Attn_error)(SwigcptrAttn_error(C._wrap_new_attn_error_raw_5f2953b345db4a09()))
 	return swig_r
 }
 
 func DeleteAttn_error(arg1 Attn_error) {
 	_swig_i_0 := getSwigcptr(arg1)
-	C._wrap_delete_attn_error_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0))
+	C._wrap_delete_attn_error_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))
 }
 
 type Attn_error interface {
@@ -831,7 +853,7 @@ type Attn_error interface {
 
 func Attn_last_error() (_swig_ret string) {
 	var swig_r string
-	swig_r_p := C._wrap_attn_last_error_raw_1a66daf38a54457c()
+	swig_r_p := C._wrap_attn_last_error_raw_5f2953b345db4a09()
 	swig_r = *(*string)(unsafe.Pointer(&swig_r_p))
 	var swig_r_1 string
 	swig_r_1 = takeString(swig_r)
@@ -840,7 +862,7 @@ func Attn_last_error() (_swig_ret string) {
 
 func _swig_getATTN_DTYPE_INVALID() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_DTYPE_INVALID_raw_1a66daf38a54457c())
+	swig_r = (int)(C._wrap_ATTN_DTYPE_INVALID_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -848,7 +870,7 @@ var ATTN_DTYPE_INVALID int = _swig_getATTN_DTYPE_INVALID()
 
 func _swig_getATTN_DTYPE_F32() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_DTYPE_F32_raw_1a66daf38a54457c())
+	swig_r = (int)(C._wrap_ATTN_DTYPE_F32_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -856,7 +878,7 @@ var ATTN_DTYPE_F32 int = _swig_getATTN_DTYPE_F32()
 
 func _swig_getATTN_DTYPE_F16() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_DTYPE_F16_raw_1a66daf38a54457c())
+	swig_r = (int)(C._wrap_ATTN_DTYPE_F16_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -864,7 +886,7 @@ var ATTN_DTYPE_F16 int = _swig_getATTN_DTYPE_F16()
 
 func _swig_getATTN_DTYPE_BF16() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_DTYPE_BF16_raw_1a66daf38a54457c())
+	swig_r = (int)(C._wrap_ATTN_DTYPE_BF16_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -872,7 +894,7 @@ var ATTN_DTYPE_BF16 int = _swig_getATTN_DTYPE_BF16()
 
 func _swig_getATTN_DTYPE_F8E4M3() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_DTYPE_F8E4M3_raw_1a66daf38a54457c())
+	swig_r = (int)(C._wrap_ATTN_DTYPE_F8E4M3_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -880,7 +902,7 @@ var ATTN_DTYPE_F8E4M3 int = _swig_getATTN_DTYPE_F8E4M3()
 
 func _swig_getATTN_DTYPE_I8() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_DTYPE_I8_raw_1a66daf38a54457c())
+	swig_r = (int)(C._wrap_ATTN_DTYPE_I8_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -888,7 +910,7 @@ var ATTN_DTYPE_I8 int = _swig_getATTN_DTYPE_I8()
 
 func _swig_getATTN_DTYPE_U8() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_DTYPE_U8_raw_1a66daf38a54457c())
+	swig_r = (int)(C._wrap_ATTN_DTYPE_U8_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -896,7 +918,7 @@ var ATTN_DTYPE_U8 int = _swig_getATTN_DTYPE_U8()
 
 func _swig_getATTN_DTYPE_I32() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_DTYPE_I32_raw_1a66daf38a54457c())
+	swig_r = (int)(C._wrap_ATTN_DTYPE_I32_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -904,7 +926,7 @@ var ATTN_DTYPE_I32 int = _swig_getATTN_DTYPE_I32()
 
 func _swig_getATTN_DTYPE_I64() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_DTYPE_I64_raw_1a66daf38a54457c())
+	swig_r = (int)(C._wrap_ATTN_DTYPE_I64_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -913,14 +935,14 @@ var ATTN_DTYPE_I64 int = _swig_getATTN_DTYPE_I64()
 func Attn_dtype_size(arg1 int) (_swig_ret int64) {
 	var swig_r int64
 	_swig_i_0 := arg1
-	swig_r = (int64)(C._wrap_attn_dtype_size_raw_1a66daf38a54457c(C.swig_intgo(_swig_i_0)))
+	swig_r = (int64)(C._wrap_attn_dtype_size_raw_5f2953b345db4a09(C.swig_intgo(_swig_i_0)))
 	return swig_r
 }
 
 func Attn_dtype_name(arg1 int) (_swig_ret string) {
 	var swig_r string
 	_swig_i_0 := arg1
-	swig_r_p := C._wrap_attn_dtype_name_raw_1a66daf38a54457c(C.swig_intgo(_swig_i_0))
+	swig_r_p := C._wrap_attn_dtype_name_raw_5f2953b345db4a09(C.swig_intgo(_swig_i_0))
 	swig_r = *(*string)(unsafe.Pointer(&swig_r_p))
 	var swig_r_1 string
 	swig_r_1 = takeString(swig_r)
@@ -929,7 +951,7 @@ func Attn_dtype_name(arg1 int) (_swig_ret string) {
 
 func _swig_getATTN_DEVICE_CPU() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_DEVICE_CPU_raw_1a66daf38a54457c())
+	swig_r = (int)(C._wrap_ATTN_DEVICE_CPU_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -937,7 +959,7 @@ var ATTN_DEVICE_CPU int = _swig_getATTN_DEVICE_CPU()
 
 func _swig_getATTN_DEVICE_CUDA() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_DEVICE_CUDA_raw_1a66daf38a54457c())
+	swig_r = (int)(C._wrap_ATTN_DEVICE_CUDA_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -957,129 +979,129 @@ func (p SwigcptrAttn_tensor) SwigIsAttn_tensor() {
 func (arg1 SwigcptrAttn_tensor) SetData(arg2 uintptr) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_tensor_data_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
+	C._wrap_attn_tensor_data_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_tensor) GetData() (_swig_ret uintptr) {
 	var swig_r uintptr
 	_swig_i_0 := arg1
-	swig_r = (uintptr)(C._wrap_attn_tensor_data_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0)))
+	swig_r = (uintptr)(C._wrap_attn_tensor_data_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_tensor) SetByte_offset(arg2 uint64) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_tensor_byte_offset_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_type_7(_swig_i_1))
+	C._wrap_attn_tensor_byte_offset_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_type_7(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_tensor) GetByte_offset() (_swig_ret uint64) {
 	var swig_r uint64
 	_swig_i_0 := arg1
-	swig_r = (uint64)(C._wrap_attn_tensor_byte_offset_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0)))
+	swig_r = (uint64)(C._wrap_attn_tensor_byte_offset_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_tensor) SetDtype(arg2 int) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_tensor_dtype_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	C._wrap_attn_tensor_dtype_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_tensor) GetDtype() (_swig_ret int) {
 	var swig_r int
 	_swig_i_0 := arg1
-	swig_r = (int)(C._wrap_attn_tensor_dtype_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0)))
+	swig_r = (int)(C._wrap_attn_tensor_dtype_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_tensor) SetDevice_type(arg2 int) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_tensor_device_type_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	C._wrap_attn_tensor_device_type_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_tensor) GetDevice_type() (_swig_ret int) {
 	var swig_r int
 	_swig_i_0 := arg1
-	swig_r = (int)(C._wrap_attn_tensor_device_type_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0)))
+	swig_r = (int)(C._wrap_attn_tensor_device_type_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_tensor) SetDevice_id(arg2 int) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_tensor_device_id_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	C._wrap_attn_tensor_device_id_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_tensor) GetDevice_id() (_swig_ret int) {
 	var swig_r int
 	_swig_i_0 := arg1
-	swig_r = (int)(C._wrap_attn_tensor_device_id_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0)))
+	swig_r = (int)(C._wrap_attn_tensor_device_id_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_tensor) SetRank(arg2 int) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_tensor_rank_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	C._wrap_attn_tensor_rank_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_tensor) GetRank() (_swig_ret int) {
 	var swig_r int
 	_swig_i_0 := arg1
-	swig_r = (int)(C._wrap_attn_tensor_rank_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0)))
+	swig_r = (int)(C._wrap_attn_tensor_rank_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_tensor) SetShape(arg2 *int64) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_tensor_shape_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_voidp(_swig_i_1))
+	C._wrap_attn_tensor_shape_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_voidp(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_tensor) GetShape() (_swig_ret *int64) {
 	var swig_r *int64
 	_swig_i_0 := arg1
-	swig_r = (*int64)(C._wrap_attn_tensor_shape_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0)))
+	swig_r = (*int64)(C._wrap_attn_tensor_shape_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_tensor) SetStrides(arg2 *int64) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_tensor_strides_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_voidp(_swig_i_1))
+	C._wrap_attn_tensor_strides_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_voidp(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_tensor) GetStrides() (_swig_ret *int64) {
 	var swig_r *int64
 	_swig_i_0 := arg1
-	swig_r = (*int64)(C._wrap_attn_tensor_strides_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0)))
+	swig_r = (*int64)(C._wrap_attn_tensor_strides_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_tensor) SetReserved(arg2 *uint64) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_tensor_reserved_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_voidp(_swig_i_1))
+	C._wrap_attn_tensor_reserved_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_voidp(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_tensor) GetReserved() (_swig_ret *uint64) {
 	var swig_r *uint64
 	_swig_i_0 := arg1
-	swig_r = (*uint64)(C._wrap_attn_tensor_reserved_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0)))
+	swig_r = (*uint64)(C._wrap_attn_tensor_reserved_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func NewAttn_tensor() (_swig_ret Attn_tensor) {
 	var swig_r Attn_tensor
-	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_new_attn_tensor_raw_1a66daf38a54457c()))
+	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_new_attn_tensor_raw_5f2953b345db4a09()))
 	return swig_r
 }
 
 func DeleteAttn_tensor(arg1 Attn_tensor) {
 	_swig_i_0 := getSwigcptr(arg1)
-	C._wrap_delete_attn_tensor_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0))
+	C._wrap_delete_attn_tensor_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))
 }
 
 type Attn_tensor interface {
@@ -1111,12 +1133,12 @@ func Attn_tensor_init(arg1 Attn_tensor, arg2 uintptr, arg3 int, arg4 int, arg5 *
 	_swig_i_2 := arg3
 	_swig_i_3 := arg4
 	_swig_i_4 := arg5
-	C._wrap_attn_tensor_init_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1), C.swig_intgo(_swig_i_2), C.swig_intgo(_swig_i_3), C.swig_voidp(_swig_i_4))
+	C._wrap_attn_tensor_init_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1), C.swig_intgo(_swig_i_2), C.swig_intgo(_swig_i_3), C.swig_voidp(_swig_i_4))
 }
 
 func _swig_getATTN_CAUSAL() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_CAUSAL_raw_1a66daf38a54457c())
+	swig_r = (int)(C._wrap_ATTN_CAUSAL_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -1124,7 +1146,7 @@ var ATTN_CAUSAL int = _swig_getATTN_CAUSAL()
 
 func _swig_getATTN_WINDOW_LEFT() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_WINDOW_LEFT_raw_1a66daf38a54457c())
+	swig_r = (int)(C._wrap_ATTN_WINDOW_LEFT_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -1132,7 +1154,7 @@ var ATTN_WINDOW_LEFT int = _swig_getATTN_WINDOW_LEFT()
 
 func _swig_getATTN_WINDOW_RIGHT() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_WINDOW_RIGHT_raw_1a66daf38a54457c())
+	swig_r = (int)(C._wrap_ATTN_WINDOW_RIGHT_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -1140,7 +1162,7 @@ var ATTN_WINDOW_RIGHT int = _swig_getATTN_WINDOW_RIGHT()
 
 func _swig_getATTN_SEQLENS_Q() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_SEQLENS_Q_raw_1a66daf38a54457c())
+	swig_r = (int)(C._wrap_ATTN_SEQLENS_Q_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -1148,7 +1170,7 @@ var ATTN_SEQLENS_Q int = _swig_getATTN_SEQLENS_Q()
 
 func _swig_getATTN_SEQLENS_K() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_SEQLENS_K_raw_1a66daf38a54457c())
+	swig_r = (int)(C._wrap_ATTN_SEQLENS_K_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -1156,7 +1178,7 @@ var ATTN_SEQLENS_K int = _swig_getATTN_SEQLENS_K()
 
 func _swig_getATTN_Q_START() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_Q_START_raw_1a66daf38a54457c())
+	swig_r = (int)(C._wrap_ATTN_Q_START_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -1164,7 +1186,7 @@ var ATTN_Q_START int = _swig_getATTN_Q_START()
 
 func _swig_getATTN_K_START() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_K_START_raw_1a66daf38a54457c())
+	swig_r = (int)(C._wrap_ATTN_K_START_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -1172,7 +1194,7 @@ var ATTN_K_START int = _swig_getATTN_K_START()
 
 func _swig_getATTN_BIAS() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_BIAS_raw_1a66daf38a54457c())
+	swig_r = (int)(C._wrap_ATTN_BIAS_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -1180,7 +1202,7 @@ var ATTN_BIAS int = _swig_getATTN_BIAS()
 
 func _swig_getATTN_BIAS_RANGE() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_BIAS_RANGE_raw_1a66daf38a54457c())
+	swig_r = (int)(C._wrap_ATTN_BIAS_RANGE_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -1188,7 +1210,7 @@ var ATTN_BIAS_RANGE int = _swig_getATTN_BIAS_RANGE()
 
 func _swig_getATTN_MASK() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_MASK_raw_1a66daf38a54457c())
+	swig_r = (int)(C._wrap_ATTN_MASK_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -1196,7 +1218,7 @@ var ATTN_MASK int = _swig_getATTN_MASK()
 
 func _swig_getATTN_MASK_RANGE() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_MASK_RANGE_raw_1a66daf38a54457c())
+	swig_r = (int)(C._wrap_ATTN_MASK_RANGE_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -1204,7 +1226,7 @@ var ATTN_MASK_RANGE int = _swig_getATTN_MASK_RANGE()
 
 func _swig_getATTN_ALIBI() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_ALIBI_raw_1a66daf38a54457c())
+	swig_r = (int)(C._wrap_ATTN_ALIBI_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -1212,7 +1234,7 @@ var ATTN_ALIBI int = _swig_getATTN_ALIBI()
 
 func _swig_getATTN_SINK() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_SINK_raw_1a66daf38a54457c())
+	swig_r = (int)(C._wrap_ATTN_SINK_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -1220,7 +1242,7 @@ var ATTN_SINK int = _swig_getATTN_SINK()
 
 func _swig_getATTN_BLOCK_MASK() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_BLOCK_MASK_raw_1a66daf38a54457c())
+	swig_r = (int)(C._wrap_ATTN_BLOCK_MASK_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -1234,13 +1256,13 @@ func Attn_attention(arg1 Attn_tensor, arg2 Attn_tensor, arg3 Attn_tensor, arg4 A
 	_swig_i_3 := getSwigcptr(arg4)
 	_swig_i_4 := arg5
 	_swig_i_5 := getSwigcptr(arg6)
-	swig_r = (int)(C._wrap_attn_attention_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1), C.uintptr_t(_swig_i_2), C.uintptr_t(_swig_i_3), C.swig_intgo(_swig_i_4), C.uintptr_t(_swig_i_5)))
+	swig_r = (int)(C._wrap_attn_attention_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1), C.uintptr_t(_swig_i_2), C.uintptr_t(_swig_i_3), C.swig_intgo(_swig_i_4), C.uintptr_t(_swig_i_5)))
 	return swig_r
 }
 
 func _swig_getATTN_ISA_AUTO() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_ISA_AUTO_raw_1a66daf38a54457c())
+	swig_r = (int)(C._wrap_ATTN_ISA_AUTO_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -1248,7 +1270,7 @@ var ATTN_ISA_AUTO int = _swig_getATTN_ISA_AUTO()
 
 func _swig_getATTN_ISA_SCALAR() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_ISA_SCALAR_raw_1a66daf38a54457c())
+	swig_r = (int)(C._wrap_ATTN_ISA_SCALAR_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -1256,7 +1278,7 @@ var ATTN_ISA_SCALAR int = _swig_getATTN_ISA_SCALAR()
 
 func _swig_getATTN_ISA_AVX2() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_ISA_AVX2_raw_1a66daf38a54457c())
+	swig_r = (int)(C._wrap_ATTN_ISA_AVX2_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -1264,7 +1286,7 @@ var ATTN_ISA_AVX2 int = _swig_getATTN_ISA_AVX2()
 
 func _swig_getATTN_ISA_AVX512() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_ISA_AVX512_raw_1a66daf38a54457c())
+	swig_r = (int)(C._wrap_ATTN_ISA_AVX512_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -1272,7 +1294,7 @@ var ATTN_ISA_AVX512 int = _swig_getATTN_ISA_AVX512()
 
 func _swig_getATTN_ISA_NEON() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_ISA_NEON_raw_1a66daf38a54457c())
+	swig_r = (int)(C._wrap_ATTN_ISA_NEON_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -1280,7 +1302,7 @@ var ATTN_ISA_NEON int = _swig_getATTN_ISA_NEON()
 
 func _swig_getATTN_ISA_AVX512_BF16() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_ISA_AVX512_BF16_raw_1a66daf38a54457c())
+	swig_r = (int)(C._wrap_ATTN_ISA_AVX512_BF16_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -1298,77 +1320,77 @@ func (p SwigcptrAttn_allocator) SwigIsAttn_allocator() {
 func (arg1 SwigcptrAttn_allocator) SetStruct_size(arg2 uint) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_allocator_struct_size_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	C._wrap_attn_allocator_struct_size_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_allocator) GetStruct_size() (_swig_ret uint) {
 	var swig_r uint
 	_swig_i_0 := arg1
-	swig_r = (uint)(C._wrap_attn_allocator_struct_size_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0)))
+	swig_r = (uint)(C._wrap_attn_allocator_struct_size_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_allocator) SetReserved(arg2 uint) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_allocator_reserved_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	C._wrap_attn_allocator_reserved_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_allocator) GetReserved() (_swig_ret uint) {
 	var swig_r uint
 	_swig_i_0 := arg1
-	swig_r = (uint)(C._wrap_attn_allocator_reserved_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0)))
+	swig_r = (uint)(C._wrap_attn_allocator_reserved_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_allocator) SetUser(arg2 uintptr) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_allocator_user_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
+	C._wrap_attn_allocator_user_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_allocator) GetUser() (_swig_ret uintptr) {
 	var swig_r uintptr
 	_swig_i_0 := arg1
-	swig_r = (uintptr)(C._wrap_attn_allocator_user_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0)))
+	swig_r = (uintptr)(C._wrap_attn_allocator_user_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_allocator) SetAllocate(arg2 _swig_fnptr) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_allocator_allocate_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_type_9(_swig_i_1))
+	C._wrap_attn_allocator_allocate_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_type_9(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_allocator) GetAllocate() (_swig_ret _swig_fnptr) {
 	var swig_r _swig_fnptr
 	_swig_i_0 := arg1
-	swig_r = (_swig_fnptr)(C._wrap_attn_allocator_allocate_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0)))
+	swig_r = (_swig_fnptr)(C._wrap_attn_allocator_allocate_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_allocator) SetDeallocate(arg2 _swig_fnptr) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_allocator_deallocate_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_type_11(_swig_i_1))
+	C._wrap_attn_allocator_deallocate_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_type_11(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_allocator) GetDeallocate() (_swig_ret _swig_fnptr) {
 	var swig_r _swig_fnptr
 	_swig_i_0 := arg1
-	swig_r = (_swig_fnptr)(C._wrap_attn_allocator_deallocate_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0)))
+	swig_r = (_swig_fnptr)(C._wrap_attn_allocator_deallocate_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func NewAttn_allocator() (_swig_ret Attn_allocator) {
 	var swig_r Attn_allocator
-	swig_r = (Attn_allocator)(SwigcptrAttn_allocator(C._wrap_new_attn_allocator_raw_1a66daf38a54457c()))
+	swig_r = (Attn_allocator)(SwigcptrAttn_allocator(C._wrap_new_attn_allocator_raw_5f2953b345db4a09()))
 	return swig_r
 }
 
 func DeleteAttn_allocator(arg1 Attn_allocator) {
 	_swig_i_0 := getSwigcptr(arg1)
-	C._wrap_delete_attn_allocator_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0))
+	C._wrap_delete_attn_allocator_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))
 }
 
 type Attn_allocator interface {
@@ -1389,7 +1411,7 @@ type Attn_allocator interface {
 func Attn_allocator_init(arg1 Attn_allocator, arg2 int64) {
 	_swig_i_0 := getSwigcptr(arg1)
 	_swig_i_1 := arg2
-	C._wrap_attn_allocator_init_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_type_13(_swig_i_1))
+	C._wrap_attn_allocator_init_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_type_13(_swig_i_1))
 }
 
 type SwigcptrAttn_executor uintptr
@@ -1404,64 +1426,64 @@ func (p SwigcptrAttn_executor) SwigIsAttn_executor() {
 func (arg1 SwigcptrAttn_executor) SetStruct_size(arg2 uint) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_executor_struct_size_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	C._wrap_attn_executor_struct_size_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_executor) GetStruct_size() (_swig_ret uint) {
 	var swig_r uint
 	_swig_i_0 := arg1
-	swig_r = (uint)(C._wrap_attn_executor_struct_size_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0)))
+	swig_r = (uint)(C._wrap_attn_executor_struct_size_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_executor) SetConcurrency(arg2 int) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_executor_concurrency_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	C._wrap_attn_executor_concurrency_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_executor) GetConcurrency() (_swig_ret int) {
 	var swig_r int
 	_swig_i_0 := arg1
-	swig_r = (int)(C._wrap_attn_executor_concurrency_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0)))
+	swig_r = (int)(C._wrap_attn_executor_concurrency_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_executor) SetUser(arg2 uintptr) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_executor_user_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
+	C._wrap_attn_executor_user_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_executor) GetUser() (_swig_ret uintptr) {
 	var swig_r uintptr
 	_swig_i_0 := arg1
-	swig_r = (uintptr)(C._wrap_attn_executor_user_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0)))
+	swig_r = (uintptr)(C._wrap_attn_executor_user_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_executor) SetParallel_for(arg2 _swig_fnptr) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_executor_parallel_for_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_type_14(_swig_i_1))
+	C._wrap_attn_executor_parallel_for_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_type_14(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_executor) GetParallel_for() (_swig_ret _swig_fnptr) {
 	var swig_r _swig_fnptr
 	_swig_i_0 := arg1
-	swig_r = (_swig_fnptr)(C._wrap_attn_executor_parallel_for_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0)))
+	swig_r = (_swig_fnptr)(C._wrap_attn_executor_parallel_for_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func NewAttn_executor() (_swig_ret Attn_executor) {
 	var swig_r Attn_executor
-	swig_r = (Attn_executor)(SwigcptrAttn_executor(C._wrap_new_attn_executor_raw_1a66daf38a54457c()))
+	swig_r = (Attn_executor)(SwigcptrAttn_executor(C._wrap_new_attn_executor_raw_5f2953b345db4a09()))
 	return swig_r
 }
 
 func DeleteAttn_executor(arg1 Attn_executor) {
 	_swig_i_0 := getSwigcptr(arg1)
-	C._wrap_delete_attn_executor_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0))
+	C._wrap_delete_attn_executor_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))
 }
 
 type Attn_executor interface {
@@ -1480,12 +1502,12 @@ type Attn_executor interface {
 func Attn_executor_init(arg1 Attn_executor, arg2 int64) {
 	_swig_i_0 := getSwigcptr(arg1)
 	_swig_i_1 := arg2
-	C._wrap_attn_executor_init_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_type_16(_swig_i_1))
+	C._wrap_attn_executor_init_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_type_16(_swig_i_1))
 }
 
 func _swig_getATTN_LOG_DEBUG() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_LOG_DEBUG_raw_1a66daf38a54457c())
+	swig_r = (int)(C._wrap_ATTN_LOG_DEBUG_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -1493,7 +1515,7 @@ var ATTN_LOG_DEBUG int = _swig_getATTN_LOG_DEBUG()
 
 func _swig_getATTN_LOG_INFO() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_LOG_INFO_raw_1a66daf38a54457c())
+	swig_r = (int)(C._wrap_ATTN_LOG_INFO_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -1501,7 +1523,7 @@ var ATTN_LOG_INFO int = _swig_getATTN_LOG_INFO()
 
 func _swig_getATTN_LOG_WARNING() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_LOG_WARNING_raw_1a66daf38a54457c())
+	swig_r = (int)(C._wrap_ATTN_LOG_WARNING_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -1519,85 +1541,85 @@ func (p SwigcptrAttn_context_config) SwigIsAttn_context_config() {
 func (arg1 SwigcptrAttn_context_config) SetStruct_size(arg2 uint) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_context_config_struct_size_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	C._wrap_attn_context_config_struct_size_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_context_config) GetStruct_size() (_swig_ret uint) {
 	var swig_r uint
 	_swig_i_0 := arg1
-	swig_r = (uint)(C._wrap_attn_context_config_struct_size_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0)))
+	swig_r = (uint)(C._wrap_attn_context_config_struct_size_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_context_config) SetNum_threads(arg2 int) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_context_config_num_threads_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	C._wrap_attn_context_config_num_threads_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_context_config) GetNum_threads() (_swig_ret int) {
 	var swig_r int
 	_swig_i_0 := arg1
-	swig_r = (int)(C._wrap_attn_context_config_num_threads_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0)))
+	swig_r = (int)(C._wrap_attn_context_config_num_threads_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_context_config) SetIsa(arg2 int) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_context_config_isa_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	C._wrap_attn_context_config_isa_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_context_config) GetIsa() (_swig_ret int) {
 	var swig_r int
 	_swig_i_0 := arg1
-	swig_r = (int)(C._wrap_attn_context_config_isa_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0)))
+	swig_r = (int)(C._wrap_attn_context_config_isa_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_context_config) SetReserved(arg2 uint) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_context_config_reserved_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	C._wrap_attn_context_config_reserved_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_context_config) GetReserved() (_swig_ret uint) {
 	var swig_r uint
 	_swig_i_0 := arg1
-	swig_r = (uint)(C._wrap_attn_context_config_reserved_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0)))
+	swig_r = (uint)(C._wrap_attn_context_config_reserved_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_context_config) SetAllocator(arg2 Attn_allocator) {
 	_swig_i_0 := arg1
 	_swig_i_1 := getSwigcptr(arg2)
-	C._wrap_attn_context_config_allocator_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
+	C._wrap_attn_context_config_allocator_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_context_config) GetAllocator() (_swig_ret Attn_allocator) {
 	var swig_r Attn_allocator
 	_swig_i_0 := arg1
-	swig_r = (Attn_allocator)(SwigcptrAttn_allocator(C._wrap_attn_context_config_allocator_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0))))
+	swig_r = (Attn_allocator)(SwigcptrAttn_allocator(C._wrap_attn_context_config_allocator_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_context_config) SetExecutor(arg2 Attn_executor) {
 	_swig_i_0 := arg1
 	_swig_i_1 := getSwigcptr(arg2)
-	C._wrap_attn_context_config_executor_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
+	C._wrap_attn_context_config_executor_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_context_config) GetExecutor() (_swig_ret Attn_executor) {
 	var swig_r Attn_executor
 	_swig_i_0 := arg1
-	swig_r = (Attn_executor)(SwigcptrAttn_executor(C._wrap_attn_context_config_executor_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0))))
+	swig_r = (Attn_executor)(SwigcptrAttn_executor(C._wrap_attn_context_config_executor_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_context_config) SetBackend_dir(arg2 string) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_context_config_backend_dir_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), *(*C.swig_type_17)(unsafe.Pointer(&_swig_i_1)))
+	C._wrap_attn_context_config_backend_dir_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), *(*C.swig_type_17)(unsafe.Pointer(&_swig_i_1)))
 	if Swig_escape_always_false {
 		Swig_escape_val = arg2
 	}
@@ -1606,7 +1628,7 @@ func (arg1 SwigcptrAttn_context_config) SetBackend_dir(arg2 string) {
 func (arg1 SwigcptrAttn_context_config) GetBackend_dir() (_swig_ret string) {
 	var swig_r string
 	_swig_i_0 := arg1
-	swig_r_p := C._wrap_attn_context_config_backend_dir_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0))
+	swig_r_p := C._wrap_attn_context_config_backend_dir_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))
 	swig_r = *(*string)(unsafe.Pointer(&swig_r_p))
 	var swig_r_1 string
 	swig_r_1 = takeString(swig_r)
@@ -1616,37 +1638,37 @@ func (arg1 SwigcptrAttn_context_config) GetBackend_dir() (_swig_ret string) {
 func (arg1 SwigcptrAttn_context_config) SetLog(arg2 _swig_fnptr) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_context_config_log_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_type_19(_swig_i_1))
+	C._wrap_attn_context_config_log_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_type_19(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_context_config) GetLog() (_swig_ret _swig_fnptr) {
 	var swig_r _swig_fnptr
 	_swig_i_0 := arg1
-	swig_r = (_swig_fnptr)(C._wrap_attn_context_config_log_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0)))
+	swig_r = (_swig_fnptr)(C._wrap_attn_context_config_log_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_context_config) SetLog_user(arg2 uintptr) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_context_config_log_user_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
+	C._wrap_attn_context_config_log_user_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_context_config) GetLog_user() (_swig_ret uintptr) {
 	var swig_r uintptr
 	_swig_i_0 := arg1
-	swig_r = (uintptr)(C._wrap_attn_context_config_log_user_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0)))
+	swig_r = (uintptr)(C._wrap_attn_context_config_log_user_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func DeleteAttn_context_config(arg1 Attn_context_config) {
 	_swig_i_0 := getSwigcptr(arg1)
-	C._wrap_delete_attn_context_config_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0))
+	C._wrap_delete_attn_context_config_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))
 }
 
 func NewAttn_context_config() (_swig_ret Attn_context_config) {
 	var swig_r Attn_context_config
-	swig_r = (Attn_context_config)(SwigcptrAttn_context_config(C._wrap_new_attn_context_config_raw_1a66daf38a54457c()))
+	swig_r = (Attn_context_config)(SwigcptrAttn_context_config(C._wrap_new_attn_context_config_raw_5f2953b345db4a09()))
 	return swig_r
 }
 
@@ -1676,7 +1698,7 @@ type Attn_context_config interface {
 func Attn_context_config_init(arg1 Attn_context_config, arg2 int64) {
 	_swig_i_0 := getSwigcptr(arg1)
 	_swig_i_1 := arg2
-	C._wrap_attn_context_config_init_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_type_21(_swig_i_1))
+	C._wrap_attn_context_config_init_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_type_21(_swig_i_1))
 }
 
 func Attn_context_create(arg1 Attn_context_config, arg2 *uintptr, arg3 Attn_error) (_swig_ret int) {
@@ -1684,26 +1706,26 @@ func Attn_context_create(arg1 Attn_context_config, arg2 *uintptr, arg3 Attn_erro
 	_swig_i_0 := getSwigcptr(arg1)
 	_swig_i_1 := arg2
 	_swig_i_2 := getSwigcptr(arg3)
-	swig_r = (int)(C._wrap_attn_context_create_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_voidp(_swig_i_1), C.uintptr_t(_swig_i_2)))
+	swig_r = (int)(C._wrap_attn_context_create_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_voidp(_swig_i_1), C.uintptr_t(_swig_i_2)))
 	return swig_r
 }
 
 func Attn_context_destroy(arg1 uintptr) {
 	_swig_i_0 := arg1
-	C._wrap_attn_context_destroy_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0))
+	C._wrap_attn_context_destroy_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))
 }
 
 func Attn_context_warmup(arg1 uintptr, arg2 Attn_error) (_swig_ret int) {
 	var swig_r int
 	_swig_i_0 := arg1
 	_swig_i_1 := getSwigcptr(arg2)
-	swig_r = (int)(C._wrap_attn_context_warmup_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1)))
+	swig_r = (int)(C._wrap_attn_context_warmup_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1)))
 	return swig_r
 }
 
 func _swig_getATTN_PLAN_FORWARD() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_PLAN_FORWARD_raw_1a66daf38a54457c())
+	swig_r = (int)(C._wrap_ATTN_PLAN_FORWARD_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -1711,7 +1733,7 @@ var ATTN_PLAN_FORWARD int = _swig_getATTN_PLAN_FORWARD()
 
 func _swig_getATTN_LAYOUT_PADDED() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_LAYOUT_PADDED_raw_1a66daf38a54457c())
+	swig_r = (int)(C._wrap_ATTN_LAYOUT_PADDED_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -1719,7 +1741,7 @@ var ATTN_LAYOUT_PADDED int = _swig_getATTN_LAYOUT_PADDED()
 
 func _swig_getATTN_LAYOUT_PACKED() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_LAYOUT_PACKED_raw_1a66daf38a54457c())
+	swig_r = (int)(C._wrap_ATTN_LAYOUT_PACKED_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -1727,7 +1749,7 @@ var ATTN_LAYOUT_PACKED int = _swig_getATTN_LAYOUT_PACKED()
 
 func _swig_getATTN_LAYOUT_PAGED() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_LAYOUT_PAGED_raw_1a66daf38a54457c())
+	swig_r = (int)(C._wrap_ATTN_LAYOUT_PAGED_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -1735,7 +1757,7 @@ var ATTN_LAYOUT_PAGED int = _swig_getATTN_LAYOUT_PAGED()
 
 func _swig_getATTN_ALIGN_BOTTOM_RIGHT() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_ALIGN_BOTTOM_RIGHT_raw_1a66daf38a54457c())
+	swig_r = (int)(C._wrap_ATTN_ALIGN_BOTTOM_RIGHT_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -1743,7 +1765,7 @@ var ATTN_ALIGN_BOTTOM_RIGHT int = _swig_getATTN_ALIGN_BOTTOM_RIGHT()
 
 func _swig_getATTN_ALIGN_TOP_LEFT() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_ALIGN_TOP_LEFT_raw_1a66daf38a54457c())
+	swig_r = (int)(C._wrap_ATTN_ALIGN_TOP_LEFT_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -1751,7 +1773,7 @@ var ATTN_ALIGN_TOP_LEFT int = _swig_getATTN_ALIGN_TOP_LEFT()
 
 func _swig_getATTN_PLAN_TRUST_POINTERS() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_PLAN_TRUST_POINTERS_raw_1a66daf38a54457c())
+	swig_r = (int)(C._wrap_ATTN_PLAN_TRUST_POINTERS_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -1769,384 +1791,384 @@ func (p SwigcptrAttn_plan_config) SwigIsAttn_plan_config() {
 func (arg1 SwigcptrAttn_plan_config) SetStruct_size(arg2 uint) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_plan_config_struct_size_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	C._wrap_attn_plan_config_struct_size_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_plan_config) GetStruct_size() (_swig_ret uint) {
 	var swig_r uint
 	_swig_i_0 := arg1
-	swig_r = (uint)(C._wrap_attn_plan_config_struct_size_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0)))
+	swig_r = (uint)(C._wrap_attn_plan_config_struct_size_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_plan_config) SetKind(arg2 int) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_plan_config_kind_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	C._wrap_attn_plan_config_kind_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_plan_config) GetKind() (_swig_ret int) {
 	var swig_r int
 	_swig_i_0 := arg1
-	swig_r = (int)(C._wrap_attn_plan_config_kind_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0)))
+	swig_r = (int)(C._wrap_attn_plan_config_kind_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_plan_config) SetFeatures(arg2 uint) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_plan_config_features_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	C._wrap_attn_plan_config_features_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_plan_config) GetFeatures() (_swig_ret uint) {
 	var swig_r uint
 	_swig_i_0 := arg1
-	swig_r = (uint)(C._wrap_attn_plan_config_features_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0)))
+	swig_r = (uint)(C._wrap_attn_plan_config_features_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_plan_config) SetDevice_type(arg2 int) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_plan_config_device_type_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	C._wrap_attn_plan_config_device_type_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_plan_config) GetDevice_type() (_swig_ret int) {
 	var swig_r int
 	_swig_i_0 := arg1
-	swig_r = (int)(C._wrap_attn_plan_config_device_type_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0)))
+	swig_r = (int)(C._wrap_attn_plan_config_device_type_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_plan_config) SetDevice_id(arg2 int) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_plan_config_device_id_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	C._wrap_attn_plan_config_device_id_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_plan_config) GetDevice_id() (_swig_ret int) {
 	var swig_r int
 	_swig_i_0 := arg1
-	swig_r = (int)(C._wrap_attn_plan_config_device_id_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0)))
+	swig_r = (int)(C._wrap_attn_plan_config_device_id_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_plan_config) SetQ_dtype(arg2 int) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_plan_config_q_dtype_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	C._wrap_attn_plan_config_q_dtype_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_plan_config) GetQ_dtype() (_swig_ret int) {
 	var swig_r int
 	_swig_i_0 := arg1
-	swig_r = (int)(C._wrap_attn_plan_config_q_dtype_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0)))
+	swig_r = (int)(C._wrap_attn_plan_config_q_dtype_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_plan_config) SetK_dtype(arg2 int) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_plan_config_k_dtype_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	C._wrap_attn_plan_config_k_dtype_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_plan_config) GetK_dtype() (_swig_ret int) {
 	var swig_r int
 	_swig_i_0 := arg1
-	swig_r = (int)(C._wrap_attn_plan_config_k_dtype_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0)))
+	swig_r = (int)(C._wrap_attn_plan_config_k_dtype_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_plan_config) SetV_dtype(arg2 int) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_plan_config_v_dtype_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	C._wrap_attn_plan_config_v_dtype_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_plan_config) GetV_dtype() (_swig_ret int) {
 	var swig_r int
 	_swig_i_0 := arg1
-	swig_r = (int)(C._wrap_attn_plan_config_v_dtype_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0)))
+	swig_r = (int)(C._wrap_attn_plan_config_v_dtype_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_plan_config) SetO_dtype(arg2 int) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_plan_config_o_dtype_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	C._wrap_attn_plan_config_o_dtype_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_plan_config) GetO_dtype() (_swig_ret int) {
 	var swig_r int
 	_swig_i_0 := arg1
-	swig_r = (int)(C._wrap_attn_plan_config_o_dtype_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0)))
+	swig_r = (int)(C._wrap_attn_plan_config_o_dtype_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_plan_config) SetBias_dtype(arg2 int) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_plan_config_bias_dtype_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	C._wrap_attn_plan_config_bias_dtype_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_plan_config) GetBias_dtype() (_swig_ret int) {
 	var swig_r int
 	_swig_i_0 := arg1
-	swig_r = (int)(C._wrap_attn_plan_config_bias_dtype_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0)))
+	swig_r = (int)(C._wrap_attn_plan_config_bias_dtype_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_plan_config) SetQ_layout(arg2 int) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_plan_config_q_layout_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	C._wrap_attn_plan_config_q_layout_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_plan_config) GetQ_layout() (_swig_ret int) {
 	var swig_r int
 	_swig_i_0 := arg1
-	swig_r = (int)(C._wrap_attn_plan_config_q_layout_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0)))
+	swig_r = (int)(C._wrap_attn_plan_config_q_layout_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_plan_config) SetKv_layout(arg2 int) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_plan_config_kv_layout_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	C._wrap_attn_plan_config_kv_layout_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_plan_config) GetKv_layout() (_swig_ret int) {
 	var swig_r int
 	_swig_i_0 := arg1
-	swig_r = (int)(C._wrap_attn_plan_config_kv_layout_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0)))
+	swig_r = (int)(C._wrap_attn_plan_config_kv_layout_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_plan_config) SetAlignment(arg2 int) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_plan_config_alignment_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	C._wrap_attn_plan_config_alignment_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_plan_config) GetAlignment() (_swig_ret int) {
 	var swig_r int
 	_swig_i_0 := arg1
-	swig_r = (int)(C._wrap_attn_plan_config_alignment_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0)))
+	swig_r = (int)(C._wrap_attn_plan_config_alignment_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_plan_config) SetScale(arg2 float32) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_plan_config_scale_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.float(_swig_i_1))
+	C._wrap_attn_plan_config_scale_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.float(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_plan_config) GetScale() (_swig_ret float32) {
 	var swig_r float32
 	_swig_i_0 := arg1
-	swig_r = (float32)(C._wrap_attn_plan_config_scale_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0)))
+	swig_r = (float32)(C._wrap_attn_plan_config_scale_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_plan_config) SetSoftcap(arg2 float32) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_plan_config_softcap_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.float(_swig_i_1))
+	C._wrap_attn_plan_config_softcap_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.float(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_plan_config) GetSoftcap() (_swig_ret float32) {
 	var swig_r float32
 	_swig_i_0 := arg1
-	swig_r = (float32)(C._wrap_attn_plan_config_softcap_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0)))
+	swig_r = (float32)(C._wrap_attn_plan_config_softcap_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_plan_config) SetPage_size(arg2 int) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_plan_config_page_size_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	C._wrap_attn_plan_config_page_size_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_plan_config) GetPage_size() (_swig_ret int) {
 	var swig_r int
 	_swig_i_0 := arg1
-	swig_r = (int)(C._wrap_attn_plan_config_page_size_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0)))
+	swig_r = (int)(C._wrap_attn_plan_config_page_size_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_plan_config) SetBlock_q(arg2 int) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_plan_config_block_q_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	C._wrap_attn_plan_config_block_q_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_plan_config) GetBlock_q() (_swig_ret int) {
 	var swig_r int
 	_swig_i_0 := arg1
-	swig_r = (int)(C._wrap_attn_plan_config_block_q_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0)))
+	swig_r = (int)(C._wrap_attn_plan_config_block_q_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_plan_config) SetBlock_k(arg2 int) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_plan_config_block_k_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	C._wrap_attn_plan_config_block_k_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_plan_config) GetBlock_k() (_swig_ret int) {
 	var swig_r int
 	_swig_i_0 := arg1
-	swig_r = (int)(C._wrap_attn_plan_config_block_k_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0)))
+	swig_r = (int)(C._wrap_attn_plan_config_block_k_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_plan_config) SetHeads_q(arg2 int64) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_plan_config_heads_q_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_type_22(_swig_i_1))
+	C._wrap_attn_plan_config_heads_q_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_type_22(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_plan_config) GetHeads_q() (_swig_ret int64) {
 	var swig_r int64
 	_swig_i_0 := arg1
-	swig_r = (int64)(C._wrap_attn_plan_config_heads_q_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0)))
+	swig_r = (int64)(C._wrap_attn_plan_config_heads_q_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_plan_config) SetHeads_kv(arg2 int64) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_plan_config_heads_kv_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_type_24(_swig_i_1))
+	C._wrap_attn_plan_config_heads_kv_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_type_24(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_plan_config) GetHeads_kv() (_swig_ret int64) {
 	var swig_r int64
 	_swig_i_0 := arg1
-	swig_r = (int64)(C._wrap_attn_plan_config_heads_kv_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0)))
+	swig_r = (int64)(C._wrap_attn_plan_config_heads_kv_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_plan_config) SetHead_dim(arg2 int64) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_plan_config_head_dim_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_type_26(_swig_i_1))
+	C._wrap_attn_plan_config_head_dim_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_type_26(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_plan_config) GetHead_dim() (_swig_ret int64) {
 	var swig_r int64
 	_swig_i_0 := arg1
-	swig_r = (int64)(C._wrap_attn_plan_config_head_dim_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0)))
+	swig_r = (int64)(C._wrap_attn_plan_config_head_dim_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_plan_config) SetHead_dim_v(arg2 int64) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_plan_config_head_dim_v_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_type_28(_swig_i_1))
+	C._wrap_attn_plan_config_head_dim_v_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_type_28(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_plan_config) GetHead_dim_v() (_swig_ret int64) {
 	var swig_r int64
 	_swig_i_0 := arg1
-	swig_r = (int64)(C._wrap_attn_plan_config_head_dim_v_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0)))
+	swig_r = (int64)(C._wrap_attn_plan_config_head_dim_v_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_plan_config) SetMax_batch(arg2 int64) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_plan_config_max_batch_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_type_30(_swig_i_1))
+	C._wrap_attn_plan_config_max_batch_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_type_30(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_plan_config) GetMax_batch() (_swig_ret int64) {
 	var swig_r int64
 	_swig_i_0 := arg1
-	swig_r = (int64)(C._wrap_attn_plan_config_max_batch_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0)))
+	swig_r = (int64)(C._wrap_attn_plan_config_max_batch_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_plan_config) SetMax_seqlen_q(arg2 int64) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_plan_config_max_seqlen_q_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_type_32(_swig_i_1))
+	C._wrap_attn_plan_config_max_seqlen_q_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_type_32(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_plan_config) GetMax_seqlen_q() (_swig_ret int64) {
 	var swig_r int64
 	_swig_i_0 := arg1
-	swig_r = (int64)(C._wrap_attn_plan_config_max_seqlen_q_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0)))
+	swig_r = (int64)(C._wrap_attn_plan_config_max_seqlen_q_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_plan_config) SetMax_seqlen_k(arg2 int64) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_plan_config_max_seqlen_k_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_type_34(_swig_i_1))
+	C._wrap_attn_plan_config_max_seqlen_k_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_type_34(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_plan_config) GetMax_seqlen_k() (_swig_ret int64) {
 	var swig_r int64
 	_swig_i_0 := arg1
-	swig_r = (int64)(C._wrap_attn_plan_config_max_seqlen_k_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0)))
+	swig_r = (int64)(C._wrap_attn_plan_config_max_seqlen_k_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_plan_config) SetMax_total_q(arg2 int64) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_plan_config_max_total_q_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_type_36(_swig_i_1))
+	C._wrap_attn_plan_config_max_total_q_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_type_36(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_plan_config) GetMax_total_q() (_swig_ret int64) {
 	var swig_r int64
 	_swig_i_0 := arg1
-	swig_r = (int64)(C._wrap_attn_plan_config_max_total_q_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0)))
+	swig_r = (int64)(C._wrap_attn_plan_config_max_total_q_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_plan_config) SetMax_total_k(arg2 int64) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_plan_config_max_total_k_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_type_38(_swig_i_1))
+	C._wrap_attn_plan_config_max_total_k_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_type_38(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_plan_config) GetMax_total_k() (_swig_ret int64) {
 	var swig_r int64
 	_swig_i_0 := arg1
-	swig_r = (int64)(C._wrap_attn_plan_config_max_total_k_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0)))
+	swig_r = (int64)(C._wrap_attn_plan_config_max_total_k_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_plan_config) SetWindow_left(arg2 int64) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_plan_config_window_left_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_type_40(_swig_i_1))
+	C._wrap_attn_plan_config_window_left_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_type_40(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_plan_config) GetWindow_left() (_swig_ret int64) {
 	var swig_r int64
 	_swig_i_0 := arg1
-	swig_r = (int64)(C._wrap_attn_plan_config_window_left_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0)))
+	swig_r = (int64)(C._wrap_attn_plan_config_window_left_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_plan_config) SetWindow_right(arg2 int64) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_plan_config_window_right_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_type_42(_swig_i_1))
+	C._wrap_attn_plan_config_window_right_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_type_42(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_plan_config) GetWindow_right() (_swig_ret int64) {
 	var swig_r int64
 	_swig_i_0 := arg1
-	swig_r = (int64)(C._wrap_attn_plan_config_window_right_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0)))
+	swig_r = (int64)(C._wrap_attn_plan_config_window_right_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_plan_config) SetBackend(arg2 string) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_plan_config_backend_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), *(*C.swig_type_44)(unsafe.Pointer(&_swig_i_1)))
+	C._wrap_attn_plan_config_backend_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), *(*C.swig_type_44)(unsafe.Pointer(&_swig_i_1)))
 	if Swig_escape_always_false {
 		Swig_escape_val = arg2
 	}
@@ -2155,7 +2177,7 @@ func (arg1 SwigcptrAttn_plan_config) SetBackend(arg2 string) {
 func (arg1 SwigcptrAttn_plan_config) GetBackend() (_swig_ret string) {
 	var swig_r string
 	_swig_i_0 := arg1
-	swig_r_p := C._wrap_attn_plan_config_backend_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0))
+	swig_r_p := C._wrap_attn_plan_config_backend_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))
 	swig_r = *(*string)(unsafe.Pointer(&swig_r_p))
 	var swig_r_1 string
 	swig_r_1 = takeString(swig_r)
@@ -2165,63 +2187,63 @@ func (arg1 SwigcptrAttn_plan_config) GetBackend() (_swig_ret string) {
 func (arg1 SwigcptrAttn_plan_config) SetTile_k(arg2 int64) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_plan_config_tile_k_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_type_46(_swig_i_1))
+	C._wrap_attn_plan_config_tile_k_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_type_46(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_plan_config) GetTile_k() (_swig_ret int64) {
 	var swig_r int64
 	_swig_i_0 := arg1
-	swig_r = (int64)(C._wrap_attn_plan_config_tile_k_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0)))
+	swig_r = (int64)(C._wrap_attn_plan_config_tile_k_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_plan_config) SetKv_chunk(arg2 int64) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_plan_config_kv_chunk_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_type_48(_swig_i_1))
+	C._wrap_attn_plan_config_kv_chunk_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_type_48(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_plan_config) GetKv_chunk() (_swig_ret int64) {
 	var swig_r int64
 	_swig_i_0 := arg1
-	swig_r = (int64)(C._wrap_attn_plan_config_kv_chunk_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0)))
+	swig_r = (int64)(C._wrap_attn_plan_config_kv_chunk_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_plan_config) SetFlags(arg2 uint) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_plan_config_flags_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	C._wrap_attn_plan_config_flags_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_plan_config) GetFlags() (_swig_ret uint) {
 	var swig_r uint
 	_swig_i_0 := arg1
-	swig_r = (uint)(C._wrap_attn_plan_config_flags_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0)))
+	swig_r = (uint)(C._wrap_attn_plan_config_flags_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_plan_config) SetReserved(arg2 uint) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_plan_config_reserved_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	C._wrap_attn_plan_config_reserved_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_plan_config) GetReserved() (_swig_ret uint) {
 	var swig_r uint
 	_swig_i_0 := arg1
-	swig_r = (uint)(C._wrap_attn_plan_config_reserved_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0)))
+	swig_r = (uint)(C._wrap_attn_plan_config_reserved_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func DeleteAttn_plan_config(arg1 Attn_plan_config) {
 	_swig_i_0 := getSwigcptr(arg1)
-	C._wrap_delete_attn_plan_config_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0))
+	C._wrap_delete_attn_plan_config_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))
 }
 
 func NewAttn_plan_config() (_swig_ret Attn_plan_config) {
 	var swig_r Attn_plan_config
-	swig_r = (Attn_plan_config)(SwigcptrAttn_plan_config(C._wrap_new_attn_plan_config_raw_1a66daf38a54457c()))
+	swig_r = (Attn_plan_config)(SwigcptrAttn_plan_config(C._wrap_new_attn_plan_config_raw_5f2953b345db4a09()))
 	return swig_r
 }
 
@@ -2301,7 +2323,7 @@ type Attn_plan_config interface {
 func Attn_plan_config_init(arg1 Attn_plan_config, arg2 int64) {
 	_swig_i_0 := getSwigcptr(arg1)
 	_swig_i_1 := arg2
-	C._wrap_attn_plan_config_init_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_type_50(_swig_i_1))
+	C._wrap_attn_plan_config_init_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_type_50(_swig_i_1))
 }
 
 func Attn_plan_create(arg1 uintptr, arg2 Attn_plan_config, arg3 *uintptr, arg4 Attn_error) (_swig_ret int) {
@@ -2310,13 +2332,13 @@ func Attn_plan_create(arg1 uintptr, arg2 Attn_plan_config, arg3 *uintptr, arg4 A
 	_swig_i_1 := getSwigcptr(arg2)
 	_swig_i_2 := arg3
 	_swig_i_3 := getSwigcptr(arg4)
-	swig_r = (int)(C._wrap_attn_plan_create_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1), C.swig_voidp(_swig_i_2), C.uintptr_t(_swig_i_3)))
+	swig_r = (int)(C._wrap_attn_plan_create_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1), C.swig_voidp(_swig_i_2), C.uintptr_t(_swig_i_3)))
 	return swig_r
 }
 
 func Attn_plan_destroy(arg1 uintptr) {
 	_swig_i_0 := arg1
-	C._wrap_attn_plan_destroy_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0))
+	C._wrap_attn_plan_destroy_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))
 }
 
 const ATTN_WORKSPACE_ALIGNMENT int = 64
@@ -2326,7 +2348,7 @@ func Attn_plan_workspace_size(arg1 uintptr, arg2 *int64, arg3 Attn_error) (_swig
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
 	_swig_i_2 := getSwigcptr(arg3)
-	swig_r = (int)(C._wrap_attn_plan_workspace_size_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_voidp(_swig_i_1), C.uintptr_t(_swig_i_2)))
+	swig_r = (int)(C._wrap_attn_plan_workspace_size_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_voidp(_swig_i_1), C.uintptr_t(_swig_i_2)))
 	return swig_r
 }
 
@@ -2342,350 +2364,350 @@ func (p SwigcptrAttn_run_args) SwigIsAttn_run_args() {
 func (arg1 SwigcptrAttn_run_args) SetStruct_size(arg2 uint) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_run_args_struct_size_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	C._wrap_attn_run_args_struct_size_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_run_args) GetStruct_size() (_swig_ret uint) {
 	var swig_r uint
 	_swig_i_0 := arg1
-	swig_r = (uint)(C._wrap_attn_run_args_struct_size_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0)))
+	swig_r = (uint)(C._wrap_attn_run_args_struct_size_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_run_args) SetReserved(arg2 uint) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_run_args_reserved_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	C._wrap_attn_run_args_reserved_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_run_args) GetReserved() (_swig_ret uint) {
 	var swig_r uint
 	_swig_i_0 := arg1
-	swig_r = (uint)(C._wrap_attn_run_args_reserved_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0)))
+	swig_r = (uint)(C._wrap_attn_run_args_reserved_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_run_args) SetQ(arg2 Attn_tensor) {
 	_swig_i_0 := arg1
 	_swig_i_1 := getSwigcptr(arg2)
-	C._wrap_attn_run_args_q_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
+	C._wrap_attn_run_args_q_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_run_args) GetQ() (_swig_ret Attn_tensor) {
 	var swig_r Attn_tensor
 	_swig_i_0 := arg1
-	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_attn_run_args_q_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0))))
+	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_attn_run_args_q_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_run_args) SetK(arg2 Attn_tensor) {
 	_swig_i_0 := arg1
 	_swig_i_1 := getSwigcptr(arg2)
-	C._wrap_attn_run_args_k_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
+	C._wrap_attn_run_args_k_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_run_args) GetK() (_swig_ret Attn_tensor) {
 	var swig_r Attn_tensor
 	_swig_i_0 := arg1
-	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_attn_run_args_k_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0))))
+	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_attn_run_args_k_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_run_args) SetV(arg2 Attn_tensor) {
 	_swig_i_0 := arg1
 	_swig_i_1 := getSwigcptr(arg2)
-	C._wrap_attn_run_args_v_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
+	C._wrap_attn_run_args_v_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_run_args) GetV() (_swig_ret Attn_tensor) {
 	var swig_r Attn_tensor
 	_swig_i_0 := arg1
-	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_attn_run_args_v_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0))))
+	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_attn_run_args_v_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_run_args) SetO(arg2 Attn_tensor) {
 	_swig_i_0 := arg1
 	_swig_i_1 := getSwigcptr(arg2)
-	C._wrap_attn_run_args_o_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
+	C._wrap_attn_run_args_o_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_run_args) GetO() (_swig_ret Attn_tensor) {
 	var swig_r Attn_tensor
 	_swig_i_0 := arg1
-	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_attn_run_args_o_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0))))
+	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_attn_run_args_o_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_run_args) SetLse(arg2 Attn_tensor) {
 	_swig_i_0 := arg1
 	_swig_i_1 := getSwigcptr(arg2)
-	C._wrap_attn_run_args_lse_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
+	C._wrap_attn_run_args_lse_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_run_args) GetLse() (_swig_ret Attn_tensor) {
 	var swig_r Attn_tensor
 	_swig_i_0 := arg1
-	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_attn_run_args_lse_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0))))
+	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_attn_run_args_lse_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_run_args) SetSeqlens_q(arg2 Attn_tensor) {
 	_swig_i_0 := arg1
 	_swig_i_1 := getSwigcptr(arg2)
-	C._wrap_attn_run_args_seqlens_q_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
+	C._wrap_attn_run_args_seqlens_q_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_run_args) GetSeqlens_q() (_swig_ret Attn_tensor) {
 	var swig_r Attn_tensor
 	_swig_i_0 := arg1
-	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_attn_run_args_seqlens_q_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0))))
+	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_attn_run_args_seqlens_q_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_run_args) SetSeqlens_k(arg2 Attn_tensor) {
 	_swig_i_0 := arg1
 	_swig_i_1 := getSwigcptr(arg2)
-	C._wrap_attn_run_args_seqlens_k_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
+	C._wrap_attn_run_args_seqlens_k_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_run_args) GetSeqlens_k() (_swig_ret Attn_tensor) {
 	var swig_r Attn_tensor
 	_swig_i_0 := arg1
-	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_attn_run_args_seqlens_k_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0))))
+	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_attn_run_args_seqlens_k_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_run_args) SetCu_seqlens_q(arg2 Attn_tensor) {
 	_swig_i_0 := arg1
 	_swig_i_1 := getSwigcptr(arg2)
-	C._wrap_attn_run_args_cu_seqlens_q_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
+	C._wrap_attn_run_args_cu_seqlens_q_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_run_args) GetCu_seqlens_q() (_swig_ret Attn_tensor) {
 	var swig_r Attn_tensor
 	_swig_i_0 := arg1
-	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_attn_run_args_cu_seqlens_q_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0))))
+	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_attn_run_args_cu_seqlens_q_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_run_args) SetCu_seqlens_k(arg2 Attn_tensor) {
 	_swig_i_0 := arg1
 	_swig_i_1 := getSwigcptr(arg2)
-	C._wrap_attn_run_args_cu_seqlens_k_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
+	C._wrap_attn_run_args_cu_seqlens_k_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_run_args) GetCu_seqlens_k() (_swig_ret Attn_tensor) {
 	var swig_r Attn_tensor
 	_swig_i_0 := arg1
-	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_attn_run_args_cu_seqlens_k_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0))))
+	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_attn_run_args_cu_seqlens_k_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_run_args) SetBlock_table(arg2 Attn_tensor) {
 	_swig_i_0 := arg1
 	_swig_i_1 := getSwigcptr(arg2)
-	C._wrap_attn_run_args_block_table_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
+	C._wrap_attn_run_args_block_table_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_run_args) GetBlock_table() (_swig_ret Attn_tensor) {
 	var swig_r Attn_tensor
 	_swig_i_0 := arg1
-	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_attn_run_args_block_table_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0))))
+	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_attn_run_args_block_table_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_run_args) SetQ_start(arg2 Attn_tensor) {
 	_swig_i_0 := arg1
 	_swig_i_1 := getSwigcptr(arg2)
-	C._wrap_attn_run_args_q_start_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
+	C._wrap_attn_run_args_q_start_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_run_args) GetQ_start() (_swig_ret Attn_tensor) {
 	var swig_r Attn_tensor
 	_swig_i_0 := arg1
-	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_attn_run_args_q_start_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0))))
+	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_attn_run_args_q_start_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_run_args) SetK_start(arg2 Attn_tensor) {
 	_swig_i_0 := arg1
 	_swig_i_1 := getSwigcptr(arg2)
-	C._wrap_attn_run_args_k_start_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
+	C._wrap_attn_run_args_k_start_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_run_args) GetK_start() (_swig_ret Attn_tensor) {
 	var swig_r Attn_tensor
 	_swig_i_0 := arg1
-	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_attn_run_args_k_start_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0))))
+	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_attn_run_args_k_start_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_run_args) SetBias(arg2 Attn_tensor) {
 	_swig_i_0 := arg1
 	_swig_i_1 := getSwigcptr(arg2)
-	C._wrap_attn_run_args_bias_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
+	C._wrap_attn_run_args_bias_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_run_args) GetBias() (_swig_ret Attn_tensor) {
 	var swig_r Attn_tensor
 	_swig_i_0 := arg1
-	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_attn_run_args_bias_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0))))
+	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_attn_run_args_bias_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_run_args) SetBias_k0(arg2 Attn_tensor) {
 	_swig_i_0 := arg1
 	_swig_i_1 := getSwigcptr(arg2)
-	C._wrap_attn_run_args_bias_k0_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
+	C._wrap_attn_run_args_bias_k0_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_run_args) GetBias_k0() (_swig_ret Attn_tensor) {
 	var swig_r Attn_tensor
 	_swig_i_0 := arg1
-	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_attn_run_args_bias_k0_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0))))
+	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_attn_run_args_bias_k0_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_run_args) SetMask(arg2 Attn_tensor) {
 	_swig_i_0 := arg1
 	_swig_i_1 := getSwigcptr(arg2)
-	C._wrap_attn_run_args_mask_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
+	C._wrap_attn_run_args_mask_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_run_args) GetMask() (_swig_ret Attn_tensor) {
 	var swig_r Attn_tensor
 	_swig_i_0 := arg1
-	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_attn_run_args_mask_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0))))
+	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_attn_run_args_mask_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_run_args) SetMask_k0(arg2 Attn_tensor) {
 	_swig_i_0 := arg1
 	_swig_i_1 := getSwigcptr(arg2)
-	C._wrap_attn_run_args_mask_k0_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
+	C._wrap_attn_run_args_mask_k0_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_run_args) GetMask_k0() (_swig_ret Attn_tensor) {
 	var swig_r Attn_tensor
 	_swig_i_0 := arg1
-	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_attn_run_args_mask_k0_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0))))
+	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_attn_run_args_mask_k0_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_run_args) SetAlibi_slopes(arg2 Attn_tensor) {
 	_swig_i_0 := arg1
 	_swig_i_1 := getSwigcptr(arg2)
-	C._wrap_attn_run_args_alibi_slopes_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
+	C._wrap_attn_run_args_alibi_slopes_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_run_args) GetAlibi_slopes() (_swig_ret Attn_tensor) {
 	var swig_r Attn_tensor
 	_swig_i_0 := arg1
-	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_attn_run_args_alibi_slopes_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0))))
+	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_attn_run_args_alibi_slopes_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_run_args) SetSink(arg2 Attn_tensor) {
 	_swig_i_0 := arg1
 	_swig_i_1 := getSwigcptr(arg2)
-	C._wrap_attn_run_args_sink_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
+	C._wrap_attn_run_args_sink_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_run_args) GetSink() (_swig_ret Attn_tensor) {
 	var swig_r Attn_tensor
 	_swig_i_0 := arg1
-	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_attn_run_args_sink_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0))))
+	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_attn_run_args_sink_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_run_args) SetBlock_mask(arg2 Attn_tensor) {
 	_swig_i_0 := arg1
 	_swig_i_1 := getSwigcptr(arg2)
-	C._wrap_attn_run_args_block_mask_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
+	C._wrap_attn_run_args_block_mask_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_run_args) GetBlock_mask() (_swig_ret Attn_tensor) {
 	var swig_r Attn_tensor
 	_swig_i_0 := arg1
-	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_attn_run_args_block_mask_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0))))
+	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_attn_run_args_block_mask_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_run_args) SetK_scale(arg2 Attn_tensor) {
 	_swig_i_0 := arg1
 	_swig_i_1 := getSwigcptr(arg2)
-	C._wrap_attn_run_args_k_scale_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
+	C._wrap_attn_run_args_k_scale_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_run_args) GetK_scale() (_swig_ret Attn_tensor) {
 	var swig_r Attn_tensor
 	_swig_i_0 := arg1
-	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_attn_run_args_k_scale_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0))))
+	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_attn_run_args_k_scale_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_run_args) SetV_scale(arg2 Attn_tensor) {
 	_swig_i_0 := arg1
 	_swig_i_1 := getSwigcptr(arg2)
-	C._wrap_attn_run_args_v_scale_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
+	C._wrap_attn_run_args_v_scale_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_run_args) GetV_scale() (_swig_ret Attn_tensor) {
 	var swig_r Attn_tensor
 	_swig_i_0 := arg1
-	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_attn_run_args_v_scale_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0))))
+	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_attn_run_args_v_scale_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_run_args) SetWorkspace(arg2 uintptr) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_run_args_workspace_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
+	C._wrap_attn_run_args_workspace_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_run_args) GetWorkspace() (_swig_ret uintptr) {
 	var swig_r uintptr
 	_swig_i_0 := arg1
-	swig_r = (uintptr)(C._wrap_attn_run_args_workspace_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0)))
+	swig_r = (uintptr)(C._wrap_attn_run_args_workspace_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_run_args) SetWorkspace_size(arg2 int64) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_run_args_workspace_size_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_type_51(_swig_i_1))
+	C._wrap_attn_run_args_workspace_size_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_type_51(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_run_args) GetWorkspace_size() (_swig_ret int64) {
 	var swig_r int64
 	_swig_i_0 := arg1
-	swig_r = (int64)(C._wrap_attn_run_args_workspace_size_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0)))
+	swig_r = (int64)(C._wrap_attn_run_args_workspace_size_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_run_args) SetStream(arg2 uintptr) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_run_args_stream_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
+	C._wrap_attn_run_args_stream_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_run_args) GetStream() (_swig_ret uintptr) {
 	var swig_r uintptr
 	_swig_i_0 := arg1
-	swig_r = (uintptr)(C._wrap_attn_run_args_stream_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0)))
+	swig_r = (uintptr)(C._wrap_attn_run_args_stream_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func NewAttn_run_args() (_swig_ret Attn_run_args) {
 	var swig_r Attn_run_args
-	swig_r = (Attn_run_args)(SwigcptrAttn_run_args(C._wrap_new_attn_run_args_raw_1a66daf38a54457c()))
+	swig_r = (Attn_run_args)(SwigcptrAttn_run_args(C._wrap_new_attn_run_args_raw_5f2953b345db4a09()))
 	return swig_r
 }
 
 func DeleteAttn_run_args(arg1 Attn_run_args) {
 	_swig_i_0 := getSwigcptr(arg1)
-	C._wrap_delete_attn_run_args_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0))
+	C._wrap_delete_attn_run_args_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))
 }
 
 type Attn_run_args interface {
@@ -2748,7 +2770,7 @@ type Attn_run_args interface {
 func Attn_run_args_init(arg1 Attn_run_args, arg2 int64) {
 	_swig_i_0 := getSwigcptr(arg1)
 	_swig_i_1 := arg2
-	C._wrap_attn_run_args_init_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_type_53(_swig_i_1))
+	C._wrap_attn_run_args_init_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_type_53(_swig_i_1))
 }
 
 func Attn_run(arg1 uintptr, arg2 Attn_run_args, arg3 Attn_error) (_swig_ret int) {
@@ -2756,13 +2778,13 @@ func Attn_run(arg1 uintptr, arg2 Attn_run_args, arg3 Attn_error) (_swig_ret int)
 	_swig_i_0 := arg1
 	_swig_i_1 := getSwigcptr(arg2)
 	_swig_i_2 := getSwigcptr(arg3)
-	swig_r = (int)(C._wrap_attn_run_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1), C.uintptr_t(_swig_i_2)))
+	swig_r = (int)(C._wrap_attn_run_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1), C.uintptr_t(_swig_i_2)))
 	return swig_r
 }
 
 func _swig_getATTN_REQUEST_BAD_SEQLEN_Q() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_REQUEST_BAD_SEQLEN_Q_raw_1a66daf38a54457c())
+	swig_r = (int)(C._wrap_ATTN_REQUEST_BAD_SEQLEN_Q_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -2770,7 +2792,7 @@ var ATTN_REQUEST_BAD_SEQLEN_Q int = _swig_getATTN_REQUEST_BAD_SEQLEN_Q()
 
 func _swig_getATTN_REQUEST_BAD_SEQLEN_K() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_REQUEST_BAD_SEQLEN_K_raw_1a66daf38a54457c())
+	swig_r = (int)(C._wrap_ATTN_REQUEST_BAD_SEQLEN_K_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -2778,7 +2800,7 @@ var ATTN_REQUEST_BAD_SEQLEN_K int = _swig_getATTN_REQUEST_BAD_SEQLEN_K()
 
 func _swig_getATTN_REQUEST_BAD_PAGE() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_REQUEST_BAD_PAGE_raw_1a66daf38a54457c())
+	swig_r = (int)(C._wrap_ATTN_REQUEST_BAD_PAGE_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -2786,7 +2808,7 @@ var ATTN_REQUEST_BAD_PAGE int = _swig_getATTN_REQUEST_BAD_PAGE()
 
 func _swig_getATTN_REQUEST_BAD_POSITION() (_swig_ret int) {
 	var swig_r int
-	swig_r = (int)(C._wrap_ATTN_REQUEST_BAD_POSITION_raw_1a66daf38a54457c())
+	swig_r = (int)(C._wrap_ATTN_REQUEST_BAD_POSITION_raw_5f2953b345db4a09())
 	return swig_r
 }
 
@@ -2804,116 +2826,116 @@ func (p SwigcptrAttn_merge_args) SwigIsAttn_merge_args() {
 func (arg1 SwigcptrAttn_merge_args) SetStruct_size(arg2 uint) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_merge_args_struct_size_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	C._wrap_attn_merge_args_struct_size_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_merge_args) GetStruct_size() (_swig_ret uint) {
 	var swig_r uint
 	_swig_i_0 := arg1
-	swig_r = (uint)(C._wrap_attn_merge_args_struct_size_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0)))
+	swig_r = (uint)(C._wrap_attn_merge_args_struct_size_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_merge_args) SetCount(arg2 int) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_merge_args_count_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	C._wrap_attn_merge_args_count_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_merge_args) GetCount() (_swig_ret int) {
 	var swig_r int
 	_swig_i_0 := arg1
-	swig_r = (int)(C._wrap_attn_merge_args_count_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0)))
+	swig_r = (int)(C._wrap_attn_merge_args_count_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_merge_args) SetO_parts(arg2 uintptr) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_merge_args_o_parts_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
+	C._wrap_attn_merge_args_o_parts_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_merge_args) GetO_parts() (_swig_ret uintptr) {
 	var swig_r uintptr
 	_swig_i_0 := arg1
-	swig_r = (uintptr)(C._wrap_attn_merge_args_o_parts_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0)))
+	swig_r = (uintptr)(C._wrap_attn_merge_args_o_parts_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_merge_args) SetLse_parts(arg2 uintptr) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_merge_args_lse_parts_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
+	C._wrap_attn_merge_args_lse_parts_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_merge_args) GetLse_parts() (_swig_ret uintptr) {
 	var swig_r uintptr
 	_swig_i_0 := arg1
-	swig_r = (uintptr)(C._wrap_attn_merge_args_lse_parts_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0)))
+	swig_r = (uintptr)(C._wrap_attn_merge_args_lse_parts_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_merge_args) SetO(arg2 Attn_tensor) {
 	_swig_i_0 := arg1
 	_swig_i_1 := getSwigcptr(arg2)
-	C._wrap_attn_merge_args_o_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
+	C._wrap_attn_merge_args_o_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_merge_args) GetO() (_swig_ret Attn_tensor) {
 	var swig_r Attn_tensor
 	_swig_i_0 := arg1
-	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_attn_merge_args_o_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0))))
+	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_attn_merge_args_o_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_merge_args) SetLse(arg2 Attn_tensor) {
 	_swig_i_0 := arg1
 	_swig_i_1 := getSwigcptr(arg2)
-	C._wrap_attn_merge_args_lse_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
+	C._wrap_attn_merge_args_lse_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_merge_args) GetLse() (_swig_ret Attn_tensor) {
 	var swig_r Attn_tensor
 	_swig_i_0 := arg1
-	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_attn_merge_args_lse_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0))))
+	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_attn_merge_args_lse_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_merge_args) SetSink(arg2 Attn_tensor) {
 	_swig_i_0 := arg1
 	_swig_i_1 := getSwigcptr(arg2)
-	C._wrap_attn_merge_args_sink_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
+	C._wrap_attn_merge_args_sink_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_merge_args) GetSink() (_swig_ret Attn_tensor) {
 	var swig_r Attn_tensor
 	_swig_i_0 := arg1
-	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_attn_merge_args_sink_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0))))
+	swig_r = (Attn_tensor)(SwigcptrAttn_tensor(C._wrap_attn_merge_args_sink_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_merge_args) SetStream(arg2 uintptr) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_merge_args_stream_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
+	C._wrap_attn_merge_args_stream_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_merge_args) GetStream() (_swig_ret uintptr) {
 	var swig_r uintptr
 	_swig_i_0 := arg1
-	swig_r = (uintptr)(C._wrap_attn_merge_args_stream_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0)))
+	swig_r = (uintptr)(C._wrap_attn_merge_args_stream_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func NewAttn_merge_args() (_swig_ret Attn_merge_args) {
 	var swig_r Attn_merge_args
-	swig_r = (Attn_merge_args)(SwigcptrAttn_merge_args(C._wrap_new_attn_merge_args_raw_1a66daf38a54457c()))
+	swig_r = (Attn_merge_args)(SwigcptrAttn_merge_args(C._wrap_new_attn_merge_args_raw_5f2953b345db4a09()))
 	return swig_r
 }
 
 func DeleteAttn_merge_args(arg1 Attn_merge_args) {
 	_swig_i_0 := getSwigcptr(arg1)
-	C._wrap_delete_attn_merge_args_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0))
+	C._wrap_delete_attn_merge_args_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))
 }
 
 type Attn_merge_args interface {
@@ -2940,7 +2962,7 @@ type Attn_merge_args interface {
 func Attn_merge_args_init(arg1 Attn_merge_args, arg2 int64) {
 	_swig_i_0 := getSwigcptr(arg1)
 	_swig_i_1 := arg2
-	C._wrap_attn_merge_args_init_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_type_54(_swig_i_1))
+	C._wrap_attn_merge_args_init_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_type_54(_swig_i_1))
 }
 
 func Attn_merge(arg1 uintptr, arg2 Attn_merge_args, arg3 Attn_error) (_swig_ret int) {
@@ -2948,7 +2970,7 @@ func Attn_merge(arg1 uintptr, arg2 Attn_merge_args, arg3 Attn_error) (_swig_ret 
 	_swig_i_0 := arg1
 	_swig_i_1 := getSwigcptr(arg2)
 	_swig_i_2 := getSwigcptr(arg3)
-	swig_r = (int)(C._wrap_attn_merge_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1), C.uintptr_t(_swig_i_2)))
+	swig_r = (int)(C._wrap_attn_merge_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1), C.uintptr_t(_swig_i_2)))
 	return swig_r
 }
 
@@ -2964,33 +2986,33 @@ func (p SwigcptrAttn_context_info) SwigIsAttn_context_info() {
 func (arg1 SwigcptrAttn_context_info) SetStruct_size(arg2 uint) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_context_info_struct_size_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	C._wrap_attn_context_info_struct_size_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_context_info) GetStruct_size() (_swig_ret uint) {
 	var swig_r uint
 	_swig_i_0 := arg1
-	swig_r = (uint)(C._wrap_attn_context_info_struct_size_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0)))
+	swig_r = (uint)(C._wrap_attn_context_info_struct_size_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_context_info) SetIsa(arg2 int) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_context_info_isa_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	C._wrap_attn_context_info_isa_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_context_info) GetIsa() (_swig_ret int) {
 	var swig_r int
 	_swig_i_0 := arg1
-	swig_r = (int)(C._wrap_attn_context_info_isa_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0)))
+	swig_r = (int)(C._wrap_attn_context_info_isa_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_context_info) GetIsa_name() (_swig_ret string) {
 	var swig_r string
 	_swig_i_0 := arg1
-	swig_r_p := C._wrap_attn_context_info_isa_name_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0))
+	swig_r_p := C._wrap_attn_context_info_isa_name_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))
 	swig_r = *(*string)(unsafe.Pointer(&swig_r_p))
 	var swig_r_1 string
 	swig_r_1 = takeString(swig_r)
@@ -3000,72 +3022,72 @@ func (arg1 SwigcptrAttn_context_info) GetIsa_name() (_swig_ret string) {
 func (arg1 SwigcptrAttn_context_info) SetConcurrency(arg2 int) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_context_info_concurrency_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	C._wrap_attn_context_info_concurrency_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_context_info) GetConcurrency() (_swig_ret int) {
 	var swig_r int
 	_swig_i_0 := arg1
-	swig_r = (int)(C._wrap_attn_context_info_concurrency_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0)))
+	swig_r = (int)(C._wrap_attn_context_info_concurrency_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_context_info) SetReserved(arg2 int) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_context_info_reserved_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	C._wrap_attn_context_info_reserved_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_context_info) GetReserved() (_swig_ret int) {
 	var swig_r int
 	_swig_i_0 := arg1
-	swig_r = (int)(C._wrap_attn_context_info_reserved_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0)))
+	swig_r = (int)(C._wrap_attn_context_info_reserved_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_context_info) SetL1_cache_size(arg2 int64) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_context_info_l1_cache_size_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_type_56(_swig_i_1))
+	C._wrap_attn_context_info_l1_cache_size_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_type_56(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_context_info) GetL1_cache_size() (_swig_ret int64) {
 	var swig_r int64
 	_swig_i_0 := arg1
-	swig_r = (int64)(C._wrap_attn_context_info_l1_cache_size_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0)))
+	swig_r = (int64)(C._wrap_attn_context_info_l1_cache_size_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_context_info) SetL2_cache_size(arg2 int64) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_context_info_l2_cache_size_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_type_58(_swig_i_1))
+	C._wrap_attn_context_info_l2_cache_size_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_type_58(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_context_info) GetL2_cache_size() (_swig_ret int64) {
 	var swig_r int64
 	_swig_i_0 := arg1
-	swig_r = (int64)(C._wrap_attn_context_info_l2_cache_size_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0)))
+	swig_r = (int64)(C._wrap_attn_context_info_l2_cache_size_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_context_info) SetL3_cache_size(arg2 int64) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_context_info_l3_cache_size_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_type_60(_swig_i_1))
+	C._wrap_attn_context_info_l3_cache_size_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_type_60(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_context_info) GetL3_cache_size() (_swig_ret int64) {
 	var swig_r int64
 	_swig_i_0 := arg1
-	swig_r = (int64)(C._wrap_attn_context_info_l3_cache_size_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0)))
+	swig_r = (int64)(C._wrap_attn_context_info_l3_cache_size_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_context_info) GetBackend_dir() (_swig_ret string) {
 	var swig_r string
 	_swig_i_0 := arg1
-	swig_r_p := C._wrap_attn_context_info_backend_dir_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0))
+	swig_r_p := C._wrap_attn_context_info_backend_dir_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))
 	swig_r = *(*string)(unsafe.Pointer(&swig_r_p))
 	var swig_r_1 string
 	swig_r_1 = takeString(swig_r)
@@ -3074,13 +3096,13 @@ func (arg1 SwigcptrAttn_context_info) GetBackend_dir() (_swig_ret string) {
 
 func NewAttn_context_info() (_swig_ret Attn_context_info) {
 	var swig_r Attn_context_info
-	swig_r = (Attn_context_info)(SwigcptrAttn_context_info(C._wrap_new_attn_context_info_raw_1a66daf38a54457c()))
+	swig_r = (Attn_context_info)(SwigcptrAttn_context_info(C._wrap_new_attn_context_info_raw_5f2953b345db4a09()))
 	return swig_r
 }
 
 func DeleteAttn_context_info(arg1 Attn_context_info) {
 	_swig_i_0 := getSwigcptr(arg1)
-	C._wrap_delete_attn_context_info_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0))
+	C._wrap_delete_attn_context_info_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))
 }
 
 type Attn_context_info interface {
@@ -3107,7 +3129,7 @@ type Attn_context_info interface {
 func Attn_context_info_init(arg1 Attn_context_info, arg2 int64) {
 	_swig_i_0 := getSwigcptr(arg1)
 	_swig_i_1 := arg2
-	C._wrap_attn_context_info_init_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_type_63(_swig_i_1))
+	C._wrap_attn_context_info_init_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_type_63(_swig_i_1))
 }
 
 func Attn_context_get_info(arg1 uintptr, arg2 Attn_context_info, arg3 Attn_error) (_swig_ret int) {
@@ -3115,7 +3137,7 @@ func Attn_context_get_info(arg1 uintptr, arg2 Attn_context_info, arg3 Attn_error
 	_swig_i_0 := arg1
 	_swig_i_1 := getSwigcptr(arg2)
 	_swig_i_2 := getSwigcptr(arg3)
-	swig_r = (int)(C._wrap_attn_context_get_info_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1), C.uintptr_t(_swig_i_2)))
+	swig_r = (int)(C._wrap_attn_context_get_info_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1), C.uintptr_t(_swig_i_2)))
 	return swig_r
 }
 
@@ -3131,33 +3153,33 @@ func (p SwigcptrAttn_isa_info) SwigIsAttn_isa_info() {
 func (arg1 SwigcptrAttn_isa_info) SetStruct_size(arg2 uint) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_isa_info_struct_size_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	C._wrap_attn_isa_info_struct_size_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_isa_info) GetStruct_size() (_swig_ret uint) {
 	var swig_r uint
 	_swig_i_0 := arg1
-	swig_r = (uint)(C._wrap_attn_isa_info_struct_size_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0)))
+	swig_r = (uint)(C._wrap_attn_isa_info_struct_size_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_isa_info) SetIsa(arg2 int) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_isa_info_isa_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	C._wrap_attn_isa_info_isa_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_isa_info) GetIsa() (_swig_ret int) {
 	var swig_r int
 	_swig_i_0 := arg1
-	swig_r = (int)(C._wrap_attn_isa_info_isa_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0)))
+	swig_r = (int)(C._wrap_attn_isa_info_isa_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_isa_info) GetName() (_swig_ret string) {
 	var swig_r string
 	_swig_i_0 := arg1
-	swig_r_p := C._wrap_attn_isa_info_name_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0))
+	swig_r_p := C._wrap_attn_isa_info_name_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))
 	swig_r = *(*string)(unsafe.Pointer(&swig_r_p))
 	var swig_r_1 string
 	swig_r_1 = takeString(swig_r)
@@ -3167,33 +3189,33 @@ func (arg1 SwigcptrAttn_isa_info) GetName() (_swig_ret string) {
 func (arg1 SwigcptrAttn_isa_info) SetAvailable(arg2 int) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_isa_info_available_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	C._wrap_attn_isa_info_available_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_isa_info) GetAvailable() (_swig_ret int) {
 	var swig_r int
 	_swig_i_0 := arg1
-	swig_r = (int)(C._wrap_attn_isa_info_available_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0)))
+	swig_r = (int)(C._wrap_attn_isa_info_available_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_isa_info) SetReserved(arg2 int) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_isa_info_reserved_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	C._wrap_attn_isa_info_reserved_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_isa_info) GetReserved() (_swig_ret int) {
 	var swig_r int
 	_swig_i_0 := arg1
-	swig_r = (int)(C._wrap_attn_isa_info_reserved_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0)))
+	swig_r = (int)(C._wrap_attn_isa_info_reserved_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_isa_info) GetReason() (_swig_ret string) {
 	var swig_r string
 	_swig_i_0 := arg1
-	swig_r_p := C._wrap_attn_isa_info_reason_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0))
+	swig_r_p := C._wrap_attn_isa_info_reason_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))
 	swig_r = *(*string)(unsafe.Pointer(&swig_r_p))
 	var swig_r_1 string
 	swig_r_1 = takeString(swig_r)
@@ -3202,13 +3224,13 @@ func (arg1 SwigcptrAttn_isa_info) GetReason() (_swig_ret string) {
 
 func NewAttn_isa_info() (_swig_ret Attn_isa_info) {
 	var swig_r Attn_isa_info
-	swig_r = (Attn_isa_info)(SwigcptrAttn_isa_info(C._wrap_new_attn_isa_info_raw_1a66daf38a54457c()))
+	swig_r = (Attn_isa_info)(SwigcptrAttn_isa_info(C._wrap_new_attn_isa_info_raw_5f2953b345db4a09()))
 	return swig_r
 }
 
 func DeleteAttn_isa_info(arg1 Attn_isa_info) {
 	_swig_i_0 := getSwigcptr(arg1)
-	C._wrap_delete_attn_isa_info_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0))
+	C._wrap_delete_attn_isa_info_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))
 }
 
 type Attn_isa_info interface {
@@ -3229,13 +3251,13 @@ type Attn_isa_info interface {
 func Attn_isa_info_init(arg1 Attn_isa_info, arg2 int64) {
 	_swig_i_0 := getSwigcptr(arg1)
 	_swig_i_1 := arg2
-	C._wrap_attn_isa_info_init_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_type_66(_swig_i_1))
+	C._wrap_attn_isa_info_init_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_type_66(_swig_i_1))
 }
 
 func Attn_context_isa_count(arg1 uintptr) (_swig_ret int) {
 	var swig_r int
 	_swig_i_0 := arg1
-	swig_r = (int)(C._wrap_attn_context_isa_count_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0)))
+	swig_r = (int)(C._wrap_attn_context_isa_count_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
@@ -3245,7 +3267,7 @@ func Attn_context_get_isa(arg1 uintptr, arg2 int, arg3 Attn_isa_info, arg4 Attn_
 	_swig_i_1 := arg2
 	_swig_i_2 := getSwigcptr(arg3)
 	_swig_i_3 := getSwigcptr(arg4)
-	swig_r = (int)(C._wrap_attn_context_get_isa_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1), C.uintptr_t(_swig_i_2), C.uintptr_t(_swig_i_3)))
+	swig_r = (int)(C._wrap_attn_context_get_isa_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1), C.uintptr_t(_swig_i_2), C.uintptr_t(_swig_i_3)))
 	return swig_r
 }
 
@@ -3261,33 +3283,33 @@ func (p SwigcptrAttn_backend_info) SwigIsAttn_backend_info() {
 func (arg1 SwigcptrAttn_backend_info) SetStruct_size(arg2 uint) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_backend_info_struct_size_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	C._wrap_attn_backend_info_struct_size_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_backend_info) GetStruct_size() (_swig_ret uint) {
 	var swig_r uint
 	_swig_i_0 := arg1
-	swig_r = (uint)(C._wrap_attn_backend_info_struct_size_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0)))
+	swig_r = (uint)(C._wrap_attn_backend_info_struct_size_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_backend_info) SetAvailable(arg2 int) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_backend_info_available_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	C._wrap_attn_backend_info_available_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_backend_info) GetAvailable() (_swig_ret int) {
 	var swig_r int
 	_swig_i_0 := arg1
-	swig_r = (int)(C._wrap_attn_backend_info_available_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0)))
+	swig_r = (int)(C._wrap_attn_backend_info_available_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_backend_info) GetName() (_swig_ret string) {
 	var swig_r string
 	_swig_i_0 := arg1
-	swig_r_p := C._wrap_attn_backend_info_name_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0))
+	swig_r_p := C._wrap_attn_backend_info_name_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))
 	swig_r = *(*string)(unsafe.Pointer(&swig_r_p))
 	var swig_r_1 string
 	swig_r_1 = takeString(swig_r)
@@ -3297,7 +3319,7 @@ func (arg1 SwigcptrAttn_backend_info) GetName() (_swig_ret string) {
 func (arg1 SwigcptrAttn_backend_info) GetDescription() (_swig_ret string) {
 	var swig_r string
 	_swig_i_0 := arg1
-	swig_r_p := C._wrap_attn_backend_info_description_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0))
+	swig_r_p := C._wrap_attn_backend_info_description_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))
 	swig_r = *(*string)(unsafe.Pointer(&swig_r_p))
 	var swig_r_1 string
 	swig_r_1 = takeString(swig_r)
@@ -3307,7 +3329,7 @@ func (arg1 SwigcptrAttn_backend_info) GetDescription() (_swig_ret string) {
 func (arg1 SwigcptrAttn_backend_info) GetReason() (_swig_ret string) {
 	var swig_r string
 	_swig_i_0 := arg1
-	swig_r_p := C._wrap_attn_backend_info_reason_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0))
+	swig_r_p := C._wrap_attn_backend_info_reason_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))
 	swig_r = *(*string)(unsafe.Pointer(&swig_r_p))
 	var swig_r_1 string
 	swig_r_1 = takeString(swig_r)
@@ -3316,13 +3338,13 @@ func (arg1 SwigcptrAttn_backend_info) GetReason() (_swig_ret string) {
 
 func NewAttn_backend_info() (_swig_ret Attn_backend_info) {
 	var swig_r Attn_backend_info
-	swig_r = (Attn_backend_info)(SwigcptrAttn_backend_info(C._wrap_new_attn_backend_info_raw_1a66daf38a54457c()))
+	swig_r = (Attn_backend_info)(SwigcptrAttn_backend_info(C._wrap_new_attn_backend_info_raw_5f2953b345db4a09()))
 	return swig_r
 }
 
 func DeleteAttn_backend_info(arg1 Attn_backend_info) {
 	_swig_i_0 := getSwigcptr(arg1)
-	C._wrap_delete_attn_backend_info_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0))
+	C._wrap_delete_attn_backend_info_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))
 }
 
 type Attn_backend_info interface {
@@ -3340,13 +3362,13 @@ type Attn_backend_info interface {
 func Attn_backend_info_init(arg1 Attn_backend_info, arg2 int64) {
 	_swig_i_0 := getSwigcptr(arg1)
 	_swig_i_1 := arg2
-	C._wrap_attn_backend_info_init_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_type_70(_swig_i_1))
+	C._wrap_attn_backend_info_init_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_type_70(_swig_i_1))
 }
 
 func Attn_context_backend_count(arg1 uintptr) (_swig_ret int) {
 	var swig_r int
 	_swig_i_0 := arg1
-	swig_r = (int)(C._wrap_attn_context_backend_count_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0)))
+	swig_r = (int)(C._wrap_attn_context_backend_count_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
@@ -3356,7 +3378,7 @@ func Attn_context_get_backend(arg1 uintptr, arg2 int, arg3 Attn_backend_info, ar
 	_swig_i_1 := arg2
 	_swig_i_2 := getSwigcptr(arg3)
 	_swig_i_3 := getSwigcptr(arg4)
-	swig_r = (int)(C._wrap_attn_context_get_backend_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1), C.uintptr_t(_swig_i_2), C.uintptr_t(_swig_i_3)))
+	swig_r = (int)(C._wrap_attn_context_get_backend_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1), C.uintptr_t(_swig_i_2), C.uintptr_t(_swig_i_3)))
 	return swig_r
 }
 
@@ -3372,33 +3394,33 @@ func (p SwigcptrAttn_plan_info) SwigIsAttn_plan_info() {
 func (arg1 SwigcptrAttn_plan_info) SetStruct_size(arg2 uint) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_plan_info_struct_size_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	C._wrap_attn_plan_info_struct_size_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_plan_info) GetStruct_size() (_swig_ret uint) {
 	var swig_r uint
 	_swig_i_0 := arg1
-	swig_r = (uint)(C._wrap_attn_plan_info_struct_size_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0)))
+	swig_r = (uint)(C._wrap_attn_plan_info_struct_size_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_plan_info) SetIsa(arg2 int) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_plan_info_isa_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	C._wrap_attn_plan_info_isa_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_plan_info) GetIsa() (_swig_ret int) {
 	var swig_r int
 	_swig_i_0 := arg1
-	swig_r = (int)(C._wrap_attn_plan_info_isa_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0)))
+	swig_r = (int)(C._wrap_attn_plan_info_isa_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_plan_info) GetBackend() (_swig_ret string) {
 	var swig_r string
 	_swig_i_0 := arg1
-	swig_r_p := C._wrap_attn_plan_info_backend_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0))
+	swig_r_p := C._wrap_attn_plan_info_backend_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))
 	swig_r = *(*string)(unsafe.Pointer(&swig_r_p))
 	var swig_r_1 string
 	swig_r_1 = takeString(swig_r)
@@ -3408,7 +3430,7 @@ func (arg1 SwigcptrAttn_plan_info) GetBackend() (_swig_ret string) {
 func (arg1 SwigcptrAttn_plan_info) GetIsa_name() (_swig_ret string) {
 	var swig_r string
 	_swig_i_0 := arg1
-	swig_r_p := C._wrap_attn_plan_info_isa_name_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0))
+	swig_r_p := C._wrap_attn_plan_info_isa_name_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))
 	swig_r = *(*string)(unsafe.Pointer(&swig_r_p))
 	var swig_r_1 string
 	swig_r_1 = takeString(swig_r)
@@ -3418,85 +3440,85 @@ func (arg1 SwigcptrAttn_plan_info) GetIsa_name() (_swig_ret string) {
 func (arg1 SwigcptrAttn_plan_info) SetTile_q(arg2 int64) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_plan_info_tile_q_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_type_73(_swig_i_1))
+	C._wrap_attn_plan_info_tile_q_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_type_73(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_plan_info) GetTile_q() (_swig_ret int64) {
 	var swig_r int64
 	_swig_i_0 := arg1
-	swig_r = (int64)(C._wrap_attn_plan_info_tile_q_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0)))
+	swig_r = (int64)(C._wrap_attn_plan_info_tile_q_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_plan_info) SetTile_k(arg2 int64) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_plan_info_tile_k_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_type_75(_swig_i_1))
+	C._wrap_attn_plan_info_tile_k_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_type_75(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_plan_info) GetTile_k() (_swig_ret int64) {
 	var swig_r int64
 	_swig_i_0 := arg1
-	swig_r = (int64)(C._wrap_attn_plan_info_tile_k_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0)))
+	swig_r = (int64)(C._wrap_attn_plan_info_tile_k_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_plan_info) SetKv_chunk(arg2 int64) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_plan_info_kv_chunk_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_type_77(_swig_i_1))
+	C._wrap_attn_plan_info_kv_chunk_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_type_77(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_plan_info) GetKv_chunk() (_swig_ret int64) {
 	var swig_r int64
 	_swig_i_0 := arg1
-	swig_r = (int64)(C._wrap_attn_plan_info_kv_chunk_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0)))
+	swig_r = (int64)(C._wrap_attn_plan_info_kv_chunk_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_plan_info) SetWorkspace_size(arg2 int64) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_plan_info_workspace_size_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_type_79(_swig_i_1))
+	C._wrap_attn_plan_info_workspace_size_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_type_79(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_plan_info) GetWorkspace_size() (_swig_ret int64) {
 	var swig_r int64
 	_swig_i_0 := arg1
-	swig_r = (int64)(C._wrap_attn_plan_info_workspace_size_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0)))
+	swig_r = (int64)(C._wrap_attn_plan_info_workspace_size_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_plan_info) SetStandard_workspace_size(arg2 int64) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_plan_info_standard_workspace_size_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_type_81(_swig_i_1))
+	C._wrap_attn_plan_info_standard_workspace_size_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_type_81(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_plan_info) GetStandard_workspace_size() (_swig_ret int64) {
 	var swig_r int64
 	_swig_i_0 := arg1
-	swig_r = (int64)(C._wrap_attn_plan_info_standard_workspace_size_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0)))
+	swig_r = (int64)(C._wrap_attn_plan_info_standard_workspace_size_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_plan_info) SetRequest_status_count(arg2 int64) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_plan_info_request_status_count_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_type_83(_swig_i_1))
+	C._wrap_attn_plan_info_request_status_count_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_type_83(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_plan_info) GetRequest_status_count() (_swig_ret int64) {
 	var swig_r int64
 	_swig_i_0 := arg1
-	swig_r = (int64)(C._wrap_attn_plan_info_request_status_count_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0)))
+	swig_r = (int64)(C._wrap_attn_plan_info_request_status_count_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_plan_info) GetKernel() (_swig_ret string) {
 	var swig_r string
 	_swig_i_0 := arg1
-	swig_r_p := C._wrap_attn_plan_info_kernel_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0))
+	swig_r_p := C._wrap_attn_plan_info_kernel_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))
 	swig_r = *(*string)(unsafe.Pointer(&swig_r_p))
 	var swig_r_1 string
 	swig_r_1 = takeString(swig_r)
@@ -3505,13 +3527,13 @@ func (arg1 SwigcptrAttn_plan_info) GetKernel() (_swig_ret string) {
 
 func NewAttn_plan_info() (_swig_ret Attn_plan_info) {
 	var swig_r Attn_plan_info
-	swig_r = (Attn_plan_info)(SwigcptrAttn_plan_info(C._wrap_new_attn_plan_info_raw_1a66daf38a54457c()))
+	swig_r = (Attn_plan_info)(SwigcptrAttn_plan_info(C._wrap_new_attn_plan_info_raw_5f2953b345db4a09()))
 	return swig_r
 }
 
 func DeleteAttn_plan_info(arg1 Attn_plan_info) {
 	_swig_i_0 := getSwigcptr(arg1)
-	C._wrap_delete_attn_plan_info_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0))
+	C._wrap_delete_attn_plan_info_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))
 }
 
 type Attn_plan_info interface {
@@ -3541,7 +3563,7 @@ type Attn_plan_info interface {
 func Attn_plan_info_init(arg1 Attn_plan_info, arg2 int64) {
 	_swig_i_0 := getSwigcptr(arg1)
 	_swig_i_1 := arg2
-	C._wrap_attn_plan_info_init_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_type_86(_swig_i_1))
+	C._wrap_attn_plan_info_init_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_type_86(_swig_i_1))
 }
 
 func Attn_plan_get_info(arg1 uintptr, arg2 Attn_plan_info, arg3 Attn_error) (_swig_ret int) {
@@ -3549,7 +3571,7 @@ func Attn_plan_get_info(arg1 uintptr, arg2 Attn_plan_info, arg3 Attn_error) (_sw
 	_swig_i_0 := arg1
 	_swig_i_1 := getSwigcptr(arg2)
 	_swig_i_2 := getSwigcptr(arg3)
-	swig_r = (int)(C._wrap_attn_plan_get_info_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1), C.uintptr_t(_swig_i_2)))
+	swig_r = (int)(C._wrap_attn_plan_get_info_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1), C.uintptr_t(_swig_i_2)))
 	return swig_r
 }
 
@@ -3557,7 +3579,7 @@ func Attn_plan_refusal(arg1 uintptr, arg2 int) (_swig_ret string) {
 	var swig_r string
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	swig_r_p := C._wrap_attn_plan_refusal_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	swig_r_p := C._wrap_attn_plan_refusal_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 	swig_r = *(*string)(unsafe.Pointer(&swig_r_p))
 	var swig_r_1 string
 	swig_r_1 = takeString(swig_r)
@@ -3568,7 +3590,7 @@ func Attn_plan_describe(arg1 uintptr, arg2 []byte) (_swig_ret int64) {
 	var swig_r int64
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	swig_r = (int64)(C._wrap_attn_plan_describe_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), *(*C.swig_type_89)(unsafe.Pointer(&_swig_i_1))))
+	swig_r = (int64)(C._wrap_attn_plan_describe_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), *(*C.swig_type_89)(unsafe.Pointer(&_swig_i_1))))
 	if Swig_escape_always_false {
 		Swig_escape_val = arg2
 	}
@@ -3587,90 +3609,90 @@ func (p SwigcptrAttn_autotune_info) SwigIsAttn_autotune_info() {
 func (arg1 SwigcptrAttn_autotune_info) SetStruct_size(arg2 uint) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_autotune_info_struct_size_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	C._wrap_attn_autotune_info_struct_size_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_autotune_info) GetStruct_size() (_swig_ret uint) {
 	var swig_r uint
 	_swig_i_0 := arg1
-	swig_r = (uint)(C._wrap_attn_autotune_info_struct_size_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0)))
+	swig_r = (uint)(C._wrap_attn_autotune_info_struct_size_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_autotune_info) SetMeasured(arg2 int) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_autotune_info_measured_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
+	C._wrap_attn_autotune_info_measured_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_intgo(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_autotune_info) GetMeasured() (_swig_ret int) {
 	var swig_r int
 	_swig_i_0 := arg1
-	swig_r = (int)(C._wrap_attn_autotune_info_measured_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0)))
+	swig_r = (int)(C._wrap_attn_autotune_info_measured_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_autotune_info) SetTile_k(arg2 int64) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_autotune_info_tile_k_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_type_90(_swig_i_1))
+	C._wrap_attn_autotune_info_tile_k_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_type_90(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_autotune_info) GetTile_k() (_swig_ret int64) {
 	var swig_r int64
 	_swig_i_0 := arg1
-	swig_r = (int64)(C._wrap_attn_autotune_info_tile_k_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0)))
+	swig_r = (int64)(C._wrap_attn_autotune_info_tile_k_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_autotune_info) SetKv_chunk(arg2 int64) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_autotune_info_kv_chunk_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_type_92(_swig_i_1))
+	C._wrap_attn_autotune_info_kv_chunk_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_type_92(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_autotune_info) GetKv_chunk() (_swig_ret int64) {
 	var swig_r int64
 	_swig_i_0 := arg1
-	swig_r = (int64)(C._wrap_attn_autotune_info_kv_chunk_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0)))
+	swig_r = (int64)(C._wrap_attn_autotune_info_kv_chunk_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_autotune_info) SetDefault_ns(arg2 int64) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_autotune_info_default_ns_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_type_94(_swig_i_1))
+	C._wrap_attn_autotune_info_default_ns_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_type_94(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_autotune_info) GetDefault_ns() (_swig_ret int64) {
 	var swig_r int64
 	_swig_i_0 := arg1
-	swig_r = (int64)(C._wrap_attn_autotune_info_default_ns_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0)))
+	swig_r = (int64)(C._wrap_attn_autotune_info_default_ns_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func (arg1 SwigcptrAttn_autotune_info) SetTuned_ns(arg2 int64) {
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	C._wrap_attn_autotune_info_tuned_ns_set_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_type_96(_swig_i_1))
+	C._wrap_attn_autotune_info_tuned_ns_set_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_type_96(_swig_i_1))
 }
 
 func (arg1 SwigcptrAttn_autotune_info) GetTuned_ns() (_swig_ret int64) {
 	var swig_r int64
 	_swig_i_0 := arg1
-	swig_r = (int64)(C._wrap_attn_autotune_info_tuned_ns_get_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0)))
+	swig_r = (int64)(C._wrap_attn_autotune_info_tuned_ns_get_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0)))
 	return swig_r
 }
 
 func NewAttn_autotune_info() (_swig_ret Attn_autotune_info) {
 	var swig_r Attn_autotune_info
-	swig_r = (Attn_autotune_info)(SwigcptrAttn_autotune_info(C._wrap_new_attn_autotune_info_raw_1a66daf38a54457c()))
+	swig_r = (Attn_autotune_info)(SwigcptrAttn_autotune_info(C._wrap_new_attn_autotune_info_raw_5f2953b345db4a09()))
 	return swig_r
 }
 
 func DeleteAttn_autotune_info(arg1 Attn_autotune_info) {
 	_swig_i_0 := getSwigcptr(arg1)
-	C._wrap_delete_attn_autotune_info_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0))
+	C._wrap_delete_attn_autotune_info_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0))
 }
 
 type Attn_autotune_info interface {
@@ -3693,7 +3715,7 @@ type Attn_autotune_info interface {
 func Attn_autotune_info_init(arg1 Attn_autotune_info, arg2 int64) {
 	_swig_i_0 := getSwigcptr(arg1)
 	_swig_i_1 := arg2
-	C._wrap_attn_autotune_info_init_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_type_98(_swig_i_1))
+	C._wrap_attn_autotune_info_init_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_type_98(_swig_i_1))
 }
 
 func Attn_plan_autotune(arg1 uintptr, arg2 Attn_run_args, arg3 int64, arg4 Attn_autotune_info, arg5 Attn_error) (_swig_ret int) {
@@ -3703,26 +3725,66 @@ func Attn_plan_autotune(arg1 uintptr, arg2 Attn_run_args, arg3 int64, arg4 Attn_
 	_swig_i_2 := arg3
 	_swig_i_3 := getSwigcptr(arg4)
 	_swig_i_4 := getSwigcptr(arg5)
-	swig_r = (int)(C._wrap_attn_plan_autotune_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1), C.swig_type_99(_swig_i_2), C.uintptr_t(_swig_i_3), C.uintptr_t(_swig_i_4)))
+	swig_r = (int)(C._wrap_attn_plan_autotune_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.uintptr_t(_swig_i_1), C.swig_type_99(_swig_i_2), C.uintptr_t(_swig_i_3), C.uintptr_t(_swig_i_4)))
 	return swig_r
 }
 
-// Run is attn_run, or attn_plan_autotune where tuned is not nil. views holds the view of each tensor whose bit is set in present; data is where
-// they lie, in the order of attn_run_args.
-func Run(plan uintptr, views *[RunTensors]TensorView, present uint32, data *[RunTensors]unsafe.Pointer,
-	workspace unsafe.Pointer, workspaceSize int, stream unsafe.Pointer, budget int64, tuned Attn_autotune_info,
-	failure *Failure) int32 {
-	return int32(C.attn_go_run(C.uintptr_t(plan), C.attn_go_data(unsafe.Pointer(views)), C.uint32_t(present),
-		C.attn_go_data(data[0]), C.attn_go_data(data[1]), C.attn_go_data(data[2]),
-		C.attn_go_data(data[3]), C.attn_go_data(data[4]), C.attn_go_data(data[5]),
-		C.attn_go_data(data[6]), C.attn_go_data(data[7]), C.attn_go_data(data[8]),
-		C.attn_go_data(data[9]), C.attn_go_data(data[10]), C.attn_go_data(data[11]),
-		C.attn_go_data(data[12]), C.attn_go_data(data[13]), C.attn_go_data(data[14]),
-		C.attn_go_data(data[15]), C.attn_go_data(data[16]), C.attn_go_data(data[17]),
-		C.attn_go_data(data[18]), C.attn_go_data(data[19]), C.attn_go_data(data[20]),
-		(*C.uint8_t)(workspace), C.size_t(workspaceSize), (*C.uint8_t)(stream),
+func RunAlone(plan uintptr, args *RunArgs, workspace []byte, budget int64, tuned Attn_autotune_info, failure *Failure) int32 {
+	return int32(C.attn_go_run_alone(C.uintptr_t(plan),
+		data(unsafe.Pointer(&args.Q.View)), data(args.Q.Data),
+		data(unsafe.Pointer(&args.K.View)), data(args.K.Data),
+		data(unsafe.Pointer(&args.V.View)), data(args.V.Data),
+		data(unsafe.Pointer(&args.O.View)), data(args.O.Data),
+		data(unsafe.Pointer(&args.LSE.View)), data(args.LSE.Data),
+		data(unsafe.Pointer(unsafe.SliceData(args.SeqlensQ))), C.int64_t(len(args.SeqlensQ)),
+		data(unsafe.Pointer(unsafe.SliceData(args.SeqlensK))), C.int64_t(len(args.SeqlensK)),
+		data(unsafe.Pointer(unsafe.SliceData(args.CuSeqlensQ))), C.int64_t(len(args.CuSeqlensQ)),
+		data(unsafe.Pointer(unsafe.SliceData(args.CuSeqlensK))), C.int64_t(len(args.CuSeqlensK)),
+		data(unsafe.Pointer(&args.BlockTable.View)), data(args.BlockTable.Data),
+		data(unsafe.Pointer(unsafe.SliceData(args.QStart))), C.int64_t(len(args.QStart)),
+		data(unsafe.Pointer(unsafe.SliceData(args.KStart))), C.int64_t(len(args.KStart)),
+		data(unsafe.Pointer(&args.Bias.View)), data(args.Bias.Data),
+		data(unsafe.Pointer(unsafe.SliceData(args.BiasK0))), C.int64_t(len(args.BiasK0)),
+		data(unsafe.Pointer(&args.Mask.View)), data(args.Mask.Data),
+		data(unsafe.Pointer(unsafe.SliceData(args.MaskK0))), C.int64_t(len(args.MaskK0)),
+		data(unsafe.Pointer(&args.AlibiSlopes.View)), data(args.AlibiSlopes.Data),
+		data(unsafe.Pointer(unsafe.SliceData(args.Sink))), C.int64_t(len(args.Sink)),
+		data(unsafe.Pointer(&args.BlockMask.View)), data(args.BlockMask.Data),
+		data(unsafe.Pointer(&args.KScale.View)), data(args.KScale.Data),
+		data(unsafe.Pointer(&args.VScale.View)), data(args.VScale.Data),
+		(*C.uint8_t)(unsafe.SliceData(workspace)), C.size_t(len(workspace)), (*C.uint8_t)(args.Stream),
 		C.int64_t(budget), C.uintptr_t(getSwigcptr(tuned)), (*C.uint8_t)(unsafe.Pointer(failure))))
 }
+
+func RunCallingGo(plan uintptr, args *RunArgs, workspace []byte, budget int64, tuned Attn_autotune_info, failure *Failure) int32 {
+	return int32(C.attn_go_run_calling_go(C.uintptr_t(plan),
+		data(unsafe.Pointer(&args.Q.View)), data(args.Q.Data),
+		data(unsafe.Pointer(&args.K.View)), data(args.K.Data),
+		data(unsafe.Pointer(&args.V.View)), data(args.V.Data),
+		data(unsafe.Pointer(&args.O.View)), data(args.O.Data),
+		data(unsafe.Pointer(&args.LSE.View)), data(args.LSE.Data),
+		data(unsafe.Pointer(unsafe.SliceData(args.SeqlensQ))), C.int64_t(len(args.SeqlensQ)),
+		data(unsafe.Pointer(unsafe.SliceData(args.SeqlensK))), C.int64_t(len(args.SeqlensK)),
+		data(unsafe.Pointer(unsafe.SliceData(args.CuSeqlensQ))), C.int64_t(len(args.CuSeqlensQ)),
+		data(unsafe.Pointer(unsafe.SliceData(args.CuSeqlensK))), C.int64_t(len(args.CuSeqlensK)),
+		data(unsafe.Pointer(&args.BlockTable.View)), data(args.BlockTable.Data),
+		data(unsafe.Pointer(unsafe.SliceData(args.QStart))), C.int64_t(len(args.QStart)),
+		data(unsafe.Pointer(unsafe.SliceData(args.KStart))), C.int64_t(len(args.KStart)),
+		data(unsafe.Pointer(&args.Bias.View)), data(args.Bias.Data),
+		data(unsafe.Pointer(unsafe.SliceData(args.BiasK0))), C.int64_t(len(args.BiasK0)),
+		data(unsafe.Pointer(&args.Mask.View)), data(args.Mask.Data),
+		data(unsafe.Pointer(unsafe.SliceData(args.MaskK0))), C.int64_t(len(args.MaskK0)),
+		data(unsafe.Pointer(&args.AlibiSlopes.View)), data(args.AlibiSlopes.Data),
+		data(unsafe.Pointer(unsafe.SliceData(args.Sink))), C.int64_t(len(args.Sink)),
+		data(unsafe.Pointer(&args.BlockMask.View)), data(args.BlockMask.Data),
+		data(unsafe.Pointer(&args.KScale.View)), data(args.KScale.Data),
+		data(unsafe.Pointer(&args.VScale.View)), data(args.VScale.Data),
+		(*C.uint8_t)(unsafe.SliceData(workspace)), C.size_t(len(workspace)), (*C.uint8_t)(args.Stream),
+		C.int64_t(budget), C.uintptr_t(getSwigcptr(tuned)), (*C.uint8_t)(unsafe.Pointer(failure))))
+}
+
+// data is where something of Go's begins.
+type data = C.attn_go_data
 
 // Attention is attn_attention of q, k, v and o.
 func Attention(views *[4]TensorView, data *[4]unsafe.Pointer, features uint32, failure *Failure) int32 {
@@ -3742,11 +3804,11 @@ func Merge(context uintptr, count int, tensors []TensorView, stream unsafe.Point
 func Attn_go_set_log(arg1 Attn_context_config, arg2 uint64) {
 	_swig_i_0 := getSwigcptr(arg1)
 	_swig_i_1 := arg2
-	C._wrap_attn_go_set_log_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_type_100(_swig_i_1))
+	C._wrap_attn_go_set_log_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_type_100(_swig_i_1))
 }
 
 func Attn_go_set_parallel_for(arg1 Attn_executor, arg2 uint64) {
 	_swig_i_0 := getSwigcptr(arg1)
 	_swig_i_1 := arg2
-	C._wrap_attn_go_set_parallel_for_raw_1a66daf38a54457c(C.uintptr_t(_swig_i_0), C.swig_type_101(_swig_i_1))
+	C._wrap_attn_go_set_parallel_for_raw_5f2953b345db4a09(C.uintptr_t(_swig_i_0), C.swig_type_101(_swig_i_1))
 }

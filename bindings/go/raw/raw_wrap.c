@@ -290,7 +290,7 @@ static void attn_go_set_parallel_for(attn_executor *executor, uintptr_t user) {
 extern "C" {
 #endif
 
-void _wrap_Swig_free_raw_1a66daf38a54457c(void *_swig_go_0) {
+void _wrap_Swig_free_raw_5f2953b345db4a09(void *_swig_go_0) {
   void *arg1 = (void *) 0 ;
   
   arg1 = *(void **)&_swig_go_0; 
@@ -300,7 +300,7 @@ void _wrap_Swig_free_raw_1a66daf38a54457c(void *_swig_go_0) {
 }
 
 
-void *_wrap_Swig_malloc_raw_1a66daf38a54457c(intgo _swig_go_0) {
+void *_wrap_Swig_malloc_raw_5f2953b345db4a09(intgo _swig_go_0) {
   int arg1 ;
   void *result = 0 ;
   void *_swig_go_result;
@@ -313,7 +313,7 @@ void *_wrap_Swig_malloc_raw_1a66daf38a54457c(intgo _swig_go_0) {
 }
 
 
-intgo _wrap_ATTN_VERSION_raw_1a66daf38a54457c() {
+intgo _wrap_ATTN_VERSION_raw_5f2953b345db4a09() {
   int result;
   intgo _swig_go_result;
   
@@ -324,7 +324,7 @@ intgo _wrap_ATTN_VERSION_raw_1a66daf38a54457c() {
 }
 
 
-intgo _wrap_attn_version_raw_1a66daf38a54457c() {
+intgo _wrap_attn_version_raw_5f2953b345db4a09() {
   int32_t result;
   intgo _swig_go_result;
   
@@ -335,7 +335,7 @@ intgo _wrap_attn_version_raw_1a66daf38a54457c() {
 }
 
 
-_gostring_ _wrap_attn_version_string_raw_1a66daf38a54457c() {
+_gostring_ _wrap_attn_version_string_raw_5f2953b345db4a09() {
   char *result = 0 ;
   _gostring_ _swig_go_result;
   
@@ -346,7 +346,7 @@ _gostring_ _wrap_attn_version_string_raw_1a66daf38a54457c() {
 }
 
 
-intgo _wrap_ATTN_OK_raw_1a66daf38a54457c() {
+intgo _wrap_ATTN_OK_raw_5f2953b345db4a09() {
   int result;
   intgo _swig_go_result;
   
@@ -358,7 +358,7 @@ intgo _wrap_ATTN_OK_raw_1a66daf38a54457c() {
 }
 
 
-intgo _wrap_ATTN_ERROR_INVALID_ARGUMENT_raw_1a66daf38a54457c() {
+intgo _wrap_ATTN_ERROR_INVALID_ARGUMENT_raw_5f2953b345db4a09() {
   int result;
   intgo _swig_go_result;
   
@@ -370,7 +370,7 @@ intgo _wrap_ATTN_ERROR_INVALID_ARGUMENT_raw_1a66daf38a54457c() {
 }
 
 
-intgo _wrap_ATTN_ERROR_UNSUPPORTED_raw_1a66daf38a54457c() {
+intgo _wrap_ATTN_ERROR_UNSUPPORTED_raw_5f2953b345db4a09() {
   int result;
   intgo _swig_go_result;
   
@@ -382,7 +382,7 @@ intgo _wrap_ATTN_ERROR_UNSUPPORTED_raw_1a66daf38a54457c() {
 }
 
 
-intgo _wrap_ATTN_ERROR_UNAVAILABLE_raw_1a66daf38a54457c() {
+intgo _wrap_ATTN_ERROR_UNAVAILABLE_raw_5f2953b345db4a09() {
   int result;
   intgo _swig_go_result;
   
@@ -394,7 +394,7 @@ intgo _wrap_ATTN_ERROR_UNAVAILABLE_raw_1a66daf38a54457c() {
 }
 
 
-intgo _wrap_ATTN_ERROR_OUT_OF_MEMORY_raw_1a66daf38a54457c() {
+intgo _wrap_ATTN_ERROR_OUT_OF_MEMORY_raw_5f2953b345db4a09() {
   int result;
   intgo _swig_go_result;
   
@@ -406,7 +406,7 @@ intgo _wrap_ATTN_ERROR_OUT_OF_MEMORY_raw_1a66daf38a54457c() {
 }
 
 
-intgo _wrap_ATTN_ERROR_WORKSPACE_raw_1a66daf38a54457c() {
+intgo _wrap_ATTN_ERROR_WORKSPACE_raw_5f2953b345db4a09() {
   int result;
   intgo _swig_go_result;
   
@@ -418,7 +418,7 @@ intgo _wrap_ATTN_ERROR_WORKSPACE_raw_1a66daf38a54457c() {
 }
 
 
-intgo _wrap_ATTN_ERROR_VERSION_raw_1a66daf38a54457c() {
+intgo _wrap_ATTN_ERROR_VERSION_raw_5f2953b345db4a09() {
   int result;
   intgo _swig_go_result;
   
@@ -430,7 +430,7 @@ intgo _wrap_ATTN_ERROR_VERSION_raw_1a66daf38a54457c() {
 }
 
 
-intgo _wrap_ATTN_ERROR_EXECUTOR_raw_1a66daf38a54457c() {
+intgo _wrap_ATTN_ERROR_EXECUTOR_raw_5f2953b345db4a09() {
   int result;
   intgo _swig_go_result;
   
@@ -442,7 +442,7 @@ intgo _wrap_ATTN_ERROR_EXECUTOR_raw_1a66daf38a54457c() {
 }
 
 
-intgo _wrap_ATTN_ERROR_DEVICE_raw_1a66daf38a54457c() {
+intgo _wrap_ATTN_ERROR_DEVICE_raw_5f2953b345db4a09() {
   int result;
   intgo _swig_go_result;
   
@@ -454,7 +454,7 @@ intgo _wrap_ATTN_ERROR_DEVICE_raw_1a66daf38a54457c() {
 }
 
 
-intgo _wrap_ATTN_ERROR_INTERNAL_raw_1a66daf38a54457c() {
+intgo _wrap_ATTN_ERROR_INTERNAL_raw_5f2953b345db4a09() {
   int result;
   intgo _swig_go_result;
   
@@ -466,7 +466,7 @@ intgo _wrap_ATTN_ERROR_INTERNAL_raw_1a66daf38a54457c() {
 }
 
 
-_gostring_ _wrap_attn_status_name_raw_1a66daf38a54457c(intgo _swig_go_0) {
+_gostring_ _wrap_attn_status_name_raw_5f2953b345db4a09(intgo _swig_go_0) {
   attn_status arg1 ;
   char *result = 0 ;
   _gostring_ _swig_go_result;
@@ -479,7 +479,7 @@ _gostring_ _wrap_attn_status_name_raw_1a66daf38a54457c(intgo _swig_go_0) {
 }
 
 
-void _wrap_attn_error_status_set_raw_1a66daf38a54457c(struct attn_error *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_error_status_set_raw_5f2953b345db4a09(struct attn_error *_swig_go_0, intgo _swig_go_1) {
   struct attn_error *arg1 = (struct attn_error *) 0 ;
   attn_status arg2 ;
   
@@ -491,7 +491,7 @@ void _wrap_attn_error_status_set_raw_1a66daf38a54457c(struct attn_error *_swig_g
 }
 
 
-intgo _wrap_attn_error_status_get_raw_1a66daf38a54457c(struct attn_error *_swig_go_0) {
+intgo _wrap_attn_error_status_get_raw_5f2953b345db4a09(struct attn_error *_swig_go_0) {
   struct attn_error *arg1 = (struct attn_error *) 0 ;
   attn_status result;
   intgo _swig_go_result;
@@ -504,7 +504,7 @@ intgo _wrap_attn_error_status_get_raw_1a66daf38a54457c(struct attn_error *_swig_
 }
 
 
-_gostring_ _wrap_attn_error_message_get_raw_1a66daf38a54457c(struct attn_error *_swig_go_0) {
+_gostring_ _wrap_attn_error_message_get_raw_5f2953b345db4a09(struct attn_error *_swig_go_0) {
   struct attn_error *arg1 = (struct attn_error *) 0 ;
   char *result = 0 ;
   _gostring_ _swig_go_result;
@@ -517,7 +517,7 @@ _gostring_ _wrap_attn_error_message_get_raw_1a66daf38a54457c(struct attn_error *
 }
 
 
-struct attn_error *_wrap_new_attn_error_raw_1a66daf38a54457c() {
+struct attn_error *_wrap_new_attn_error_raw_5f2953b345db4a09() {
   struct attn_error *result = 0 ;
   struct attn_error *_swig_go_result;
   
@@ -528,7 +528,7 @@ struct attn_error *_wrap_new_attn_error_raw_1a66daf38a54457c() {
 }
 
 
-void _wrap_delete_attn_error_raw_1a66daf38a54457c(struct attn_error *_swig_go_0) {
+void _wrap_delete_attn_error_raw_5f2953b345db4a09(struct attn_error *_swig_go_0) {
   struct attn_error *arg1 = (struct attn_error *) 0 ;
   
   arg1 = *(struct attn_error **)&_swig_go_0; 
@@ -538,7 +538,7 @@ void _wrap_delete_attn_error_raw_1a66daf38a54457c(struct attn_error *_swig_go_0)
 }
 
 
-_gostring_ _wrap_attn_last_error_raw_1a66daf38a54457c() {
+_gostring_ _wrap_attn_last_error_raw_5f2953b345db4a09() {
   char *result = 0 ;
   _gostring_ _swig_go_result;
   
@@ -549,7 +549,7 @@ _gostring_ _wrap_attn_last_error_raw_1a66daf38a54457c() {
 }
 
 
-intgo _wrap_ATTN_DTYPE_INVALID_raw_1a66daf38a54457c() {
+intgo _wrap_ATTN_DTYPE_INVALID_raw_5f2953b345db4a09() {
   int result;
   intgo _swig_go_result;
   
@@ -561,7 +561,7 @@ intgo _wrap_ATTN_DTYPE_INVALID_raw_1a66daf38a54457c() {
 }
 
 
-intgo _wrap_ATTN_DTYPE_F32_raw_1a66daf38a54457c() {
+intgo _wrap_ATTN_DTYPE_F32_raw_5f2953b345db4a09() {
   int result;
   intgo _swig_go_result;
   
@@ -573,7 +573,7 @@ intgo _wrap_ATTN_DTYPE_F32_raw_1a66daf38a54457c() {
 }
 
 
-intgo _wrap_ATTN_DTYPE_F16_raw_1a66daf38a54457c() {
+intgo _wrap_ATTN_DTYPE_F16_raw_5f2953b345db4a09() {
   int result;
   intgo _swig_go_result;
   
@@ -585,7 +585,7 @@ intgo _wrap_ATTN_DTYPE_F16_raw_1a66daf38a54457c() {
 }
 
 
-intgo _wrap_ATTN_DTYPE_BF16_raw_1a66daf38a54457c() {
+intgo _wrap_ATTN_DTYPE_BF16_raw_5f2953b345db4a09() {
   int result;
   intgo _swig_go_result;
   
@@ -597,7 +597,7 @@ intgo _wrap_ATTN_DTYPE_BF16_raw_1a66daf38a54457c() {
 }
 
 
-intgo _wrap_ATTN_DTYPE_F8E4M3_raw_1a66daf38a54457c() {
+intgo _wrap_ATTN_DTYPE_F8E4M3_raw_5f2953b345db4a09() {
   int result;
   intgo _swig_go_result;
   
@@ -609,7 +609,7 @@ intgo _wrap_ATTN_DTYPE_F8E4M3_raw_1a66daf38a54457c() {
 }
 
 
-intgo _wrap_ATTN_DTYPE_I8_raw_1a66daf38a54457c() {
+intgo _wrap_ATTN_DTYPE_I8_raw_5f2953b345db4a09() {
   int result;
   intgo _swig_go_result;
   
@@ -621,7 +621,7 @@ intgo _wrap_ATTN_DTYPE_I8_raw_1a66daf38a54457c() {
 }
 
 
-intgo _wrap_ATTN_DTYPE_U8_raw_1a66daf38a54457c() {
+intgo _wrap_ATTN_DTYPE_U8_raw_5f2953b345db4a09() {
   int result;
   intgo _swig_go_result;
   
@@ -633,7 +633,7 @@ intgo _wrap_ATTN_DTYPE_U8_raw_1a66daf38a54457c() {
 }
 
 
-intgo _wrap_ATTN_DTYPE_I32_raw_1a66daf38a54457c() {
+intgo _wrap_ATTN_DTYPE_I32_raw_5f2953b345db4a09() {
   int result;
   intgo _swig_go_result;
   
@@ -645,7 +645,7 @@ intgo _wrap_ATTN_DTYPE_I32_raw_1a66daf38a54457c() {
 }
 
 
-intgo _wrap_ATTN_DTYPE_I64_raw_1a66daf38a54457c() {
+intgo _wrap_ATTN_DTYPE_I64_raw_5f2953b345db4a09() {
   int result;
   intgo _swig_go_result;
   
@@ -657,7 +657,7 @@ intgo _wrap_ATTN_DTYPE_I64_raw_1a66daf38a54457c() {
 }
 
 
-long long _wrap_attn_dtype_size_raw_1a66daf38a54457c(intgo _swig_go_0) {
+long long _wrap_attn_dtype_size_raw_5f2953b345db4a09(intgo _swig_go_0) {
   attn_dtype arg1 ;
   size_t result;
   long long _swig_go_result;
@@ -670,7 +670,7 @@ long long _wrap_attn_dtype_size_raw_1a66daf38a54457c(intgo _swig_go_0) {
 }
 
 
-_gostring_ _wrap_attn_dtype_name_raw_1a66daf38a54457c(intgo _swig_go_0) {
+_gostring_ _wrap_attn_dtype_name_raw_5f2953b345db4a09(intgo _swig_go_0) {
   attn_dtype arg1 ;
   char *result = 0 ;
   _gostring_ _swig_go_result;
@@ -683,7 +683,7 @@ _gostring_ _wrap_attn_dtype_name_raw_1a66daf38a54457c(intgo _swig_go_0) {
 }
 
 
-intgo _wrap_ATTN_DEVICE_CPU_raw_1a66daf38a54457c() {
+intgo _wrap_ATTN_DEVICE_CPU_raw_5f2953b345db4a09() {
   int result;
   intgo _swig_go_result;
   
@@ -695,7 +695,7 @@ intgo _wrap_ATTN_DEVICE_CPU_raw_1a66daf38a54457c() {
 }
 
 
-intgo _wrap_ATTN_DEVICE_CUDA_raw_1a66daf38a54457c() {
+intgo _wrap_ATTN_DEVICE_CUDA_raw_5f2953b345db4a09() {
   int result;
   intgo _swig_go_result;
   
@@ -707,7 +707,7 @@ intgo _wrap_ATTN_DEVICE_CUDA_raw_1a66daf38a54457c() {
 }
 
 
-void _wrap_attn_tensor_data_set_raw_1a66daf38a54457c(struct attn_tensor *_swig_go_0, void *_swig_go_1) {
+void _wrap_attn_tensor_data_set_raw_5f2953b345db4a09(struct attn_tensor *_swig_go_0, void *_swig_go_1) {
   struct attn_tensor *arg1 = (struct attn_tensor *) 0 ;
   void *arg2 = (void *) 0 ;
   
@@ -719,7 +719,7 @@ void _wrap_attn_tensor_data_set_raw_1a66daf38a54457c(struct attn_tensor *_swig_g
 }
 
 
-void *_wrap_attn_tensor_data_get_raw_1a66daf38a54457c(struct attn_tensor *_swig_go_0) {
+void *_wrap_attn_tensor_data_get_raw_5f2953b345db4a09(struct attn_tensor *_swig_go_0) {
   struct attn_tensor *arg1 = (struct attn_tensor *) 0 ;
   void *result = 0 ;
   void *_swig_go_result;
@@ -732,7 +732,7 @@ void *_wrap_attn_tensor_data_get_raw_1a66daf38a54457c(struct attn_tensor *_swig_
 }
 
 
-void _wrap_attn_tensor_byte_offset_set_raw_1a66daf38a54457c(struct attn_tensor *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_tensor_byte_offset_set_raw_5f2953b345db4a09(struct attn_tensor *_swig_go_0, long long _swig_go_1) {
   struct attn_tensor *arg1 = (struct attn_tensor *) 0 ;
   uint64_t arg2 ;
   
@@ -744,7 +744,7 @@ void _wrap_attn_tensor_byte_offset_set_raw_1a66daf38a54457c(struct attn_tensor *
 }
 
 
-long long _wrap_attn_tensor_byte_offset_get_raw_1a66daf38a54457c(struct attn_tensor *_swig_go_0) {
+long long _wrap_attn_tensor_byte_offset_get_raw_5f2953b345db4a09(struct attn_tensor *_swig_go_0) {
   struct attn_tensor *arg1 = (struct attn_tensor *) 0 ;
   uint64_t result;
   long long _swig_go_result;
@@ -757,7 +757,7 @@ long long _wrap_attn_tensor_byte_offset_get_raw_1a66daf38a54457c(struct attn_ten
 }
 
 
-void _wrap_attn_tensor_dtype_set_raw_1a66daf38a54457c(struct attn_tensor *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_tensor_dtype_set_raw_5f2953b345db4a09(struct attn_tensor *_swig_go_0, intgo _swig_go_1) {
   struct attn_tensor *arg1 = (struct attn_tensor *) 0 ;
   attn_dtype arg2 ;
   
@@ -769,7 +769,7 @@ void _wrap_attn_tensor_dtype_set_raw_1a66daf38a54457c(struct attn_tensor *_swig_
 }
 
 
-intgo _wrap_attn_tensor_dtype_get_raw_1a66daf38a54457c(struct attn_tensor *_swig_go_0) {
+intgo _wrap_attn_tensor_dtype_get_raw_5f2953b345db4a09(struct attn_tensor *_swig_go_0) {
   struct attn_tensor *arg1 = (struct attn_tensor *) 0 ;
   attn_dtype result;
   intgo _swig_go_result;
@@ -782,7 +782,7 @@ intgo _wrap_attn_tensor_dtype_get_raw_1a66daf38a54457c(struct attn_tensor *_swig
 }
 
 
-void _wrap_attn_tensor_device_type_set_raw_1a66daf38a54457c(struct attn_tensor *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_tensor_device_type_set_raw_5f2953b345db4a09(struct attn_tensor *_swig_go_0, intgo _swig_go_1) {
   struct attn_tensor *arg1 = (struct attn_tensor *) 0 ;
   attn_device_type arg2 ;
   
@@ -794,7 +794,7 @@ void _wrap_attn_tensor_device_type_set_raw_1a66daf38a54457c(struct attn_tensor *
 }
 
 
-intgo _wrap_attn_tensor_device_type_get_raw_1a66daf38a54457c(struct attn_tensor *_swig_go_0) {
+intgo _wrap_attn_tensor_device_type_get_raw_5f2953b345db4a09(struct attn_tensor *_swig_go_0) {
   struct attn_tensor *arg1 = (struct attn_tensor *) 0 ;
   attn_device_type result;
   intgo _swig_go_result;
@@ -807,7 +807,7 @@ intgo _wrap_attn_tensor_device_type_get_raw_1a66daf38a54457c(struct attn_tensor 
 }
 
 
-void _wrap_attn_tensor_device_id_set_raw_1a66daf38a54457c(struct attn_tensor *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_tensor_device_id_set_raw_5f2953b345db4a09(struct attn_tensor *_swig_go_0, intgo _swig_go_1) {
   struct attn_tensor *arg1 = (struct attn_tensor *) 0 ;
   int32_t arg2 ;
   
@@ -819,7 +819,7 @@ void _wrap_attn_tensor_device_id_set_raw_1a66daf38a54457c(struct attn_tensor *_s
 }
 
 
-intgo _wrap_attn_tensor_device_id_get_raw_1a66daf38a54457c(struct attn_tensor *_swig_go_0) {
+intgo _wrap_attn_tensor_device_id_get_raw_5f2953b345db4a09(struct attn_tensor *_swig_go_0) {
   struct attn_tensor *arg1 = (struct attn_tensor *) 0 ;
   int32_t result;
   intgo _swig_go_result;
@@ -832,7 +832,7 @@ intgo _wrap_attn_tensor_device_id_get_raw_1a66daf38a54457c(struct attn_tensor *_
 }
 
 
-void _wrap_attn_tensor_rank_set_raw_1a66daf38a54457c(struct attn_tensor *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_tensor_rank_set_raw_5f2953b345db4a09(struct attn_tensor *_swig_go_0, intgo _swig_go_1) {
   struct attn_tensor *arg1 = (struct attn_tensor *) 0 ;
   int32_t arg2 ;
   
@@ -844,7 +844,7 @@ void _wrap_attn_tensor_rank_set_raw_1a66daf38a54457c(struct attn_tensor *_swig_g
 }
 
 
-intgo _wrap_attn_tensor_rank_get_raw_1a66daf38a54457c(struct attn_tensor *_swig_go_0) {
+intgo _wrap_attn_tensor_rank_get_raw_5f2953b345db4a09(struct attn_tensor *_swig_go_0) {
   struct attn_tensor *arg1 = (struct attn_tensor *) 0 ;
   int32_t result;
   intgo _swig_go_result;
@@ -857,7 +857,7 @@ intgo _wrap_attn_tensor_rank_get_raw_1a66daf38a54457c(struct attn_tensor *_swig_
 }
 
 
-void _wrap_attn_tensor_shape_set_raw_1a66daf38a54457c(struct attn_tensor *_swig_go_0, long long *_swig_go_1) {
+void _wrap_attn_tensor_shape_set_raw_5f2953b345db4a09(struct attn_tensor *_swig_go_0, long long *_swig_go_1) {
   struct attn_tensor *arg1 = (struct attn_tensor *) 0 ;
   int64_t *arg2 ;
   
@@ -873,7 +873,7 @@ void _wrap_attn_tensor_shape_set_raw_1a66daf38a54457c(struct attn_tensor *_swig_
 }
 
 
-long long *_wrap_attn_tensor_shape_get_raw_1a66daf38a54457c(struct attn_tensor *_swig_go_0) {
+long long *_wrap_attn_tensor_shape_get_raw_5f2953b345db4a09(struct attn_tensor *_swig_go_0) {
   struct attn_tensor *arg1 = (struct attn_tensor *) 0 ;
   int64_t *result = 0 ;
   long long *_swig_go_result;
@@ -886,7 +886,7 @@ long long *_wrap_attn_tensor_shape_get_raw_1a66daf38a54457c(struct attn_tensor *
 }
 
 
-void _wrap_attn_tensor_strides_set_raw_1a66daf38a54457c(struct attn_tensor *_swig_go_0, long long *_swig_go_1) {
+void _wrap_attn_tensor_strides_set_raw_5f2953b345db4a09(struct attn_tensor *_swig_go_0, long long *_swig_go_1) {
   struct attn_tensor *arg1 = (struct attn_tensor *) 0 ;
   int64_t *arg2 ;
   
@@ -902,7 +902,7 @@ void _wrap_attn_tensor_strides_set_raw_1a66daf38a54457c(struct attn_tensor *_swi
 }
 
 
-long long *_wrap_attn_tensor_strides_get_raw_1a66daf38a54457c(struct attn_tensor *_swig_go_0) {
+long long *_wrap_attn_tensor_strides_get_raw_5f2953b345db4a09(struct attn_tensor *_swig_go_0) {
   struct attn_tensor *arg1 = (struct attn_tensor *) 0 ;
   int64_t *result = 0 ;
   long long *_swig_go_result;
@@ -915,7 +915,7 @@ long long *_wrap_attn_tensor_strides_get_raw_1a66daf38a54457c(struct attn_tensor
 }
 
 
-void _wrap_attn_tensor_reserved_set_raw_1a66daf38a54457c(struct attn_tensor *_swig_go_0, long long *_swig_go_1) {
+void _wrap_attn_tensor_reserved_set_raw_5f2953b345db4a09(struct attn_tensor *_swig_go_0, long long *_swig_go_1) {
   struct attn_tensor *arg1 = (struct attn_tensor *) 0 ;
   uint64_t *arg2 ;
   
@@ -931,7 +931,7 @@ void _wrap_attn_tensor_reserved_set_raw_1a66daf38a54457c(struct attn_tensor *_sw
 }
 
 
-long long *_wrap_attn_tensor_reserved_get_raw_1a66daf38a54457c(struct attn_tensor *_swig_go_0) {
+long long *_wrap_attn_tensor_reserved_get_raw_5f2953b345db4a09(struct attn_tensor *_swig_go_0) {
   struct attn_tensor *arg1 = (struct attn_tensor *) 0 ;
   uint64_t *result = 0 ;
   long long *_swig_go_result;
@@ -944,7 +944,7 @@ long long *_wrap_attn_tensor_reserved_get_raw_1a66daf38a54457c(struct attn_tenso
 }
 
 
-struct attn_tensor *_wrap_new_attn_tensor_raw_1a66daf38a54457c() {
+struct attn_tensor *_wrap_new_attn_tensor_raw_5f2953b345db4a09() {
   struct attn_tensor *result = 0 ;
   struct attn_tensor *_swig_go_result;
   
@@ -955,7 +955,7 @@ struct attn_tensor *_wrap_new_attn_tensor_raw_1a66daf38a54457c() {
 }
 
 
-void _wrap_delete_attn_tensor_raw_1a66daf38a54457c(struct attn_tensor *_swig_go_0) {
+void _wrap_delete_attn_tensor_raw_5f2953b345db4a09(struct attn_tensor *_swig_go_0) {
   struct attn_tensor *arg1 = (struct attn_tensor *) 0 ;
   
   arg1 = *(struct attn_tensor **)&_swig_go_0; 
@@ -965,7 +965,7 @@ void _wrap_delete_attn_tensor_raw_1a66daf38a54457c(struct attn_tensor *_swig_go_
 }
 
 
-void _wrap_attn_tensor_init_raw_1a66daf38a54457c(struct attn_tensor *_swig_go_0, void *_swig_go_1, intgo _swig_go_2, intgo _swig_go_3, long long *_swig_go_4) {
+void _wrap_attn_tensor_init_raw_5f2953b345db4a09(struct attn_tensor *_swig_go_0, void *_swig_go_1, intgo _swig_go_2, intgo _swig_go_3, long long *_swig_go_4) {
   attn_tensor *arg1 = (attn_tensor *) 0 ;
   void *arg2 = (void *) 0 ;
   attn_dtype arg3 ;
@@ -983,7 +983,7 @@ void _wrap_attn_tensor_init_raw_1a66daf38a54457c(struct attn_tensor *_swig_go_0,
 }
 
 
-intgo _wrap_ATTN_CAUSAL_raw_1a66daf38a54457c() {
+intgo _wrap_ATTN_CAUSAL_raw_5f2953b345db4a09() {
   int result;
   intgo _swig_go_result;
   
@@ -995,7 +995,7 @@ intgo _wrap_ATTN_CAUSAL_raw_1a66daf38a54457c() {
 }
 
 
-intgo _wrap_ATTN_WINDOW_LEFT_raw_1a66daf38a54457c() {
+intgo _wrap_ATTN_WINDOW_LEFT_raw_5f2953b345db4a09() {
   int result;
   intgo _swig_go_result;
   
@@ -1007,7 +1007,7 @@ intgo _wrap_ATTN_WINDOW_LEFT_raw_1a66daf38a54457c() {
 }
 
 
-intgo _wrap_ATTN_WINDOW_RIGHT_raw_1a66daf38a54457c() {
+intgo _wrap_ATTN_WINDOW_RIGHT_raw_5f2953b345db4a09() {
   int result;
   intgo _swig_go_result;
   
@@ -1019,7 +1019,7 @@ intgo _wrap_ATTN_WINDOW_RIGHT_raw_1a66daf38a54457c() {
 }
 
 
-intgo _wrap_ATTN_SEQLENS_Q_raw_1a66daf38a54457c() {
+intgo _wrap_ATTN_SEQLENS_Q_raw_5f2953b345db4a09() {
   int result;
   intgo _swig_go_result;
   
@@ -1031,7 +1031,7 @@ intgo _wrap_ATTN_SEQLENS_Q_raw_1a66daf38a54457c() {
 }
 
 
-intgo _wrap_ATTN_SEQLENS_K_raw_1a66daf38a54457c() {
+intgo _wrap_ATTN_SEQLENS_K_raw_5f2953b345db4a09() {
   int result;
   intgo _swig_go_result;
   
@@ -1043,7 +1043,7 @@ intgo _wrap_ATTN_SEQLENS_K_raw_1a66daf38a54457c() {
 }
 
 
-intgo _wrap_ATTN_Q_START_raw_1a66daf38a54457c() {
+intgo _wrap_ATTN_Q_START_raw_5f2953b345db4a09() {
   int result;
   intgo _swig_go_result;
   
@@ -1055,7 +1055,7 @@ intgo _wrap_ATTN_Q_START_raw_1a66daf38a54457c() {
 }
 
 
-intgo _wrap_ATTN_K_START_raw_1a66daf38a54457c() {
+intgo _wrap_ATTN_K_START_raw_5f2953b345db4a09() {
   int result;
   intgo _swig_go_result;
   
@@ -1067,7 +1067,7 @@ intgo _wrap_ATTN_K_START_raw_1a66daf38a54457c() {
 }
 
 
-intgo _wrap_ATTN_BIAS_raw_1a66daf38a54457c() {
+intgo _wrap_ATTN_BIAS_raw_5f2953b345db4a09() {
   int result;
   intgo _swig_go_result;
   
@@ -1079,7 +1079,7 @@ intgo _wrap_ATTN_BIAS_raw_1a66daf38a54457c() {
 }
 
 
-intgo _wrap_ATTN_BIAS_RANGE_raw_1a66daf38a54457c() {
+intgo _wrap_ATTN_BIAS_RANGE_raw_5f2953b345db4a09() {
   int result;
   intgo _swig_go_result;
   
@@ -1091,7 +1091,7 @@ intgo _wrap_ATTN_BIAS_RANGE_raw_1a66daf38a54457c() {
 }
 
 
-intgo _wrap_ATTN_MASK_raw_1a66daf38a54457c() {
+intgo _wrap_ATTN_MASK_raw_5f2953b345db4a09() {
   int result;
   intgo _swig_go_result;
   
@@ -1103,7 +1103,7 @@ intgo _wrap_ATTN_MASK_raw_1a66daf38a54457c() {
 }
 
 
-intgo _wrap_ATTN_MASK_RANGE_raw_1a66daf38a54457c() {
+intgo _wrap_ATTN_MASK_RANGE_raw_5f2953b345db4a09() {
   int result;
   intgo _swig_go_result;
   
@@ -1115,7 +1115,7 @@ intgo _wrap_ATTN_MASK_RANGE_raw_1a66daf38a54457c() {
 }
 
 
-intgo _wrap_ATTN_ALIBI_raw_1a66daf38a54457c() {
+intgo _wrap_ATTN_ALIBI_raw_5f2953b345db4a09() {
   int result;
   intgo _swig_go_result;
   
@@ -1127,7 +1127,7 @@ intgo _wrap_ATTN_ALIBI_raw_1a66daf38a54457c() {
 }
 
 
-intgo _wrap_ATTN_SINK_raw_1a66daf38a54457c() {
+intgo _wrap_ATTN_SINK_raw_5f2953b345db4a09() {
   int result;
   intgo _swig_go_result;
   
@@ -1139,7 +1139,7 @@ intgo _wrap_ATTN_SINK_raw_1a66daf38a54457c() {
 }
 
 
-intgo _wrap_ATTN_BLOCK_MASK_raw_1a66daf38a54457c() {
+intgo _wrap_ATTN_BLOCK_MASK_raw_5f2953b345db4a09() {
   int result;
   intgo _swig_go_result;
   
@@ -1151,7 +1151,7 @@ intgo _wrap_ATTN_BLOCK_MASK_raw_1a66daf38a54457c() {
 }
 
 
-intgo _wrap_attn_attention_raw_1a66daf38a54457c(struct attn_tensor *_swig_go_0, struct attn_tensor *_swig_go_1, struct attn_tensor *_swig_go_2, struct attn_tensor *_swig_go_3, intgo _swig_go_4, struct attn_error *_swig_go_5) {
+intgo _wrap_attn_attention_raw_5f2953b345db4a09(struct attn_tensor *_swig_go_0, struct attn_tensor *_swig_go_1, struct attn_tensor *_swig_go_2, struct attn_tensor *_swig_go_3, intgo _swig_go_4, struct attn_error *_swig_go_5) {
   attn_tensor *arg1 = (attn_tensor *) 0 ;
   attn_tensor *arg2 = (attn_tensor *) 0 ;
   attn_tensor *arg3 = (attn_tensor *) 0 ;
@@ -1174,7 +1174,7 @@ intgo _wrap_attn_attention_raw_1a66daf38a54457c(struct attn_tensor *_swig_go_0, 
 }
 
 
-intgo _wrap_ATTN_ISA_AUTO_raw_1a66daf38a54457c() {
+intgo _wrap_ATTN_ISA_AUTO_raw_5f2953b345db4a09() {
   int result;
   intgo _swig_go_result;
   
@@ -1186,7 +1186,7 @@ intgo _wrap_ATTN_ISA_AUTO_raw_1a66daf38a54457c() {
 }
 
 
-intgo _wrap_ATTN_ISA_SCALAR_raw_1a66daf38a54457c() {
+intgo _wrap_ATTN_ISA_SCALAR_raw_5f2953b345db4a09() {
   int result;
   intgo _swig_go_result;
   
@@ -1198,7 +1198,7 @@ intgo _wrap_ATTN_ISA_SCALAR_raw_1a66daf38a54457c() {
 }
 
 
-intgo _wrap_ATTN_ISA_AVX2_raw_1a66daf38a54457c() {
+intgo _wrap_ATTN_ISA_AVX2_raw_5f2953b345db4a09() {
   int result;
   intgo _swig_go_result;
   
@@ -1210,7 +1210,7 @@ intgo _wrap_ATTN_ISA_AVX2_raw_1a66daf38a54457c() {
 }
 
 
-intgo _wrap_ATTN_ISA_AVX512_raw_1a66daf38a54457c() {
+intgo _wrap_ATTN_ISA_AVX512_raw_5f2953b345db4a09() {
   int result;
   intgo _swig_go_result;
   
@@ -1222,7 +1222,7 @@ intgo _wrap_ATTN_ISA_AVX512_raw_1a66daf38a54457c() {
 }
 
 
-intgo _wrap_ATTN_ISA_NEON_raw_1a66daf38a54457c() {
+intgo _wrap_ATTN_ISA_NEON_raw_5f2953b345db4a09() {
   int result;
   intgo _swig_go_result;
   
@@ -1234,7 +1234,7 @@ intgo _wrap_ATTN_ISA_NEON_raw_1a66daf38a54457c() {
 }
 
 
-intgo _wrap_ATTN_ISA_AVX512_BF16_raw_1a66daf38a54457c() {
+intgo _wrap_ATTN_ISA_AVX512_BF16_raw_5f2953b345db4a09() {
   int result;
   intgo _swig_go_result;
   
@@ -1246,7 +1246,7 @@ intgo _wrap_ATTN_ISA_AVX512_BF16_raw_1a66daf38a54457c() {
 }
 
 
-void _wrap_attn_allocator_struct_size_set_raw_1a66daf38a54457c(struct attn_allocator *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_allocator_struct_size_set_raw_5f2953b345db4a09(struct attn_allocator *_swig_go_0, intgo _swig_go_1) {
   struct attn_allocator *arg1 = (struct attn_allocator *) 0 ;
   uint32_t arg2 ;
   
@@ -1258,7 +1258,7 @@ void _wrap_attn_allocator_struct_size_set_raw_1a66daf38a54457c(struct attn_alloc
 }
 
 
-intgo _wrap_attn_allocator_struct_size_get_raw_1a66daf38a54457c(struct attn_allocator *_swig_go_0) {
+intgo _wrap_attn_allocator_struct_size_get_raw_5f2953b345db4a09(struct attn_allocator *_swig_go_0) {
   struct attn_allocator *arg1 = (struct attn_allocator *) 0 ;
   uint32_t result;
   intgo _swig_go_result;
@@ -1271,7 +1271,7 @@ intgo _wrap_attn_allocator_struct_size_get_raw_1a66daf38a54457c(struct attn_allo
 }
 
 
-void _wrap_attn_allocator_reserved_set_raw_1a66daf38a54457c(struct attn_allocator *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_allocator_reserved_set_raw_5f2953b345db4a09(struct attn_allocator *_swig_go_0, intgo _swig_go_1) {
   struct attn_allocator *arg1 = (struct attn_allocator *) 0 ;
   uint32_t arg2 ;
   
@@ -1283,7 +1283,7 @@ void _wrap_attn_allocator_reserved_set_raw_1a66daf38a54457c(struct attn_allocato
 }
 
 
-intgo _wrap_attn_allocator_reserved_get_raw_1a66daf38a54457c(struct attn_allocator *_swig_go_0) {
+intgo _wrap_attn_allocator_reserved_get_raw_5f2953b345db4a09(struct attn_allocator *_swig_go_0) {
   struct attn_allocator *arg1 = (struct attn_allocator *) 0 ;
   uint32_t result;
   intgo _swig_go_result;
@@ -1296,7 +1296,7 @@ intgo _wrap_attn_allocator_reserved_get_raw_1a66daf38a54457c(struct attn_allocat
 }
 
 
-void _wrap_attn_allocator_user_set_raw_1a66daf38a54457c(struct attn_allocator *_swig_go_0, void *_swig_go_1) {
+void _wrap_attn_allocator_user_set_raw_5f2953b345db4a09(struct attn_allocator *_swig_go_0, void *_swig_go_1) {
   struct attn_allocator *arg1 = (struct attn_allocator *) 0 ;
   void *arg2 = (void *) 0 ;
   
@@ -1308,7 +1308,7 @@ void _wrap_attn_allocator_user_set_raw_1a66daf38a54457c(struct attn_allocator *_
 }
 
 
-void *_wrap_attn_allocator_user_get_raw_1a66daf38a54457c(struct attn_allocator *_swig_go_0) {
+void *_wrap_attn_allocator_user_get_raw_5f2953b345db4a09(struct attn_allocator *_swig_go_0) {
   struct attn_allocator *arg1 = (struct attn_allocator *) 0 ;
   void *result = 0 ;
   void *_swig_go_result;
@@ -1321,7 +1321,7 @@ void *_wrap_attn_allocator_user_get_raw_1a66daf38a54457c(struct attn_allocator *
 }
 
 
-void _wrap_attn_allocator_allocate_set_raw_1a66daf38a54457c(struct attn_allocator *_swig_go_0, void* _swig_go_1) {
+void _wrap_attn_allocator_allocate_set_raw_5f2953b345db4a09(struct attn_allocator *_swig_go_0, void* _swig_go_1) {
   struct attn_allocator *arg1 = (struct attn_allocator *) 0 ;
   void *(*arg2)(void *,size_t,size_t) = (void *(*)(void *,size_t,size_t)) 0 ;
   
@@ -1333,7 +1333,7 @@ void _wrap_attn_allocator_allocate_set_raw_1a66daf38a54457c(struct attn_allocato
 }
 
 
-void* _wrap_attn_allocator_allocate_get_raw_1a66daf38a54457c(struct attn_allocator *_swig_go_0) {
+void* _wrap_attn_allocator_allocate_get_raw_5f2953b345db4a09(struct attn_allocator *_swig_go_0) {
   struct attn_allocator *arg1 = (struct attn_allocator *) 0 ;
   void *(*result)(void *,size_t,size_t) = 0 ;
   void* _swig_go_result;
@@ -1346,7 +1346,7 @@ void* _wrap_attn_allocator_allocate_get_raw_1a66daf38a54457c(struct attn_allocat
 }
 
 
-void _wrap_attn_allocator_deallocate_set_raw_1a66daf38a54457c(struct attn_allocator *_swig_go_0, void* _swig_go_1) {
+void _wrap_attn_allocator_deallocate_set_raw_5f2953b345db4a09(struct attn_allocator *_swig_go_0, void* _swig_go_1) {
   struct attn_allocator *arg1 = (struct attn_allocator *) 0 ;
   void (*arg2)(void *,void *,size_t,size_t) = (void (*)(void *,void *,size_t,size_t)) 0 ;
   
@@ -1358,7 +1358,7 @@ void _wrap_attn_allocator_deallocate_set_raw_1a66daf38a54457c(struct attn_alloca
 }
 
 
-void* _wrap_attn_allocator_deallocate_get_raw_1a66daf38a54457c(struct attn_allocator *_swig_go_0) {
+void* _wrap_attn_allocator_deallocate_get_raw_5f2953b345db4a09(struct attn_allocator *_swig_go_0) {
   struct attn_allocator *arg1 = (struct attn_allocator *) 0 ;
   void (*result)(void *,void *,size_t,size_t) = 0 ;
   void* _swig_go_result;
@@ -1371,7 +1371,7 @@ void* _wrap_attn_allocator_deallocate_get_raw_1a66daf38a54457c(struct attn_alloc
 }
 
 
-struct attn_allocator *_wrap_new_attn_allocator_raw_1a66daf38a54457c() {
+struct attn_allocator *_wrap_new_attn_allocator_raw_5f2953b345db4a09() {
   struct attn_allocator *result = 0 ;
   struct attn_allocator *_swig_go_result;
   
@@ -1382,7 +1382,7 @@ struct attn_allocator *_wrap_new_attn_allocator_raw_1a66daf38a54457c() {
 }
 
 
-void _wrap_delete_attn_allocator_raw_1a66daf38a54457c(struct attn_allocator *_swig_go_0) {
+void _wrap_delete_attn_allocator_raw_5f2953b345db4a09(struct attn_allocator *_swig_go_0) {
   struct attn_allocator *arg1 = (struct attn_allocator *) 0 ;
   
   arg1 = *(struct attn_allocator **)&_swig_go_0; 
@@ -1392,7 +1392,7 @@ void _wrap_delete_attn_allocator_raw_1a66daf38a54457c(struct attn_allocator *_sw
 }
 
 
-void _wrap_attn_allocator_init_raw_1a66daf38a54457c(struct attn_allocator *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_allocator_init_raw_5f2953b345db4a09(struct attn_allocator *_swig_go_0, long long _swig_go_1) {
   attn_allocator *arg1 = (attn_allocator *) 0 ;
   size_t arg2 ;
   
@@ -1404,7 +1404,7 @@ void _wrap_attn_allocator_init_raw_1a66daf38a54457c(struct attn_allocator *_swig
 }
 
 
-void _wrap_attn_executor_struct_size_set_raw_1a66daf38a54457c(struct attn_executor *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_executor_struct_size_set_raw_5f2953b345db4a09(struct attn_executor *_swig_go_0, intgo _swig_go_1) {
   struct attn_executor *arg1 = (struct attn_executor *) 0 ;
   uint32_t arg2 ;
   
@@ -1416,7 +1416,7 @@ void _wrap_attn_executor_struct_size_set_raw_1a66daf38a54457c(struct attn_execut
 }
 
 
-intgo _wrap_attn_executor_struct_size_get_raw_1a66daf38a54457c(struct attn_executor *_swig_go_0) {
+intgo _wrap_attn_executor_struct_size_get_raw_5f2953b345db4a09(struct attn_executor *_swig_go_0) {
   struct attn_executor *arg1 = (struct attn_executor *) 0 ;
   uint32_t result;
   intgo _swig_go_result;
@@ -1429,7 +1429,7 @@ intgo _wrap_attn_executor_struct_size_get_raw_1a66daf38a54457c(struct attn_execu
 }
 
 
-void _wrap_attn_executor_concurrency_set_raw_1a66daf38a54457c(struct attn_executor *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_executor_concurrency_set_raw_5f2953b345db4a09(struct attn_executor *_swig_go_0, intgo _swig_go_1) {
   struct attn_executor *arg1 = (struct attn_executor *) 0 ;
   int32_t arg2 ;
   
@@ -1441,7 +1441,7 @@ void _wrap_attn_executor_concurrency_set_raw_1a66daf38a54457c(struct attn_execut
 }
 
 
-intgo _wrap_attn_executor_concurrency_get_raw_1a66daf38a54457c(struct attn_executor *_swig_go_0) {
+intgo _wrap_attn_executor_concurrency_get_raw_5f2953b345db4a09(struct attn_executor *_swig_go_0) {
   struct attn_executor *arg1 = (struct attn_executor *) 0 ;
   int32_t result;
   intgo _swig_go_result;
@@ -1454,7 +1454,7 @@ intgo _wrap_attn_executor_concurrency_get_raw_1a66daf38a54457c(struct attn_execu
 }
 
 
-void _wrap_attn_executor_user_set_raw_1a66daf38a54457c(struct attn_executor *_swig_go_0, void *_swig_go_1) {
+void _wrap_attn_executor_user_set_raw_5f2953b345db4a09(struct attn_executor *_swig_go_0, void *_swig_go_1) {
   struct attn_executor *arg1 = (struct attn_executor *) 0 ;
   void *arg2 = (void *) 0 ;
   
@@ -1466,7 +1466,7 @@ void _wrap_attn_executor_user_set_raw_1a66daf38a54457c(struct attn_executor *_sw
 }
 
 
-void *_wrap_attn_executor_user_get_raw_1a66daf38a54457c(struct attn_executor *_swig_go_0) {
+void *_wrap_attn_executor_user_get_raw_5f2953b345db4a09(struct attn_executor *_swig_go_0) {
   struct attn_executor *arg1 = (struct attn_executor *) 0 ;
   void *result = 0 ;
   void *_swig_go_result;
@@ -1479,7 +1479,7 @@ void *_wrap_attn_executor_user_get_raw_1a66daf38a54457c(struct attn_executor *_s
 }
 
 
-void _wrap_attn_executor_parallel_for_set_raw_1a66daf38a54457c(struct attn_executor *_swig_go_0, void* _swig_go_1) {
+void _wrap_attn_executor_parallel_for_set_raw_5f2953b345db4a09(struct attn_executor *_swig_go_0, void* _swig_go_1) {
   struct attn_executor *arg1 = (struct attn_executor *) 0 ;
   int32_t (*arg2)(void *,int64_t,attn_task_fn,void *) = (int32_t (*)(void *,int64_t,attn_task_fn,void *)) 0 ;
   
@@ -1491,7 +1491,7 @@ void _wrap_attn_executor_parallel_for_set_raw_1a66daf38a54457c(struct attn_execu
 }
 
 
-void* _wrap_attn_executor_parallel_for_get_raw_1a66daf38a54457c(struct attn_executor *_swig_go_0) {
+void* _wrap_attn_executor_parallel_for_get_raw_5f2953b345db4a09(struct attn_executor *_swig_go_0) {
   struct attn_executor *arg1 = (struct attn_executor *) 0 ;
   int32_t (*result)(void *,int64_t,attn_task_fn,void *) = 0 ;
   void* _swig_go_result;
@@ -1504,7 +1504,7 @@ void* _wrap_attn_executor_parallel_for_get_raw_1a66daf38a54457c(struct attn_exec
 }
 
 
-struct attn_executor *_wrap_new_attn_executor_raw_1a66daf38a54457c() {
+struct attn_executor *_wrap_new_attn_executor_raw_5f2953b345db4a09() {
   struct attn_executor *result = 0 ;
   struct attn_executor *_swig_go_result;
   
@@ -1515,7 +1515,7 @@ struct attn_executor *_wrap_new_attn_executor_raw_1a66daf38a54457c() {
 }
 
 
-void _wrap_delete_attn_executor_raw_1a66daf38a54457c(struct attn_executor *_swig_go_0) {
+void _wrap_delete_attn_executor_raw_5f2953b345db4a09(struct attn_executor *_swig_go_0) {
   struct attn_executor *arg1 = (struct attn_executor *) 0 ;
   
   arg1 = *(struct attn_executor **)&_swig_go_0; 
@@ -1525,7 +1525,7 @@ void _wrap_delete_attn_executor_raw_1a66daf38a54457c(struct attn_executor *_swig
 }
 
 
-void _wrap_attn_executor_init_raw_1a66daf38a54457c(struct attn_executor *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_executor_init_raw_5f2953b345db4a09(struct attn_executor *_swig_go_0, long long _swig_go_1) {
   attn_executor *arg1 = (attn_executor *) 0 ;
   size_t arg2 ;
   
@@ -1537,7 +1537,7 @@ void _wrap_attn_executor_init_raw_1a66daf38a54457c(struct attn_executor *_swig_g
 }
 
 
-intgo _wrap_ATTN_LOG_DEBUG_raw_1a66daf38a54457c() {
+intgo _wrap_ATTN_LOG_DEBUG_raw_5f2953b345db4a09() {
   int result;
   intgo _swig_go_result;
   
@@ -1549,7 +1549,7 @@ intgo _wrap_ATTN_LOG_DEBUG_raw_1a66daf38a54457c() {
 }
 
 
-intgo _wrap_ATTN_LOG_INFO_raw_1a66daf38a54457c() {
+intgo _wrap_ATTN_LOG_INFO_raw_5f2953b345db4a09() {
   int result;
   intgo _swig_go_result;
   
@@ -1561,7 +1561,7 @@ intgo _wrap_ATTN_LOG_INFO_raw_1a66daf38a54457c() {
 }
 
 
-intgo _wrap_ATTN_LOG_WARNING_raw_1a66daf38a54457c() {
+intgo _wrap_ATTN_LOG_WARNING_raw_5f2953b345db4a09() {
   int result;
   intgo _swig_go_result;
   
@@ -1573,7 +1573,7 @@ intgo _wrap_ATTN_LOG_WARNING_raw_1a66daf38a54457c() {
 }
 
 
-void _wrap_attn_context_config_struct_size_set_raw_1a66daf38a54457c(struct attn_context_config *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_context_config_struct_size_set_raw_5f2953b345db4a09(struct attn_context_config *_swig_go_0, intgo _swig_go_1) {
   struct attn_context_config *arg1 = (struct attn_context_config *) 0 ;
   uint32_t arg2 ;
   
@@ -1585,7 +1585,7 @@ void _wrap_attn_context_config_struct_size_set_raw_1a66daf38a54457c(struct attn_
 }
 
 
-intgo _wrap_attn_context_config_struct_size_get_raw_1a66daf38a54457c(struct attn_context_config *_swig_go_0) {
+intgo _wrap_attn_context_config_struct_size_get_raw_5f2953b345db4a09(struct attn_context_config *_swig_go_0) {
   struct attn_context_config *arg1 = (struct attn_context_config *) 0 ;
   uint32_t result;
   intgo _swig_go_result;
@@ -1598,7 +1598,7 @@ intgo _wrap_attn_context_config_struct_size_get_raw_1a66daf38a54457c(struct attn
 }
 
 
-void _wrap_attn_context_config_num_threads_set_raw_1a66daf38a54457c(struct attn_context_config *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_context_config_num_threads_set_raw_5f2953b345db4a09(struct attn_context_config *_swig_go_0, intgo _swig_go_1) {
   struct attn_context_config *arg1 = (struct attn_context_config *) 0 ;
   int32_t arg2 ;
   
@@ -1610,7 +1610,7 @@ void _wrap_attn_context_config_num_threads_set_raw_1a66daf38a54457c(struct attn_
 }
 
 
-intgo _wrap_attn_context_config_num_threads_get_raw_1a66daf38a54457c(struct attn_context_config *_swig_go_0) {
+intgo _wrap_attn_context_config_num_threads_get_raw_5f2953b345db4a09(struct attn_context_config *_swig_go_0) {
   struct attn_context_config *arg1 = (struct attn_context_config *) 0 ;
   int32_t result;
   intgo _swig_go_result;
@@ -1623,7 +1623,7 @@ intgo _wrap_attn_context_config_num_threads_get_raw_1a66daf38a54457c(struct attn
 }
 
 
-void _wrap_attn_context_config_isa_set_raw_1a66daf38a54457c(struct attn_context_config *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_context_config_isa_set_raw_5f2953b345db4a09(struct attn_context_config *_swig_go_0, intgo _swig_go_1) {
   struct attn_context_config *arg1 = (struct attn_context_config *) 0 ;
   attn_isa arg2 ;
   
@@ -1635,7 +1635,7 @@ void _wrap_attn_context_config_isa_set_raw_1a66daf38a54457c(struct attn_context_
 }
 
 
-intgo _wrap_attn_context_config_isa_get_raw_1a66daf38a54457c(struct attn_context_config *_swig_go_0) {
+intgo _wrap_attn_context_config_isa_get_raw_5f2953b345db4a09(struct attn_context_config *_swig_go_0) {
   struct attn_context_config *arg1 = (struct attn_context_config *) 0 ;
   attn_isa result;
   intgo _swig_go_result;
@@ -1648,7 +1648,7 @@ intgo _wrap_attn_context_config_isa_get_raw_1a66daf38a54457c(struct attn_context
 }
 
 
-void _wrap_attn_context_config_reserved_set_raw_1a66daf38a54457c(struct attn_context_config *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_context_config_reserved_set_raw_5f2953b345db4a09(struct attn_context_config *_swig_go_0, intgo _swig_go_1) {
   struct attn_context_config *arg1 = (struct attn_context_config *) 0 ;
   uint32_t arg2 ;
   
@@ -1660,7 +1660,7 @@ void _wrap_attn_context_config_reserved_set_raw_1a66daf38a54457c(struct attn_con
 }
 
 
-intgo _wrap_attn_context_config_reserved_get_raw_1a66daf38a54457c(struct attn_context_config *_swig_go_0) {
+intgo _wrap_attn_context_config_reserved_get_raw_5f2953b345db4a09(struct attn_context_config *_swig_go_0) {
   struct attn_context_config *arg1 = (struct attn_context_config *) 0 ;
   uint32_t result;
   intgo _swig_go_result;
@@ -1673,7 +1673,7 @@ intgo _wrap_attn_context_config_reserved_get_raw_1a66daf38a54457c(struct attn_co
 }
 
 
-void _wrap_attn_context_config_allocator_set_raw_1a66daf38a54457c(struct attn_context_config *_swig_go_0, struct attn_allocator *_swig_go_1) {
+void _wrap_attn_context_config_allocator_set_raw_5f2953b345db4a09(struct attn_context_config *_swig_go_0, struct attn_allocator *_swig_go_1) {
   struct attn_context_config *arg1 = (struct attn_context_config *) 0 ;
   attn_allocator *arg2 = (attn_allocator *) 0 ;
   
@@ -1685,7 +1685,7 @@ void _wrap_attn_context_config_allocator_set_raw_1a66daf38a54457c(struct attn_co
 }
 
 
-struct attn_allocator *_wrap_attn_context_config_allocator_get_raw_1a66daf38a54457c(struct attn_context_config *_swig_go_0) {
+struct attn_allocator *_wrap_attn_context_config_allocator_get_raw_5f2953b345db4a09(struct attn_context_config *_swig_go_0) {
   struct attn_context_config *arg1 = (struct attn_context_config *) 0 ;
   attn_allocator *result = 0 ;
   struct attn_allocator *_swig_go_result;
@@ -1698,7 +1698,7 @@ struct attn_allocator *_wrap_attn_context_config_allocator_get_raw_1a66daf38a544
 }
 
 
-void _wrap_attn_context_config_executor_set_raw_1a66daf38a54457c(struct attn_context_config *_swig_go_0, struct attn_executor *_swig_go_1) {
+void _wrap_attn_context_config_executor_set_raw_5f2953b345db4a09(struct attn_context_config *_swig_go_0, struct attn_executor *_swig_go_1) {
   struct attn_context_config *arg1 = (struct attn_context_config *) 0 ;
   attn_executor *arg2 = (attn_executor *) 0 ;
   
@@ -1710,7 +1710,7 @@ void _wrap_attn_context_config_executor_set_raw_1a66daf38a54457c(struct attn_con
 }
 
 
-struct attn_executor *_wrap_attn_context_config_executor_get_raw_1a66daf38a54457c(struct attn_context_config *_swig_go_0) {
+struct attn_executor *_wrap_attn_context_config_executor_get_raw_5f2953b345db4a09(struct attn_context_config *_swig_go_0) {
   struct attn_context_config *arg1 = (struct attn_context_config *) 0 ;
   attn_executor *result = 0 ;
   struct attn_executor *_swig_go_result;
@@ -1723,7 +1723,7 @@ struct attn_executor *_wrap_attn_context_config_executor_get_raw_1a66daf38a54457
 }
 
 
-void _wrap_attn_context_config_backend_dir_set_raw_1a66daf38a54457c(struct attn_context_config *_swig_go_0, _gostring_ _swig_go_1) {
+void _wrap_attn_context_config_backend_dir_set_raw_5f2953b345db4a09(struct attn_context_config *_swig_go_0, _gostring_ _swig_go_1) {
   struct attn_context_config *arg1 = (struct attn_context_config *) 0 ;
   char *arg2 = (char *) 0 ;
   
@@ -1743,7 +1743,7 @@ void _wrap_attn_context_config_backend_dir_set_raw_1a66daf38a54457c(struct attn_
 }
 
 
-_gostring_ _wrap_attn_context_config_backend_dir_get_raw_1a66daf38a54457c(struct attn_context_config *_swig_go_0) {
+_gostring_ _wrap_attn_context_config_backend_dir_get_raw_5f2953b345db4a09(struct attn_context_config *_swig_go_0) {
   struct attn_context_config *arg1 = (struct attn_context_config *) 0 ;
   char *result = 0 ;
   _gostring_ _swig_go_result;
@@ -1756,7 +1756,7 @@ _gostring_ _wrap_attn_context_config_backend_dir_get_raw_1a66daf38a54457c(struct
 }
 
 
-void _wrap_attn_context_config_log_set_raw_1a66daf38a54457c(struct attn_context_config *_swig_go_0, void* _swig_go_1) {
+void _wrap_attn_context_config_log_set_raw_5f2953b345db4a09(struct attn_context_config *_swig_go_0, void* _swig_go_1) {
   struct attn_context_config *arg1 = (struct attn_context_config *) 0 ;
   attn_log_fn arg2 = (attn_log_fn) 0 ;
   
@@ -1768,7 +1768,7 @@ void _wrap_attn_context_config_log_set_raw_1a66daf38a54457c(struct attn_context_
 }
 
 
-void* _wrap_attn_context_config_log_get_raw_1a66daf38a54457c(struct attn_context_config *_swig_go_0) {
+void* _wrap_attn_context_config_log_get_raw_5f2953b345db4a09(struct attn_context_config *_swig_go_0) {
   struct attn_context_config *arg1 = (struct attn_context_config *) 0 ;
   attn_log_fn result;
   void* _swig_go_result;
@@ -1781,7 +1781,7 @@ void* _wrap_attn_context_config_log_get_raw_1a66daf38a54457c(struct attn_context
 }
 
 
-void _wrap_attn_context_config_log_user_set_raw_1a66daf38a54457c(struct attn_context_config *_swig_go_0, void *_swig_go_1) {
+void _wrap_attn_context_config_log_user_set_raw_5f2953b345db4a09(struct attn_context_config *_swig_go_0, void *_swig_go_1) {
   struct attn_context_config *arg1 = (struct attn_context_config *) 0 ;
   void *arg2 = (void *) 0 ;
   
@@ -1793,7 +1793,7 @@ void _wrap_attn_context_config_log_user_set_raw_1a66daf38a54457c(struct attn_con
 }
 
 
-void *_wrap_attn_context_config_log_user_get_raw_1a66daf38a54457c(struct attn_context_config *_swig_go_0) {
+void *_wrap_attn_context_config_log_user_get_raw_5f2953b345db4a09(struct attn_context_config *_swig_go_0) {
   struct attn_context_config *arg1 = (struct attn_context_config *) 0 ;
   void *result = 0 ;
   void *_swig_go_result;
@@ -1806,7 +1806,7 @@ void *_wrap_attn_context_config_log_user_get_raw_1a66daf38a54457c(struct attn_co
 }
 
 
-void _wrap_delete_attn_context_config_raw_1a66daf38a54457c(struct attn_context_config *_swig_go_0) {
+void _wrap_delete_attn_context_config_raw_5f2953b345db4a09(struct attn_context_config *_swig_go_0) {
   struct attn_context_config *arg1 = (struct attn_context_config *) 0 ;
   
   arg1 = *(struct attn_context_config **)&_swig_go_0; 
@@ -1816,7 +1816,7 @@ void _wrap_delete_attn_context_config_raw_1a66daf38a54457c(struct attn_context_c
 }
 
 
-struct attn_context_config *_wrap_new_attn_context_config_raw_1a66daf38a54457c() {
+struct attn_context_config *_wrap_new_attn_context_config_raw_5f2953b345db4a09() {
   struct attn_context_config *result = 0 ;
   struct attn_context_config *_swig_go_result;
   
@@ -1827,7 +1827,7 @@ struct attn_context_config *_wrap_new_attn_context_config_raw_1a66daf38a54457c()
 }
 
 
-void _wrap_attn_context_config_init_raw_1a66daf38a54457c(struct attn_context_config *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_context_config_init_raw_5f2953b345db4a09(struct attn_context_config *_swig_go_0, long long _swig_go_1) {
   attn_context_config *arg1 = (attn_context_config *) 0 ;
   size_t arg2 ;
   
@@ -1839,7 +1839,7 @@ void _wrap_attn_context_config_init_raw_1a66daf38a54457c(struct attn_context_con
 }
 
 
-intgo _wrap_attn_context_create_raw_1a66daf38a54457c(struct attn_context_config *_swig_go_0, attn_context **_swig_go_1, struct attn_error *_swig_go_2) {
+intgo _wrap_attn_context_create_raw_5f2953b345db4a09(struct attn_context_config *_swig_go_0, attn_context **_swig_go_1, struct attn_error *_swig_go_2) {
   attn_context_config *arg1 = (attn_context_config *) 0 ;
   attn_context **arg2 = (attn_context **) 0 ;
   attn_error *arg3 = (attn_error *) 0 ;
@@ -1856,7 +1856,7 @@ intgo _wrap_attn_context_create_raw_1a66daf38a54457c(struct attn_context_config 
 }
 
 
-void _wrap_attn_context_destroy_raw_1a66daf38a54457c(attn_context *_swig_go_0) {
+void _wrap_attn_context_destroy_raw_5f2953b345db4a09(attn_context *_swig_go_0) {
   attn_context *arg1 = (attn_context *) 0 ;
   
   arg1 = *(attn_context **)&_swig_go_0; 
@@ -1866,7 +1866,7 @@ void _wrap_attn_context_destroy_raw_1a66daf38a54457c(attn_context *_swig_go_0) {
 }
 
 
-intgo _wrap_attn_context_warmup_raw_1a66daf38a54457c(attn_context *_swig_go_0, struct attn_error *_swig_go_1) {
+intgo _wrap_attn_context_warmup_raw_5f2953b345db4a09(attn_context *_swig_go_0, struct attn_error *_swig_go_1) {
   attn_context *arg1 = (attn_context *) 0 ;
   attn_error *arg2 = (attn_error *) 0 ;
   attn_status result;
@@ -1881,7 +1881,7 @@ intgo _wrap_attn_context_warmup_raw_1a66daf38a54457c(attn_context *_swig_go_0, s
 }
 
 
-intgo _wrap_ATTN_PLAN_FORWARD_raw_1a66daf38a54457c() {
+intgo _wrap_ATTN_PLAN_FORWARD_raw_5f2953b345db4a09() {
   int result;
   intgo _swig_go_result;
   
@@ -1893,7 +1893,7 @@ intgo _wrap_ATTN_PLAN_FORWARD_raw_1a66daf38a54457c() {
 }
 
 
-intgo _wrap_ATTN_LAYOUT_PADDED_raw_1a66daf38a54457c() {
+intgo _wrap_ATTN_LAYOUT_PADDED_raw_5f2953b345db4a09() {
   int result;
   intgo _swig_go_result;
   
@@ -1905,7 +1905,7 @@ intgo _wrap_ATTN_LAYOUT_PADDED_raw_1a66daf38a54457c() {
 }
 
 
-intgo _wrap_ATTN_LAYOUT_PACKED_raw_1a66daf38a54457c() {
+intgo _wrap_ATTN_LAYOUT_PACKED_raw_5f2953b345db4a09() {
   int result;
   intgo _swig_go_result;
   
@@ -1917,7 +1917,7 @@ intgo _wrap_ATTN_LAYOUT_PACKED_raw_1a66daf38a54457c() {
 }
 
 
-intgo _wrap_ATTN_LAYOUT_PAGED_raw_1a66daf38a54457c() {
+intgo _wrap_ATTN_LAYOUT_PAGED_raw_5f2953b345db4a09() {
   int result;
   intgo _swig_go_result;
   
@@ -1929,7 +1929,7 @@ intgo _wrap_ATTN_LAYOUT_PAGED_raw_1a66daf38a54457c() {
 }
 
 
-intgo _wrap_ATTN_ALIGN_BOTTOM_RIGHT_raw_1a66daf38a54457c() {
+intgo _wrap_ATTN_ALIGN_BOTTOM_RIGHT_raw_5f2953b345db4a09() {
   int result;
   intgo _swig_go_result;
   
@@ -1941,7 +1941,7 @@ intgo _wrap_ATTN_ALIGN_BOTTOM_RIGHT_raw_1a66daf38a54457c() {
 }
 
 
-intgo _wrap_ATTN_ALIGN_TOP_LEFT_raw_1a66daf38a54457c() {
+intgo _wrap_ATTN_ALIGN_TOP_LEFT_raw_5f2953b345db4a09() {
   int result;
   intgo _swig_go_result;
   
@@ -1953,7 +1953,7 @@ intgo _wrap_ATTN_ALIGN_TOP_LEFT_raw_1a66daf38a54457c() {
 }
 
 
-intgo _wrap_ATTN_PLAN_TRUST_POINTERS_raw_1a66daf38a54457c() {
+intgo _wrap_ATTN_PLAN_TRUST_POINTERS_raw_5f2953b345db4a09() {
   int result;
   intgo _swig_go_result;
   
@@ -1965,7 +1965,7 @@ intgo _wrap_ATTN_PLAN_TRUST_POINTERS_raw_1a66daf38a54457c() {
 }
 
 
-void _wrap_attn_plan_config_struct_size_set_raw_1a66daf38a54457c(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_plan_config_struct_size_set_raw_5f2953b345db4a09(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   uint32_t arg2 ;
   
@@ -1977,7 +1977,7 @@ void _wrap_attn_plan_config_struct_size_set_raw_1a66daf38a54457c(struct attn_pla
 }
 
 
-intgo _wrap_attn_plan_config_struct_size_get_raw_1a66daf38a54457c(struct attn_plan_config *_swig_go_0) {
+intgo _wrap_attn_plan_config_struct_size_get_raw_5f2953b345db4a09(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   uint32_t result;
   intgo _swig_go_result;
@@ -1990,7 +1990,7 @@ intgo _wrap_attn_plan_config_struct_size_get_raw_1a66daf38a54457c(struct attn_pl
 }
 
 
-void _wrap_attn_plan_config_kind_set_raw_1a66daf38a54457c(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_plan_config_kind_set_raw_5f2953b345db4a09(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   attn_plan_kind arg2 ;
   
@@ -2002,7 +2002,7 @@ void _wrap_attn_plan_config_kind_set_raw_1a66daf38a54457c(struct attn_plan_confi
 }
 
 
-intgo _wrap_attn_plan_config_kind_get_raw_1a66daf38a54457c(struct attn_plan_config *_swig_go_0) {
+intgo _wrap_attn_plan_config_kind_get_raw_5f2953b345db4a09(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   attn_plan_kind result;
   intgo _swig_go_result;
@@ -2015,7 +2015,7 @@ intgo _wrap_attn_plan_config_kind_get_raw_1a66daf38a54457c(struct attn_plan_conf
 }
 
 
-void _wrap_attn_plan_config_features_set_raw_1a66daf38a54457c(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_plan_config_features_set_raw_5f2953b345db4a09(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   attn_features arg2 ;
   
@@ -2027,7 +2027,7 @@ void _wrap_attn_plan_config_features_set_raw_1a66daf38a54457c(struct attn_plan_c
 }
 
 
-intgo _wrap_attn_plan_config_features_get_raw_1a66daf38a54457c(struct attn_plan_config *_swig_go_0) {
+intgo _wrap_attn_plan_config_features_get_raw_5f2953b345db4a09(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   attn_features result;
   intgo _swig_go_result;
@@ -2040,7 +2040,7 @@ intgo _wrap_attn_plan_config_features_get_raw_1a66daf38a54457c(struct attn_plan_
 }
 
 
-void _wrap_attn_plan_config_device_type_set_raw_1a66daf38a54457c(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_plan_config_device_type_set_raw_5f2953b345db4a09(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   attn_device_type arg2 ;
   
@@ -2052,7 +2052,7 @@ void _wrap_attn_plan_config_device_type_set_raw_1a66daf38a54457c(struct attn_pla
 }
 
 
-intgo _wrap_attn_plan_config_device_type_get_raw_1a66daf38a54457c(struct attn_plan_config *_swig_go_0) {
+intgo _wrap_attn_plan_config_device_type_get_raw_5f2953b345db4a09(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   attn_device_type result;
   intgo _swig_go_result;
@@ -2065,7 +2065,7 @@ intgo _wrap_attn_plan_config_device_type_get_raw_1a66daf38a54457c(struct attn_pl
 }
 
 
-void _wrap_attn_plan_config_device_id_set_raw_1a66daf38a54457c(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_plan_config_device_id_set_raw_5f2953b345db4a09(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int32_t arg2 ;
   
@@ -2077,7 +2077,7 @@ void _wrap_attn_plan_config_device_id_set_raw_1a66daf38a54457c(struct attn_plan_
 }
 
 
-intgo _wrap_attn_plan_config_device_id_get_raw_1a66daf38a54457c(struct attn_plan_config *_swig_go_0) {
+intgo _wrap_attn_plan_config_device_id_get_raw_5f2953b345db4a09(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int32_t result;
   intgo _swig_go_result;
@@ -2090,7 +2090,7 @@ intgo _wrap_attn_plan_config_device_id_get_raw_1a66daf38a54457c(struct attn_plan
 }
 
 
-void _wrap_attn_plan_config_q_dtype_set_raw_1a66daf38a54457c(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_plan_config_q_dtype_set_raw_5f2953b345db4a09(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   attn_dtype arg2 ;
   
@@ -2102,7 +2102,7 @@ void _wrap_attn_plan_config_q_dtype_set_raw_1a66daf38a54457c(struct attn_plan_co
 }
 
 
-intgo _wrap_attn_plan_config_q_dtype_get_raw_1a66daf38a54457c(struct attn_plan_config *_swig_go_0) {
+intgo _wrap_attn_plan_config_q_dtype_get_raw_5f2953b345db4a09(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   attn_dtype result;
   intgo _swig_go_result;
@@ -2115,7 +2115,7 @@ intgo _wrap_attn_plan_config_q_dtype_get_raw_1a66daf38a54457c(struct attn_plan_c
 }
 
 
-void _wrap_attn_plan_config_k_dtype_set_raw_1a66daf38a54457c(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_plan_config_k_dtype_set_raw_5f2953b345db4a09(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   attn_dtype arg2 ;
   
@@ -2127,7 +2127,7 @@ void _wrap_attn_plan_config_k_dtype_set_raw_1a66daf38a54457c(struct attn_plan_co
 }
 
 
-intgo _wrap_attn_plan_config_k_dtype_get_raw_1a66daf38a54457c(struct attn_plan_config *_swig_go_0) {
+intgo _wrap_attn_plan_config_k_dtype_get_raw_5f2953b345db4a09(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   attn_dtype result;
   intgo _swig_go_result;
@@ -2140,7 +2140,7 @@ intgo _wrap_attn_plan_config_k_dtype_get_raw_1a66daf38a54457c(struct attn_plan_c
 }
 
 
-void _wrap_attn_plan_config_v_dtype_set_raw_1a66daf38a54457c(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_plan_config_v_dtype_set_raw_5f2953b345db4a09(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   attn_dtype arg2 ;
   
@@ -2152,7 +2152,7 @@ void _wrap_attn_plan_config_v_dtype_set_raw_1a66daf38a54457c(struct attn_plan_co
 }
 
 
-intgo _wrap_attn_plan_config_v_dtype_get_raw_1a66daf38a54457c(struct attn_plan_config *_swig_go_0) {
+intgo _wrap_attn_plan_config_v_dtype_get_raw_5f2953b345db4a09(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   attn_dtype result;
   intgo _swig_go_result;
@@ -2165,7 +2165,7 @@ intgo _wrap_attn_plan_config_v_dtype_get_raw_1a66daf38a54457c(struct attn_plan_c
 }
 
 
-void _wrap_attn_plan_config_o_dtype_set_raw_1a66daf38a54457c(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_plan_config_o_dtype_set_raw_5f2953b345db4a09(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   attn_dtype arg2 ;
   
@@ -2177,7 +2177,7 @@ void _wrap_attn_plan_config_o_dtype_set_raw_1a66daf38a54457c(struct attn_plan_co
 }
 
 
-intgo _wrap_attn_plan_config_o_dtype_get_raw_1a66daf38a54457c(struct attn_plan_config *_swig_go_0) {
+intgo _wrap_attn_plan_config_o_dtype_get_raw_5f2953b345db4a09(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   attn_dtype result;
   intgo _swig_go_result;
@@ -2190,7 +2190,7 @@ intgo _wrap_attn_plan_config_o_dtype_get_raw_1a66daf38a54457c(struct attn_plan_c
 }
 
 
-void _wrap_attn_plan_config_bias_dtype_set_raw_1a66daf38a54457c(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_plan_config_bias_dtype_set_raw_5f2953b345db4a09(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   attn_dtype arg2 ;
   
@@ -2202,7 +2202,7 @@ void _wrap_attn_plan_config_bias_dtype_set_raw_1a66daf38a54457c(struct attn_plan
 }
 
 
-intgo _wrap_attn_plan_config_bias_dtype_get_raw_1a66daf38a54457c(struct attn_plan_config *_swig_go_0) {
+intgo _wrap_attn_plan_config_bias_dtype_get_raw_5f2953b345db4a09(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   attn_dtype result;
   intgo _swig_go_result;
@@ -2215,7 +2215,7 @@ intgo _wrap_attn_plan_config_bias_dtype_get_raw_1a66daf38a54457c(struct attn_pla
 }
 
 
-void _wrap_attn_plan_config_q_layout_set_raw_1a66daf38a54457c(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_plan_config_q_layout_set_raw_5f2953b345db4a09(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   attn_layout arg2 ;
   
@@ -2227,7 +2227,7 @@ void _wrap_attn_plan_config_q_layout_set_raw_1a66daf38a54457c(struct attn_plan_c
 }
 
 
-intgo _wrap_attn_plan_config_q_layout_get_raw_1a66daf38a54457c(struct attn_plan_config *_swig_go_0) {
+intgo _wrap_attn_plan_config_q_layout_get_raw_5f2953b345db4a09(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   attn_layout result;
   intgo _swig_go_result;
@@ -2240,7 +2240,7 @@ intgo _wrap_attn_plan_config_q_layout_get_raw_1a66daf38a54457c(struct attn_plan_
 }
 
 
-void _wrap_attn_plan_config_kv_layout_set_raw_1a66daf38a54457c(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_plan_config_kv_layout_set_raw_5f2953b345db4a09(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   attn_layout arg2 ;
   
@@ -2252,7 +2252,7 @@ void _wrap_attn_plan_config_kv_layout_set_raw_1a66daf38a54457c(struct attn_plan_
 }
 
 
-intgo _wrap_attn_plan_config_kv_layout_get_raw_1a66daf38a54457c(struct attn_plan_config *_swig_go_0) {
+intgo _wrap_attn_plan_config_kv_layout_get_raw_5f2953b345db4a09(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   attn_layout result;
   intgo _swig_go_result;
@@ -2265,7 +2265,7 @@ intgo _wrap_attn_plan_config_kv_layout_get_raw_1a66daf38a54457c(struct attn_plan
 }
 
 
-void _wrap_attn_plan_config_alignment_set_raw_1a66daf38a54457c(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_plan_config_alignment_set_raw_5f2953b345db4a09(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   attn_alignment arg2 ;
   
@@ -2277,7 +2277,7 @@ void _wrap_attn_plan_config_alignment_set_raw_1a66daf38a54457c(struct attn_plan_
 }
 
 
-intgo _wrap_attn_plan_config_alignment_get_raw_1a66daf38a54457c(struct attn_plan_config *_swig_go_0) {
+intgo _wrap_attn_plan_config_alignment_get_raw_5f2953b345db4a09(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   attn_alignment result;
   intgo _swig_go_result;
@@ -2290,7 +2290,7 @@ intgo _wrap_attn_plan_config_alignment_get_raw_1a66daf38a54457c(struct attn_plan
 }
 
 
-void _wrap_attn_plan_config_scale_set_raw_1a66daf38a54457c(struct attn_plan_config *_swig_go_0, float _swig_go_1) {
+void _wrap_attn_plan_config_scale_set_raw_5f2953b345db4a09(struct attn_plan_config *_swig_go_0, float _swig_go_1) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   float arg2 ;
   
@@ -2302,7 +2302,7 @@ void _wrap_attn_plan_config_scale_set_raw_1a66daf38a54457c(struct attn_plan_conf
 }
 
 
-float _wrap_attn_plan_config_scale_get_raw_1a66daf38a54457c(struct attn_plan_config *_swig_go_0) {
+float _wrap_attn_plan_config_scale_get_raw_5f2953b345db4a09(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   float result;
   float _swig_go_result;
@@ -2315,7 +2315,7 @@ float _wrap_attn_plan_config_scale_get_raw_1a66daf38a54457c(struct attn_plan_con
 }
 
 
-void _wrap_attn_plan_config_softcap_set_raw_1a66daf38a54457c(struct attn_plan_config *_swig_go_0, float _swig_go_1) {
+void _wrap_attn_plan_config_softcap_set_raw_5f2953b345db4a09(struct attn_plan_config *_swig_go_0, float _swig_go_1) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   float arg2 ;
   
@@ -2327,7 +2327,7 @@ void _wrap_attn_plan_config_softcap_set_raw_1a66daf38a54457c(struct attn_plan_co
 }
 
 
-float _wrap_attn_plan_config_softcap_get_raw_1a66daf38a54457c(struct attn_plan_config *_swig_go_0) {
+float _wrap_attn_plan_config_softcap_get_raw_5f2953b345db4a09(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   float result;
   float _swig_go_result;
@@ -2340,7 +2340,7 @@ float _wrap_attn_plan_config_softcap_get_raw_1a66daf38a54457c(struct attn_plan_c
 }
 
 
-void _wrap_attn_plan_config_page_size_set_raw_1a66daf38a54457c(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_plan_config_page_size_set_raw_5f2953b345db4a09(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int32_t arg2 ;
   
@@ -2352,7 +2352,7 @@ void _wrap_attn_plan_config_page_size_set_raw_1a66daf38a54457c(struct attn_plan_
 }
 
 
-intgo _wrap_attn_plan_config_page_size_get_raw_1a66daf38a54457c(struct attn_plan_config *_swig_go_0) {
+intgo _wrap_attn_plan_config_page_size_get_raw_5f2953b345db4a09(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int32_t result;
   intgo _swig_go_result;
@@ -2365,7 +2365,7 @@ intgo _wrap_attn_plan_config_page_size_get_raw_1a66daf38a54457c(struct attn_plan
 }
 
 
-void _wrap_attn_plan_config_block_q_set_raw_1a66daf38a54457c(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_plan_config_block_q_set_raw_5f2953b345db4a09(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int32_t arg2 ;
   
@@ -2377,7 +2377,7 @@ void _wrap_attn_plan_config_block_q_set_raw_1a66daf38a54457c(struct attn_plan_co
 }
 
 
-intgo _wrap_attn_plan_config_block_q_get_raw_1a66daf38a54457c(struct attn_plan_config *_swig_go_0) {
+intgo _wrap_attn_plan_config_block_q_get_raw_5f2953b345db4a09(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int32_t result;
   intgo _swig_go_result;
@@ -2390,7 +2390,7 @@ intgo _wrap_attn_plan_config_block_q_get_raw_1a66daf38a54457c(struct attn_plan_c
 }
 
 
-void _wrap_attn_plan_config_block_k_set_raw_1a66daf38a54457c(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_plan_config_block_k_set_raw_5f2953b345db4a09(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int32_t arg2 ;
   
@@ -2402,7 +2402,7 @@ void _wrap_attn_plan_config_block_k_set_raw_1a66daf38a54457c(struct attn_plan_co
 }
 
 
-intgo _wrap_attn_plan_config_block_k_get_raw_1a66daf38a54457c(struct attn_plan_config *_swig_go_0) {
+intgo _wrap_attn_plan_config_block_k_get_raw_5f2953b345db4a09(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int32_t result;
   intgo _swig_go_result;
@@ -2415,7 +2415,7 @@ intgo _wrap_attn_plan_config_block_k_get_raw_1a66daf38a54457c(struct attn_plan_c
 }
 
 
-void _wrap_attn_plan_config_heads_q_set_raw_1a66daf38a54457c(struct attn_plan_config *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_plan_config_heads_q_set_raw_5f2953b345db4a09(struct attn_plan_config *_swig_go_0, long long _swig_go_1) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int64_t arg2 ;
   
@@ -2427,7 +2427,7 @@ void _wrap_attn_plan_config_heads_q_set_raw_1a66daf38a54457c(struct attn_plan_co
 }
 
 
-long long _wrap_attn_plan_config_heads_q_get_raw_1a66daf38a54457c(struct attn_plan_config *_swig_go_0) {
+long long _wrap_attn_plan_config_heads_q_get_raw_5f2953b345db4a09(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int64_t result;
   long long _swig_go_result;
@@ -2440,7 +2440,7 @@ long long _wrap_attn_plan_config_heads_q_get_raw_1a66daf38a54457c(struct attn_pl
 }
 
 
-void _wrap_attn_plan_config_heads_kv_set_raw_1a66daf38a54457c(struct attn_plan_config *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_plan_config_heads_kv_set_raw_5f2953b345db4a09(struct attn_plan_config *_swig_go_0, long long _swig_go_1) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int64_t arg2 ;
   
@@ -2452,7 +2452,7 @@ void _wrap_attn_plan_config_heads_kv_set_raw_1a66daf38a54457c(struct attn_plan_c
 }
 
 
-long long _wrap_attn_plan_config_heads_kv_get_raw_1a66daf38a54457c(struct attn_plan_config *_swig_go_0) {
+long long _wrap_attn_plan_config_heads_kv_get_raw_5f2953b345db4a09(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int64_t result;
   long long _swig_go_result;
@@ -2465,7 +2465,7 @@ long long _wrap_attn_plan_config_heads_kv_get_raw_1a66daf38a54457c(struct attn_p
 }
 
 
-void _wrap_attn_plan_config_head_dim_set_raw_1a66daf38a54457c(struct attn_plan_config *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_plan_config_head_dim_set_raw_5f2953b345db4a09(struct attn_plan_config *_swig_go_0, long long _swig_go_1) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int64_t arg2 ;
   
@@ -2477,7 +2477,7 @@ void _wrap_attn_plan_config_head_dim_set_raw_1a66daf38a54457c(struct attn_plan_c
 }
 
 
-long long _wrap_attn_plan_config_head_dim_get_raw_1a66daf38a54457c(struct attn_plan_config *_swig_go_0) {
+long long _wrap_attn_plan_config_head_dim_get_raw_5f2953b345db4a09(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int64_t result;
   long long _swig_go_result;
@@ -2490,7 +2490,7 @@ long long _wrap_attn_plan_config_head_dim_get_raw_1a66daf38a54457c(struct attn_p
 }
 
 
-void _wrap_attn_plan_config_head_dim_v_set_raw_1a66daf38a54457c(struct attn_plan_config *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_plan_config_head_dim_v_set_raw_5f2953b345db4a09(struct attn_plan_config *_swig_go_0, long long _swig_go_1) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int64_t arg2 ;
   
@@ -2502,7 +2502,7 @@ void _wrap_attn_plan_config_head_dim_v_set_raw_1a66daf38a54457c(struct attn_plan
 }
 
 
-long long _wrap_attn_plan_config_head_dim_v_get_raw_1a66daf38a54457c(struct attn_plan_config *_swig_go_0) {
+long long _wrap_attn_plan_config_head_dim_v_get_raw_5f2953b345db4a09(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int64_t result;
   long long _swig_go_result;
@@ -2515,7 +2515,7 @@ long long _wrap_attn_plan_config_head_dim_v_get_raw_1a66daf38a54457c(struct attn
 }
 
 
-void _wrap_attn_plan_config_max_batch_set_raw_1a66daf38a54457c(struct attn_plan_config *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_plan_config_max_batch_set_raw_5f2953b345db4a09(struct attn_plan_config *_swig_go_0, long long _swig_go_1) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int64_t arg2 ;
   
@@ -2527,7 +2527,7 @@ void _wrap_attn_plan_config_max_batch_set_raw_1a66daf38a54457c(struct attn_plan_
 }
 
 
-long long _wrap_attn_plan_config_max_batch_get_raw_1a66daf38a54457c(struct attn_plan_config *_swig_go_0) {
+long long _wrap_attn_plan_config_max_batch_get_raw_5f2953b345db4a09(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int64_t result;
   long long _swig_go_result;
@@ -2540,7 +2540,7 @@ long long _wrap_attn_plan_config_max_batch_get_raw_1a66daf38a54457c(struct attn_
 }
 
 
-void _wrap_attn_plan_config_max_seqlen_q_set_raw_1a66daf38a54457c(struct attn_plan_config *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_plan_config_max_seqlen_q_set_raw_5f2953b345db4a09(struct attn_plan_config *_swig_go_0, long long _swig_go_1) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int64_t arg2 ;
   
@@ -2552,7 +2552,7 @@ void _wrap_attn_plan_config_max_seqlen_q_set_raw_1a66daf38a54457c(struct attn_pl
 }
 
 
-long long _wrap_attn_plan_config_max_seqlen_q_get_raw_1a66daf38a54457c(struct attn_plan_config *_swig_go_0) {
+long long _wrap_attn_plan_config_max_seqlen_q_get_raw_5f2953b345db4a09(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int64_t result;
   long long _swig_go_result;
@@ -2565,7 +2565,7 @@ long long _wrap_attn_plan_config_max_seqlen_q_get_raw_1a66daf38a54457c(struct at
 }
 
 
-void _wrap_attn_plan_config_max_seqlen_k_set_raw_1a66daf38a54457c(struct attn_plan_config *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_plan_config_max_seqlen_k_set_raw_5f2953b345db4a09(struct attn_plan_config *_swig_go_0, long long _swig_go_1) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int64_t arg2 ;
   
@@ -2577,7 +2577,7 @@ void _wrap_attn_plan_config_max_seqlen_k_set_raw_1a66daf38a54457c(struct attn_pl
 }
 
 
-long long _wrap_attn_plan_config_max_seqlen_k_get_raw_1a66daf38a54457c(struct attn_plan_config *_swig_go_0) {
+long long _wrap_attn_plan_config_max_seqlen_k_get_raw_5f2953b345db4a09(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int64_t result;
   long long _swig_go_result;
@@ -2590,7 +2590,7 @@ long long _wrap_attn_plan_config_max_seqlen_k_get_raw_1a66daf38a54457c(struct at
 }
 
 
-void _wrap_attn_plan_config_max_total_q_set_raw_1a66daf38a54457c(struct attn_plan_config *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_plan_config_max_total_q_set_raw_5f2953b345db4a09(struct attn_plan_config *_swig_go_0, long long _swig_go_1) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int64_t arg2 ;
   
@@ -2602,7 +2602,7 @@ void _wrap_attn_plan_config_max_total_q_set_raw_1a66daf38a54457c(struct attn_pla
 }
 
 
-long long _wrap_attn_plan_config_max_total_q_get_raw_1a66daf38a54457c(struct attn_plan_config *_swig_go_0) {
+long long _wrap_attn_plan_config_max_total_q_get_raw_5f2953b345db4a09(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int64_t result;
   long long _swig_go_result;
@@ -2615,7 +2615,7 @@ long long _wrap_attn_plan_config_max_total_q_get_raw_1a66daf38a54457c(struct att
 }
 
 
-void _wrap_attn_plan_config_max_total_k_set_raw_1a66daf38a54457c(struct attn_plan_config *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_plan_config_max_total_k_set_raw_5f2953b345db4a09(struct attn_plan_config *_swig_go_0, long long _swig_go_1) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int64_t arg2 ;
   
@@ -2627,7 +2627,7 @@ void _wrap_attn_plan_config_max_total_k_set_raw_1a66daf38a54457c(struct attn_pla
 }
 
 
-long long _wrap_attn_plan_config_max_total_k_get_raw_1a66daf38a54457c(struct attn_plan_config *_swig_go_0) {
+long long _wrap_attn_plan_config_max_total_k_get_raw_5f2953b345db4a09(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int64_t result;
   long long _swig_go_result;
@@ -2640,7 +2640,7 @@ long long _wrap_attn_plan_config_max_total_k_get_raw_1a66daf38a54457c(struct att
 }
 
 
-void _wrap_attn_plan_config_window_left_set_raw_1a66daf38a54457c(struct attn_plan_config *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_plan_config_window_left_set_raw_5f2953b345db4a09(struct attn_plan_config *_swig_go_0, long long _swig_go_1) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int64_t arg2 ;
   
@@ -2652,7 +2652,7 @@ void _wrap_attn_plan_config_window_left_set_raw_1a66daf38a54457c(struct attn_pla
 }
 
 
-long long _wrap_attn_plan_config_window_left_get_raw_1a66daf38a54457c(struct attn_plan_config *_swig_go_0) {
+long long _wrap_attn_plan_config_window_left_get_raw_5f2953b345db4a09(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int64_t result;
   long long _swig_go_result;
@@ -2665,7 +2665,7 @@ long long _wrap_attn_plan_config_window_left_get_raw_1a66daf38a54457c(struct att
 }
 
 
-void _wrap_attn_plan_config_window_right_set_raw_1a66daf38a54457c(struct attn_plan_config *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_plan_config_window_right_set_raw_5f2953b345db4a09(struct attn_plan_config *_swig_go_0, long long _swig_go_1) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int64_t arg2 ;
   
@@ -2677,7 +2677,7 @@ void _wrap_attn_plan_config_window_right_set_raw_1a66daf38a54457c(struct attn_pl
 }
 
 
-long long _wrap_attn_plan_config_window_right_get_raw_1a66daf38a54457c(struct attn_plan_config *_swig_go_0) {
+long long _wrap_attn_plan_config_window_right_get_raw_5f2953b345db4a09(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int64_t result;
   long long _swig_go_result;
@@ -2690,7 +2690,7 @@ long long _wrap_attn_plan_config_window_right_get_raw_1a66daf38a54457c(struct at
 }
 
 
-void _wrap_attn_plan_config_backend_set_raw_1a66daf38a54457c(struct attn_plan_config *_swig_go_0, _gostring_ _swig_go_1) {
+void _wrap_attn_plan_config_backend_set_raw_5f2953b345db4a09(struct attn_plan_config *_swig_go_0, _gostring_ _swig_go_1) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   char *arg2 = (char *) 0 ;
   
@@ -2710,7 +2710,7 @@ void _wrap_attn_plan_config_backend_set_raw_1a66daf38a54457c(struct attn_plan_co
 }
 
 
-_gostring_ _wrap_attn_plan_config_backend_get_raw_1a66daf38a54457c(struct attn_plan_config *_swig_go_0) {
+_gostring_ _wrap_attn_plan_config_backend_get_raw_5f2953b345db4a09(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   char *result = 0 ;
   _gostring_ _swig_go_result;
@@ -2723,7 +2723,7 @@ _gostring_ _wrap_attn_plan_config_backend_get_raw_1a66daf38a54457c(struct attn_p
 }
 
 
-void _wrap_attn_plan_config_tile_k_set_raw_1a66daf38a54457c(struct attn_plan_config *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_plan_config_tile_k_set_raw_5f2953b345db4a09(struct attn_plan_config *_swig_go_0, long long _swig_go_1) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int64_t arg2 ;
   
@@ -2735,7 +2735,7 @@ void _wrap_attn_plan_config_tile_k_set_raw_1a66daf38a54457c(struct attn_plan_con
 }
 
 
-long long _wrap_attn_plan_config_tile_k_get_raw_1a66daf38a54457c(struct attn_plan_config *_swig_go_0) {
+long long _wrap_attn_plan_config_tile_k_get_raw_5f2953b345db4a09(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int64_t result;
   long long _swig_go_result;
@@ -2748,7 +2748,7 @@ long long _wrap_attn_plan_config_tile_k_get_raw_1a66daf38a54457c(struct attn_pla
 }
 
 
-void _wrap_attn_plan_config_kv_chunk_set_raw_1a66daf38a54457c(struct attn_plan_config *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_plan_config_kv_chunk_set_raw_5f2953b345db4a09(struct attn_plan_config *_swig_go_0, long long _swig_go_1) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int64_t arg2 ;
   
@@ -2760,7 +2760,7 @@ void _wrap_attn_plan_config_kv_chunk_set_raw_1a66daf38a54457c(struct attn_plan_c
 }
 
 
-long long _wrap_attn_plan_config_kv_chunk_get_raw_1a66daf38a54457c(struct attn_plan_config *_swig_go_0) {
+long long _wrap_attn_plan_config_kv_chunk_get_raw_5f2953b345db4a09(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   int64_t result;
   long long _swig_go_result;
@@ -2773,7 +2773,7 @@ long long _wrap_attn_plan_config_kv_chunk_get_raw_1a66daf38a54457c(struct attn_p
 }
 
 
-void _wrap_attn_plan_config_flags_set_raw_1a66daf38a54457c(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_plan_config_flags_set_raw_5f2953b345db4a09(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   attn_plan_flags arg2 ;
   
@@ -2785,7 +2785,7 @@ void _wrap_attn_plan_config_flags_set_raw_1a66daf38a54457c(struct attn_plan_conf
 }
 
 
-intgo _wrap_attn_plan_config_flags_get_raw_1a66daf38a54457c(struct attn_plan_config *_swig_go_0) {
+intgo _wrap_attn_plan_config_flags_get_raw_5f2953b345db4a09(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   attn_plan_flags result;
   intgo _swig_go_result;
@@ -2798,7 +2798,7 @@ intgo _wrap_attn_plan_config_flags_get_raw_1a66daf38a54457c(struct attn_plan_con
 }
 
 
-void _wrap_attn_plan_config_reserved_set_raw_1a66daf38a54457c(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_plan_config_reserved_set_raw_5f2953b345db4a09(struct attn_plan_config *_swig_go_0, intgo _swig_go_1) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   uint32_t arg2 ;
   
@@ -2810,7 +2810,7 @@ void _wrap_attn_plan_config_reserved_set_raw_1a66daf38a54457c(struct attn_plan_c
 }
 
 
-intgo _wrap_attn_plan_config_reserved_get_raw_1a66daf38a54457c(struct attn_plan_config *_swig_go_0) {
+intgo _wrap_attn_plan_config_reserved_get_raw_5f2953b345db4a09(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   uint32_t result;
   intgo _swig_go_result;
@@ -2823,7 +2823,7 @@ intgo _wrap_attn_plan_config_reserved_get_raw_1a66daf38a54457c(struct attn_plan_
 }
 
 
-void _wrap_delete_attn_plan_config_raw_1a66daf38a54457c(struct attn_plan_config *_swig_go_0) {
+void _wrap_delete_attn_plan_config_raw_5f2953b345db4a09(struct attn_plan_config *_swig_go_0) {
   struct attn_plan_config *arg1 = (struct attn_plan_config *) 0 ;
   
   arg1 = *(struct attn_plan_config **)&_swig_go_0; 
@@ -2833,7 +2833,7 @@ void _wrap_delete_attn_plan_config_raw_1a66daf38a54457c(struct attn_plan_config 
 }
 
 
-struct attn_plan_config *_wrap_new_attn_plan_config_raw_1a66daf38a54457c() {
+struct attn_plan_config *_wrap_new_attn_plan_config_raw_5f2953b345db4a09() {
   struct attn_plan_config *result = 0 ;
   struct attn_plan_config *_swig_go_result;
   
@@ -2844,7 +2844,7 @@ struct attn_plan_config *_wrap_new_attn_plan_config_raw_1a66daf38a54457c() {
 }
 
 
-void _wrap_attn_plan_config_init_raw_1a66daf38a54457c(struct attn_plan_config *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_plan_config_init_raw_5f2953b345db4a09(struct attn_plan_config *_swig_go_0, long long _swig_go_1) {
   attn_plan_config *arg1 = (attn_plan_config *) 0 ;
   size_t arg2 ;
   
@@ -2856,7 +2856,7 @@ void _wrap_attn_plan_config_init_raw_1a66daf38a54457c(struct attn_plan_config *_
 }
 
 
-intgo _wrap_attn_plan_create_raw_1a66daf38a54457c(attn_context *_swig_go_0, struct attn_plan_config *_swig_go_1, attn_plan **_swig_go_2, struct attn_error *_swig_go_3) {
+intgo _wrap_attn_plan_create_raw_5f2953b345db4a09(attn_context *_swig_go_0, struct attn_plan_config *_swig_go_1, attn_plan **_swig_go_2, struct attn_error *_swig_go_3) {
   attn_context *arg1 = (attn_context *) 0 ;
   attn_plan_config *arg2 = (attn_plan_config *) 0 ;
   attn_plan **arg3 = (attn_plan **) 0 ;
@@ -2875,7 +2875,7 @@ intgo _wrap_attn_plan_create_raw_1a66daf38a54457c(attn_context *_swig_go_0, stru
 }
 
 
-void _wrap_attn_plan_destroy_raw_1a66daf38a54457c(attn_plan *_swig_go_0) {
+void _wrap_attn_plan_destroy_raw_5f2953b345db4a09(attn_plan *_swig_go_0) {
   attn_plan *arg1 = (attn_plan *) 0 ;
   
   arg1 = *(attn_plan **)&_swig_go_0; 
@@ -2885,7 +2885,7 @@ void _wrap_attn_plan_destroy_raw_1a66daf38a54457c(attn_plan *_swig_go_0) {
 }
 
 
-intgo _wrap_attn_plan_workspace_size_raw_1a66daf38a54457c(attn_plan *_swig_go_0, long long *_swig_go_1, struct attn_error *_swig_go_2) {
+intgo _wrap_attn_plan_workspace_size_raw_5f2953b345db4a09(attn_plan *_swig_go_0, long long *_swig_go_1, struct attn_error *_swig_go_2) {
   attn_plan *arg1 = (attn_plan *) 0 ;
   size_t *arg2 = (size_t *) 0 ;
   attn_error *arg3 = (attn_error *) 0 ;
@@ -2902,7 +2902,7 @@ intgo _wrap_attn_plan_workspace_size_raw_1a66daf38a54457c(attn_plan *_swig_go_0,
 }
 
 
-void _wrap_attn_run_args_struct_size_set_raw_1a66daf38a54457c(struct attn_run_args *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_run_args_struct_size_set_raw_5f2953b345db4a09(struct attn_run_args *_swig_go_0, intgo _swig_go_1) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   uint32_t arg2 ;
   
@@ -2914,7 +2914,7 @@ void _wrap_attn_run_args_struct_size_set_raw_1a66daf38a54457c(struct attn_run_ar
 }
 
 
-intgo _wrap_attn_run_args_struct_size_get_raw_1a66daf38a54457c(struct attn_run_args *_swig_go_0) {
+intgo _wrap_attn_run_args_struct_size_get_raw_5f2953b345db4a09(struct attn_run_args *_swig_go_0) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   uint32_t result;
   intgo _swig_go_result;
@@ -2927,7 +2927,7 @@ intgo _wrap_attn_run_args_struct_size_get_raw_1a66daf38a54457c(struct attn_run_a
 }
 
 
-void _wrap_attn_run_args_reserved_set_raw_1a66daf38a54457c(struct attn_run_args *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_run_args_reserved_set_raw_5f2953b345db4a09(struct attn_run_args *_swig_go_0, intgo _swig_go_1) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   uint32_t arg2 ;
   
@@ -2939,7 +2939,7 @@ void _wrap_attn_run_args_reserved_set_raw_1a66daf38a54457c(struct attn_run_args 
 }
 
 
-intgo _wrap_attn_run_args_reserved_get_raw_1a66daf38a54457c(struct attn_run_args *_swig_go_0) {
+intgo _wrap_attn_run_args_reserved_get_raw_5f2953b345db4a09(struct attn_run_args *_swig_go_0) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   uint32_t result;
   intgo _swig_go_result;
@@ -2952,7 +2952,7 @@ intgo _wrap_attn_run_args_reserved_get_raw_1a66daf38a54457c(struct attn_run_args
 }
 
 
-void _wrap_attn_run_args_q_set_raw_1a66daf38a54457c(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
+void _wrap_attn_run_args_q_set_raw_5f2953b345db4a09(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *arg2 = (attn_tensor *) 0 ;
   
@@ -2964,7 +2964,7 @@ void _wrap_attn_run_args_q_set_raw_1a66daf38a54457c(struct attn_run_args *_swig_
 }
 
 
-struct attn_tensor *_wrap_attn_run_args_q_get_raw_1a66daf38a54457c(struct attn_run_args *_swig_go_0) {
+struct attn_tensor *_wrap_attn_run_args_q_get_raw_5f2953b345db4a09(struct attn_run_args *_swig_go_0) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *result = 0 ;
   struct attn_tensor *_swig_go_result;
@@ -2977,7 +2977,7 @@ struct attn_tensor *_wrap_attn_run_args_q_get_raw_1a66daf38a54457c(struct attn_r
 }
 
 
-void _wrap_attn_run_args_k_set_raw_1a66daf38a54457c(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
+void _wrap_attn_run_args_k_set_raw_5f2953b345db4a09(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *arg2 = (attn_tensor *) 0 ;
   
@@ -2989,7 +2989,7 @@ void _wrap_attn_run_args_k_set_raw_1a66daf38a54457c(struct attn_run_args *_swig_
 }
 
 
-struct attn_tensor *_wrap_attn_run_args_k_get_raw_1a66daf38a54457c(struct attn_run_args *_swig_go_0) {
+struct attn_tensor *_wrap_attn_run_args_k_get_raw_5f2953b345db4a09(struct attn_run_args *_swig_go_0) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *result = 0 ;
   struct attn_tensor *_swig_go_result;
@@ -3002,7 +3002,7 @@ struct attn_tensor *_wrap_attn_run_args_k_get_raw_1a66daf38a54457c(struct attn_r
 }
 
 
-void _wrap_attn_run_args_v_set_raw_1a66daf38a54457c(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
+void _wrap_attn_run_args_v_set_raw_5f2953b345db4a09(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *arg2 = (attn_tensor *) 0 ;
   
@@ -3014,7 +3014,7 @@ void _wrap_attn_run_args_v_set_raw_1a66daf38a54457c(struct attn_run_args *_swig_
 }
 
 
-struct attn_tensor *_wrap_attn_run_args_v_get_raw_1a66daf38a54457c(struct attn_run_args *_swig_go_0) {
+struct attn_tensor *_wrap_attn_run_args_v_get_raw_5f2953b345db4a09(struct attn_run_args *_swig_go_0) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *result = 0 ;
   struct attn_tensor *_swig_go_result;
@@ -3027,7 +3027,7 @@ struct attn_tensor *_wrap_attn_run_args_v_get_raw_1a66daf38a54457c(struct attn_r
 }
 
 
-void _wrap_attn_run_args_o_set_raw_1a66daf38a54457c(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
+void _wrap_attn_run_args_o_set_raw_5f2953b345db4a09(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *arg2 = (attn_tensor *) 0 ;
   
@@ -3039,7 +3039,7 @@ void _wrap_attn_run_args_o_set_raw_1a66daf38a54457c(struct attn_run_args *_swig_
 }
 
 
-struct attn_tensor *_wrap_attn_run_args_o_get_raw_1a66daf38a54457c(struct attn_run_args *_swig_go_0) {
+struct attn_tensor *_wrap_attn_run_args_o_get_raw_5f2953b345db4a09(struct attn_run_args *_swig_go_0) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *result = 0 ;
   struct attn_tensor *_swig_go_result;
@@ -3052,7 +3052,7 @@ struct attn_tensor *_wrap_attn_run_args_o_get_raw_1a66daf38a54457c(struct attn_r
 }
 
 
-void _wrap_attn_run_args_lse_set_raw_1a66daf38a54457c(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
+void _wrap_attn_run_args_lse_set_raw_5f2953b345db4a09(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *arg2 = (attn_tensor *) 0 ;
   
@@ -3064,7 +3064,7 @@ void _wrap_attn_run_args_lse_set_raw_1a66daf38a54457c(struct attn_run_args *_swi
 }
 
 
-struct attn_tensor *_wrap_attn_run_args_lse_get_raw_1a66daf38a54457c(struct attn_run_args *_swig_go_0) {
+struct attn_tensor *_wrap_attn_run_args_lse_get_raw_5f2953b345db4a09(struct attn_run_args *_swig_go_0) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *result = 0 ;
   struct attn_tensor *_swig_go_result;
@@ -3077,7 +3077,7 @@ struct attn_tensor *_wrap_attn_run_args_lse_get_raw_1a66daf38a54457c(struct attn
 }
 
 
-void _wrap_attn_run_args_seqlens_q_set_raw_1a66daf38a54457c(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
+void _wrap_attn_run_args_seqlens_q_set_raw_5f2953b345db4a09(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *arg2 = (attn_tensor *) 0 ;
   
@@ -3089,7 +3089,7 @@ void _wrap_attn_run_args_seqlens_q_set_raw_1a66daf38a54457c(struct attn_run_args
 }
 
 
-struct attn_tensor *_wrap_attn_run_args_seqlens_q_get_raw_1a66daf38a54457c(struct attn_run_args *_swig_go_0) {
+struct attn_tensor *_wrap_attn_run_args_seqlens_q_get_raw_5f2953b345db4a09(struct attn_run_args *_swig_go_0) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *result = 0 ;
   struct attn_tensor *_swig_go_result;
@@ -3102,7 +3102,7 @@ struct attn_tensor *_wrap_attn_run_args_seqlens_q_get_raw_1a66daf38a54457c(struc
 }
 
 
-void _wrap_attn_run_args_seqlens_k_set_raw_1a66daf38a54457c(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
+void _wrap_attn_run_args_seqlens_k_set_raw_5f2953b345db4a09(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *arg2 = (attn_tensor *) 0 ;
   
@@ -3114,7 +3114,7 @@ void _wrap_attn_run_args_seqlens_k_set_raw_1a66daf38a54457c(struct attn_run_args
 }
 
 
-struct attn_tensor *_wrap_attn_run_args_seqlens_k_get_raw_1a66daf38a54457c(struct attn_run_args *_swig_go_0) {
+struct attn_tensor *_wrap_attn_run_args_seqlens_k_get_raw_5f2953b345db4a09(struct attn_run_args *_swig_go_0) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *result = 0 ;
   struct attn_tensor *_swig_go_result;
@@ -3127,7 +3127,7 @@ struct attn_tensor *_wrap_attn_run_args_seqlens_k_get_raw_1a66daf38a54457c(struc
 }
 
 
-void _wrap_attn_run_args_cu_seqlens_q_set_raw_1a66daf38a54457c(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
+void _wrap_attn_run_args_cu_seqlens_q_set_raw_5f2953b345db4a09(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *arg2 = (attn_tensor *) 0 ;
   
@@ -3139,7 +3139,7 @@ void _wrap_attn_run_args_cu_seqlens_q_set_raw_1a66daf38a54457c(struct attn_run_a
 }
 
 
-struct attn_tensor *_wrap_attn_run_args_cu_seqlens_q_get_raw_1a66daf38a54457c(struct attn_run_args *_swig_go_0) {
+struct attn_tensor *_wrap_attn_run_args_cu_seqlens_q_get_raw_5f2953b345db4a09(struct attn_run_args *_swig_go_0) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *result = 0 ;
   struct attn_tensor *_swig_go_result;
@@ -3152,7 +3152,7 @@ struct attn_tensor *_wrap_attn_run_args_cu_seqlens_q_get_raw_1a66daf38a54457c(st
 }
 
 
-void _wrap_attn_run_args_cu_seqlens_k_set_raw_1a66daf38a54457c(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
+void _wrap_attn_run_args_cu_seqlens_k_set_raw_5f2953b345db4a09(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *arg2 = (attn_tensor *) 0 ;
   
@@ -3164,7 +3164,7 @@ void _wrap_attn_run_args_cu_seqlens_k_set_raw_1a66daf38a54457c(struct attn_run_a
 }
 
 
-struct attn_tensor *_wrap_attn_run_args_cu_seqlens_k_get_raw_1a66daf38a54457c(struct attn_run_args *_swig_go_0) {
+struct attn_tensor *_wrap_attn_run_args_cu_seqlens_k_get_raw_5f2953b345db4a09(struct attn_run_args *_swig_go_0) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *result = 0 ;
   struct attn_tensor *_swig_go_result;
@@ -3177,7 +3177,7 @@ struct attn_tensor *_wrap_attn_run_args_cu_seqlens_k_get_raw_1a66daf38a54457c(st
 }
 
 
-void _wrap_attn_run_args_block_table_set_raw_1a66daf38a54457c(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
+void _wrap_attn_run_args_block_table_set_raw_5f2953b345db4a09(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *arg2 = (attn_tensor *) 0 ;
   
@@ -3189,7 +3189,7 @@ void _wrap_attn_run_args_block_table_set_raw_1a66daf38a54457c(struct attn_run_ar
 }
 
 
-struct attn_tensor *_wrap_attn_run_args_block_table_get_raw_1a66daf38a54457c(struct attn_run_args *_swig_go_0) {
+struct attn_tensor *_wrap_attn_run_args_block_table_get_raw_5f2953b345db4a09(struct attn_run_args *_swig_go_0) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *result = 0 ;
   struct attn_tensor *_swig_go_result;
@@ -3202,7 +3202,7 @@ struct attn_tensor *_wrap_attn_run_args_block_table_get_raw_1a66daf38a54457c(str
 }
 
 
-void _wrap_attn_run_args_q_start_set_raw_1a66daf38a54457c(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
+void _wrap_attn_run_args_q_start_set_raw_5f2953b345db4a09(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *arg2 = (attn_tensor *) 0 ;
   
@@ -3214,7 +3214,7 @@ void _wrap_attn_run_args_q_start_set_raw_1a66daf38a54457c(struct attn_run_args *
 }
 
 
-struct attn_tensor *_wrap_attn_run_args_q_start_get_raw_1a66daf38a54457c(struct attn_run_args *_swig_go_0) {
+struct attn_tensor *_wrap_attn_run_args_q_start_get_raw_5f2953b345db4a09(struct attn_run_args *_swig_go_0) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *result = 0 ;
   struct attn_tensor *_swig_go_result;
@@ -3227,7 +3227,7 @@ struct attn_tensor *_wrap_attn_run_args_q_start_get_raw_1a66daf38a54457c(struct 
 }
 
 
-void _wrap_attn_run_args_k_start_set_raw_1a66daf38a54457c(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
+void _wrap_attn_run_args_k_start_set_raw_5f2953b345db4a09(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *arg2 = (attn_tensor *) 0 ;
   
@@ -3239,7 +3239,7 @@ void _wrap_attn_run_args_k_start_set_raw_1a66daf38a54457c(struct attn_run_args *
 }
 
 
-struct attn_tensor *_wrap_attn_run_args_k_start_get_raw_1a66daf38a54457c(struct attn_run_args *_swig_go_0) {
+struct attn_tensor *_wrap_attn_run_args_k_start_get_raw_5f2953b345db4a09(struct attn_run_args *_swig_go_0) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *result = 0 ;
   struct attn_tensor *_swig_go_result;
@@ -3252,7 +3252,7 @@ struct attn_tensor *_wrap_attn_run_args_k_start_get_raw_1a66daf38a54457c(struct 
 }
 
 
-void _wrap_attn_run_args_bias_set_raw_1a66daf38a54457c(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
+void _wrap_attn_run_args_bias_set_raw_5f2953b345db4a09(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *arg2 = (attn_tensor *) 0 ;
   
@@ -3264,7 +3264,7 @@ void _wrap_attn_run_args_bias_set_raw_1a66daf38a54457c(struct attn_run_args *_sw
 }
 
 
-struct attn_tensor *_wrap_attn_run_args_bias_get_raw_1a66daf38a54457c(struct attn_run_args *_swig_go_0) {
+struct attn_tensor *_wrap_attn_run_args_bias_get_raw_5f2953b345db4a09(struct attn_run_args *_swig_go_0) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *result = 0 ;
   struct attn_tensor *_swig_go_result;
@@ -3277,7 +3277,7 @@ struct attn_tensor *_wrap_attn_run_args_bias_get_raw_1a66daf38a54457c(struct att
 }
 
 
-void _wrap_attn_run_args_bias_k0_set_raw_1a66daf38a54457c(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
+void _wrap_attn_run_args_bias_k0_set_raw_5f2953b345db4a09(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *arg2 = (attn_tensor *) 0 ;
   
@@ -3289,7 +3289,7 @@ void _wrap_attn_run_args_bias_k0_set_raw_1a66daf38a54457c(struct attn_run_args *
 }
 
 
-struct attn_tensor *_wrap_attn_run_args_bias_k0_get_raw_1a66daf38a54457c(struct attn_run_args *_swig_go_0) {
+struct attn_tensor *_wrap_attn_run_args_bias_k0_get_raw_5f2953b345db4a09(struct attn_run_args *_swig_go_0) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *result = 0 ;
   struct attn_tensor *_swig_go_result;
@@ -3302,7 +3302,7 @@ struct attn_tensor *_wrap_attn_run_args_bias_k0_get_raw_1a66daf38a54457c(struct 
 }
 
 
-void _wrap_attn_run_args_mask_set_raw_1a66daf38a54457c(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
+void _wrap_attn_run_args_mask_set_raw_5f2953b345db4a09(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *arg2 = (attn_tensor *) 0 ;
   
@@ -3314,7 +3314,7 @@ void _wrap_attn_run_args_mask_set_raw_1a66daf38a54457c(struct attn_run_args *_sw
 }
 
 
-struct attn_tensor *_wrap_attn_run_args_mask_get_raw_1a66daf38a54457c(struct attn_run_args *_swig_go_0) {
+struct attn_tensor *_wrap_attn_run_args_mask_get_raw_5f2953b345db4a09(struct attn_run_args *_swig_go_0) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *result = 0 ;
   struct attn_tensor *_swig_go_result;
@@ -3327,7 +3327,7 @@ struct attn_tensor *_wrap_attn_run_args_mask_get_raw_1a66daf38a54457c(struct att
 }
 
 
-void _wrap_attn_run_args_mask_k0_set_raw_1a66daf38a54457c(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
+void _wrap_attn_run_args_mask_k0_set_raw_5f2953b345db4a09(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *arg2 = (attn_tensor *) 0 ;
   
@@ -3339,7 +3339,7 @@ void _wrap_attn_run_args_mask_k0_set_raw_1a66daf38a54457c(struct attn_run_args *
 }
 
 
-struct attn_tensor *_wrap_attn_run_args_mask_k0_get_raw_1a66daf38a54457c(struct attn_run_args *_swig_go_0) {
+struct attn_tensor *_wrap_attn_run_args_mask_k0_get_raw_5f2953b345db4a09(struct attn_run_args *_swig_go_0) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *result = 0 ;
   struct attn_tensor *_swig_go_result;
@@ -3352,7 +3352,7 @@ struct attn_tensor *_wrap_attn_run_args_mask_k0_get_raw_1a66daf38a54457c(struct 
 }
 
 
-void _wrap_attn_run_args_alibi_slopes_set_raw_1a66daf38a54457c(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
+void _wrap_attn_run_args_alibi_slopes_set_raw_5f2953b345db4a09(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *arg2 = (attn_tensor *) 0 ;
   
@@ -3364,7 +3364,7 @@ void _wrap_attn_run_args_alibi_slopes_set_raw_1a66daf38a54457c(struct attn_run_a
 }
 
 
-struct attn_tensor *_wrap_attn_run_args_alibi_slopes_get_raw_1a66daf38a54457c(struct attn_run_args *_swig_go_0) {
+struct attn_tensor *_wrap_attn_run_args_alibi_slopes_get_raw_5f2953b345db4a09(struct attn_run_args *_swig_go_0) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *result = 0 ;
   struct attn_tensor *_swig_go_result;
@@ -3377,7 +3377,7 @@ struct attn_tensor *_wrap_attn_run_args_alibi_slopes_get_raw_1a66daf38a54457c(st
 }
 
 
-void _wrap_attn_run_args_sink_set_raw_1a66daf38a54457c(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
+void _wrap_attn_run_args_sink_set_raw_5f2953b345db4a09(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *arg2 = (attn_tensor *) 0 ;
   
@@ -3389,7 +3389,7 @@ void _wrap_attn_run_args_sink_set_raw_1a66daf38a54457c(struct attn_run_args *_sw
 }
 
 
-struct attn_tensor *_wrap_attn_run_args_sink_get_raw_1a66daf38a54457c(struct attn_run_args *_swig_go_0) {
+struct attn_tensor *_wrap_attn_run_args_sink_get_raw_5f2953b345db4a09(struct attn_run_args *_swig_go_0) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *result = 0 ;
   struct attn_tensor *_swig_go_result;
@@ -3402,7 +3402,7 @@ struct attn_tensor *_wrap_attn_run_args_sink_get_raw_1a66daf38a54457c(struct att
 }
 
 
-void _wrap_attn_run_args_block_mask_set_raw_1a66daf38a54457c(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
+void _wrap_attn_run_args_block_mask_set_raw_5f2953b345db4a09(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *arg2 = (attn_tensor *) 0 ;
   
@@ -3414,7 +3414,7 @@ void _wrap_attn_run_args_block_mask_set_raw_1a66daf38a54457c(struct attn_run_arg
 }
 
 
-struct attn_tensor *_wrap_attn_run_args_block_mask_get_raw_1a66daf38a54457c(struct attn_run_args *_swig_go_0) {
+struct attn_tensor *_wrap_attn_run_args_block_mask_get_raw_5f2953b345db4a09(struct attn_run_args *_swig_go_0) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *result = 0 ;
   struct attn_tensor *_swig_go_result;
@@ -3427,7 +3427,7 @@ struct attn_tensor *_wrap_attn_run_args_block_mask_get_raw_1a66daf38a54457c(stru
 }
 
 
-void _wrap_attn_run_args_k_scale_set_raw_1a66daf38a54457c(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
+void _wrap_attn_run_args_k_scale_set_raw_5f2953b345db4a09(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *arg2 = (attn_tensor *) 0 ;
   
@@ -3439,7 +3439,7 @@ void _wrap_attn_run_args_k_scale_set_raw_1a66daf38a54457c(struct attn_run_args *
 }
 
 
-struct attn_tensor *_wrap_attn_run_args_k_scale_get_raw_1a66daf38a54457c(struct attn_run_args *_swig_go_0) {
+struct attn_tensor *_wrap_attn_run_args_k_scale_get_raw_5f2953b345db4a09(struct attn_run_args *_swig_go_0) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *result = 0 ;
   struct attn_tensor *_swig_go_result;
@@ -3452,7 +3452,7 @@ struct attn_tensor *_wrap_attn_run_args_k_scale_get_raw_1a66daf38a54457c(struct 
 }
 
 
-void _wrap_attn_run_args_v_scale_set_raw_1a66daf38a54457c(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
+void _wrap_attn_run_args_v_scale_set_raw_5f2953b345db4a09(struct attn_run_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *arg2 = (attn_tensor *) 0 ;
   
@@ -3464,7 +3464,7 @@ void _wrap_attn_run_args_v_scale_set_raw_1a66daf38a54457c(struct attn_run_args *
 }
 
 
-struct attn_tensor *_wrap_attn_run_args_v_scale_get_raw_1a66daf38a54457c(struct attn_run_args *_swig_go_0) {
+struct attn_tensor *_wrap_attn_run_args_v_scale_get_raw_5f2953b345db4a09(struct attn_run_args *_swig_go_0) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   attn_tensor *result = 0 ;
   struct attn_tensor *_swig_go_result;
@@ -3477,7 +3477,7 @@ struct attn_tensor *_wrap_attn_run_args_v_scale_get_raw_1a66daf38a54457c(struct 
 }
 
 
-void _wrap_attn_run_args_workspace_set_raw_1a66daf38a54457c(struct attn_run_args *_swig_go_0, void *_swig_go_1) {
+void _wrap_attn_run_args_workspace_set_raw_5f2953b345db4a09(struct attn_run_args *_swig_go_0, void *_swig_go_1) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   void *arg2 = (void *) 0 ;
   
@@ -3489,7 +3489,7 @@ void _wrap_attn_run_args_workspace_set_raw_1a66daf38a54457c(struct attn_run_args
 }
 
 
-void *_wrap_attn_run_args_workspace_get_raw_1a66daf38a54457c(struct attn_run_args *_swig_go_0) {
+void *_wrap_attn_run_args_workspace_get_raw_5f2953b345db4a09(struct attn_run_args *_swig_go_0) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   void *result = 0 ;
   void *_swig_go_result;
@@ -3502,7 +3502,7 @@ void *_wrap_attn_run_args_workspace_get_raw_1a66daf38a54457c(struct attn_run_arg
 }
 
 
-void _wrap_attn_run_args_workspace_size_set_raw_1a66daf38a54457c(struct attn_run_args *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_run_args_workspace_size_set_raw_5f2953b345db4a09(struct attn_run_args *_swig_go_0, long long _swig_go_1) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   size_t arg2 ;
   
@@ -3514,7 +3514,7 @@ void _wrap_attn_run_args_workspace_size_set_raw_1a66daf38a54457c(struct attn_run
 }
 
 
-long long _wrap_attn_run_args_workspace_size_get_raw_1a66daf38a54457c(struct attn_run_args *_swig_go_0) {
+long long _wrap_attn_run_args_workspace_size_get_raw_5f2953b345db4a09(struct attn_run_args *_swig_go_0) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   size_t result;
   long long _swig_go_result;
@@ -3527,7 +3527,7 @@ long long _wrap_attn_run_args_workspace_size_get_raw_1a66daf38a54457c(struct att
 }
 
 
-void _wrap_attn_run_args_stream_set_raw_1a66daf38a54457c(struct attn_run_args *_swig_go_0, void *_swig_go_1) {
+void _wrap_attn_run_args_stream_set_raw_5f2953b345db4a09(struct attn_run_args *_swig_go_0, void *_swig_go_1) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   void *arg2 = (void *) 0 ;
   
@@ -3539,7 +3539,7 @@ void _wrap_attn_run_args_stream_set_raw_1a66daf38a54457c(struct attn_run_args *_
 }
 
 
-void *_wrap_attn_run_args_stream_get_raw_1a66daf38a54457c(struct attn_run_args *_swig_go_0) {
+void *_wrap_attn_run_args_stream_get_raw_5f2953b345db4a09(struct attn_run_args *_swig_go_0) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   void *result = 0 ;
   void *_swig_go_result;
@@ -3552,7 +3552,7 @@ void *_wrap_attn_run_args_stream_get_raw_1a66daf38a54457c(struct attn_run_args *
 }
 
 
-struct attn_run_args *_wrap_new_attn_run_args_raw_1a66daf38a54457c() {
+struct attn_run_args *_wrap_new_attn_run_args_raw_5f2953b345db4a09() {
   struct attn_run_args *result = 0 ;
   struct attn_run_args *_swig_go_result;
   
@@ -3563,7 +3563,7 @@ struct attn_run_args *_wrap_new_attn_run_args_raw_1a66daf38a54457c() {
 }
 
 
-void _wrap_delete_attn_run_args_raw_1a66daf38a54457c(struct attn_run_args *_swig_go_0) {
+void _wrap_delete_attn_run_args_raw_5f2953b345db4a09(struct attn_run_args *_swig_go_0) {
   struct attn_run_args *arg1 = (struct attn_run_args *) 0 ;
   
   arg1 = *(struct attn_run_args **)&_swig_go_0; 
@@ -3573,7 +3573,7 @@ void _wrap_delete_attn_run_args_raw_1a66daf38a54457c(struct attn_run_args *_swig
 }
 
 
-void _wrap_attn_run_args_init_raw_1a66daf38a54457c(struct attn_run_args *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_run_args_init_raw_5f2953b345db4a09(struct attn_run_args *_swig_go_0, long long _swig_go_1) {
   attn_run_args *arg1 = (attn_run_args *) 0 ;
   size_t arg2 ;
   
@@ -3585,7 +3585,7 @@ void _wrap_attn_run_args_init_raw_1a66daf38a54457c(struct attn_run_args *_swig_g
 }
 
 
-intgo _wrap_attn_run_raw_1a66daf38a54457c(attn_plan *_swig_go_0, struct attn_run_args *_swig_go_1, struct attn_error *_swig_go_2) {
+intgo _wrap_attn_run_raw_5f2953b345db4a09(attn_plan *_swig_go_0, struct attn_run_args *_swig_go_1, struct attn_error *_swig_go_2) {
   attn_plan *arg1 = (attn_plan *) 0 ;
   attn_run_args *arg2 = (attn_run_args *) 0 ;
   attn_error *arg3 = (attn_error *) 0 ;
@@ -3602,7 +3602,7 @@ intgo _wrap_attn_run_raw_1a66daf38a54457c(attn_plan *_swig_go_0, struct attn_run
 }
 
 
-intgo _wrap_ATTN_REQUEST_BAD_SEQLEN_Q_raw_1a66daf38a54457c() {
+intgo _wrap_ATTN_REQUEST_BAD_SEQLEN_Q_raw_5f2953b345db4a09() {
   int result;
   intgo _swig_go_result;
   
@@ -3614,7 +3614,7 @@ intgo _wrap_ATTN_REQUEST_BAD_SEQLEN_Q_raw_1a66daf38a54457c() {
 }
 
 
-intgo _wrap_ATTN_REQUEST_BAD_SEQLEN_K_raw_1a66daf38a54457c() {
+intgo _wrap_ATTN_REQUEST_BAD_SEQLEN_K_raw_5f2953b345db4a09() {
   int result;
   intgo _swig_go_result;
   
@@ -3626,7 +3626,7 @@ intgo _wrap_ATTN_REQUEST_BAD_SEQLEN_K_raw_1a66daf38a54457c() {
 }
 
 
-intgo _wrap_ATTN_REQUEST_BAD_PAGE_raw_1a66daf38a54457c() {
+intgo _wrap_ATTN_REQUEST_BAD_PAGE_raw_5f2953b345db4a09() {
   int result;
   intgo _swig_go_result;
   
@@ -3638,7 +3638,7 @@ intgo _wrap_ATTN_REQUEST_BAD_PAGE_raw_1a66daf38a54457c() {
 }
 
 
-intgo _wrap_ATTN_REQUEST_BAD_POSITION_raw_1a66daf38a54457c() {
+intgo _wrap_ATTN_REQUEST_BAD_POSITION_raw_5f2953b345db4a09() {
   int result;
   intgo _swig_go_result;
   
@@ -3650,7 +3650,7 @@ intgo _wrap_ATTN_REQUEST_BAD_POSITION_raw_1a66daf38a54457c() {
 }
 
 
-void _wrap_attn_merge_args_struct_size_set_raw_1a66daf38a54457c(struct attn_merge_args *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_merge_args_struct_size_set_raw_5f2953b345db4a09(struct attn_merge_args *_swig_go_0, intgo _swig_go_1) {
   struct attn_merge_args *arg1 = (struct attn_merge_args *) 0 ;
   uint32_t arg2 ;
   
@@ -3662,7 +3662,7 @@ void _wrap_attn_merge_args_struct_size_set_raw_1a66daf38a54457c(struct attn_merg
 }
 
 
-intgo _wrap_attn_merge_args_struct_size_get_raw_1a66daf38a54457c(struct attn_merge_args *_swig_go_0) {
+intgo _wrap_attn_merge_args_struct_size_get_raw_5f2953b345db4a09(struct attn_merge_args *_swig_go_0) {
   struct attn_merge_args *arg1 = (struct attn_merge_args *) 0 ;
   uint32_t result;
   intgo _swig_go_result;
@@ -3675,7 +3675,7 @@ intgo _wrap_attn_merge_args_struct_size_get_raw_1a66daf38a54457c(struct attn_mer
 }
 
 
-void _wrap_attn_merge_args_count_set_raw_1a66daf38a54457c(struct attn_merge_args *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_merge_args_count_set_raw_5f2953b345db4a09(struct attn_merge_args *_swig_go_0, intgo _swig_go_1) {
   struct attn_merge_args *arg1 = (struct attn_merge_args *) 0 ;
   int32_t arg2 ;
   
@@ -3687,7 +3687,7 @@ void _wrap_attn_merge_args_count_set_raw_1a66daf38a54457c(struct attn_merge_args
 }
 
 
-intgo _wrap_attn_merge_args_count_get_raw_1a66daf38a54457c(struct attn_merge_args *_swig_go_0) {
+intgo _wrap_attn_merge_args_count_get_raw_5f2953b345db4a09(struct attn_merge_args *_swig_go_0) {
   struct attn_merge_args *arg1 = (struct attn_merge_args *) 0 ;
   int32_t result;
   intgo _swig_go_result;
@@ -3700,7 +3700,7 @@ intgo _wrap_attn_merge_args_count_get_raw_1a66daf38a54457c(struct attn_merge_arg
 }
 
 
-void _wrap_attn_merge_args_o_parts_set_raw_1a66daf38a54457c(struct attn_merge_args *_swig_go_0, attn_tensor **_swig_go_1) {
+void _wrap_attn_merge_args_o_parts_set_raw_5f2953b345db4a09(struct attn_merge_args *_swig_go_0, attn_tensor **_swig_go_1) {
   struct attn_merge_args *arg1 = (struct attn_merge_args *) 0 ;
   attn_tensor **arg2 = (attn_tensor **) 0 ;
   
@@ -3712,7 +3712,7 @@ void _wrap_attn_merge_args_o_parts_set_raw_1a66daf38a54457c(struct attn_merge_ar
 }
 
 
-attn_tensor **_wrap_attn_merge_args_o_parts_get_raw_1a66daf38a54457c(struct attn_merge_args *_swig_go_0) {
+attn_tensor **_wrap_attn_merge_args_o_parts_get_raw_5f2953b345db4a09(struct attn_merge_args *_swig_go_0) {
   struct attn_merge_args *arg1 = (struct attn_merge_args *) 0 ;
   attn_tensor **result = 0 ;
   attn_tensor **_swig_go_result;
@@ -3725,7 +3725,7 @@ attn_tensor **_wrap_attn_merge_args_o_parts_get_raw_1a66daf38a54457c(struct attn
 }
 
 
-void _wrap_attn_merge_args_lse_parts_set_raw_1a66daf38a54457c(struct attn_merge_args *_swig_go_0, attn_tensor **_swig_go_1) {
+void _wrap_attn_merge_args_lse_parts_set_raw_5f2953b345db4a09(struct attn_merge_args *_swig_go_0, attn_tensor **_swig_go_1) {
   struct attn_merge_args *arg1 = (struct attn_merge_args *) 0 ;
   attn_tensor **arg2 = (attn_tensor **) 0 ;
   
@@ -3737,7 +3737,7 @@ void _wrap_attn_merge_args_lse_parts_set_raw_1a66daf38a54457c(struct attn_merge_
 }
 
 
-attn_tensor **_wrap_attn_merge_args_lse_parts_get_raw_1a66daf38a54457c(struct attn_merge_args *_swig_go_0) {
+attn_tensor **_wrap_attn_merge_args_lse_parts_get_raw_5f2953b345db4a09(struct attn_merge_args *_swig_go_0) {
   struct attn_merge_args *arg1 = (struct attn_merge_args *) 0 ;
   attn_tensor **result = 0 ;
   attn_tensor **_swig_go_result;
@@ -3750,7 +3750,7 @@ attn_tensor **_wrap_attn_merge_args_lse_parts_get_raw_1a66daf38a54457c(struct at
 }
 
 
-void _wrap_attn_merge_args_o_set_raw_1a66daf38a54457c(struct attn_merge_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
+void _wrap_attn_merge_args_o_set_raw_5f2953b345db4a09(struct attn_merge_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
   struct attn_merge_args *arg1 = (struct attn_merge_args *) 0 ;
   attn_tensor *arg2 = (attn_tensor *) 0 ;
   
@@ -3762,7 +3762,7 @@ void _wrap_attn_merge_args_o_set_raw_1a66daf38a54457c(struct attn_merge_args *_s
 }
 
 
-struct attn_tensor *_wrap_attn_merge_args_o_get_raw_1a66daf38a54457c(struct attn_merge_args *_swig_go_0) {
+struct attn_tensor *_wrap_attn_merge_args_o_get_raw_5f2953b345db4a09(struct attn_merge_args *_swig_go_0) {
   struct attn_merge_args *arg1 = (struct attn_merge_args *) 0 ;
   attn_tensor *result = 0 ;
   struct attn_tensor *_swig_go_result;
@@ -3775,7 +3775,7 @@ struct attn_tensor *_wrap_attn_merge_args_o_get_raw_1a66daf38a54457c(struct attn
 }
 
 
-void _wrap_attn_merge_args_lse_set_raw_1a66daf38a54457c(struct attn_merge_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
+void _wrap_attn_merge_args_lse_set_raw_5f2953b345db4a09(struct attn_merge_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
   struct attn_merge_args *arg1 = (struct attn_merge_args *) 0 ;
   attn_tensor *arg2 = (attn_tensor *) 0 ;
   
@@ -3787,7 +3787,7 @@ void _wrap_attn_merge_args_lse_set_raw_1a66daf38a54457c(struct attn_merge_args *
 }
 
 
-struct attn_tensor *_wrap_attn_merge_args_lse_get_raw_1a66daf38a54457c(struct attn_merge_args *_swig_go_0) {
+struct attn_tensor *_wrap_attn_merge_args_lse_get_raw_5f2953b345db4a09(struct attn_merge_args *_swig_go_0) {
   struct attn_merge_args *arg1 = (struct attn_merge_args *) 0 ;
   attn_tensor *result = 0 ;
   struct attn_tensor *_swig_go_result;
@@ -3800,7 +3800,7 @@ struct attn_tensor *_wrap_attn_merge_args_lse_get_raw_1a66daf38a54457c(struct at
 }
 
 
-void _wrap_attn_merge_args_sink_set_raw_1a66daf38a54457c(struct attn_merge_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
+void _wrap_attn_merge_args_sink_set_raw_5f2953b345db4a09(struct attn_merge_args *_swig_go_0, struct attn_tensor *_swig_go_1) {
   struct attn_merge_args *arg1 = (struct attn_merge_args *) 0 ;
   attn_tensor *arg2 = (attn_tensor *) 0 ;
   
@@ -3812,7 +3812,7 @@ void _wrap_attn_merge_args_sink_set_raw_1a66daf38a54457c(struct attn_merge_args 
 }
 
 
-struct attn_tensor *_wrap_attn_merge_args_sink_get_raw_1a66daf38a54457c(struct attn_merge_args *_swig_go_0) {
+struct attn_tensor *_wrap_attn_merge_args_sink_get_raw_5f2953b345db4a09(struct attn_merge_args *_swig_go_0) {
   struct attn_merge_args *arg1 = (struct attn_merge_args *) 0 ;
   attn_tensor *result = 0 ;
   struct attn_tensor *_swig_go_result;
@@ -3825,7 +3825,7 @@ struct attn_tensor *_wrap_attn_merge_args_sink_get_raw_1a66daf38a54457c(struct a
 }
 
 
-void _wrap_attn_merge_args_stream_set_raw_1a66daf38a54457c(struct attn_merge_args *_swig_go_0, void *_swig_go_1) {
+void _wrap_attn_merge_args_stream_set_raw_5f2953b345db4a09(struct attn_merge_args *_swig_go_0, void *_swig_go_1) {
   struct attn_merge_args *arg1 = (struct attn_merge_args *) 0 ;
   void *arg2 = (void *) 0 ;
   
@@ -3837,7 +3837,7 @@ void _wrap_attn_merge_args_stream_set_raw_1a66daf38a54457c(struct attn_merge_arg
 }
 
 
-void *_wrap_attn_merge_args_stream_get_raw_1a66daf38a54457c(struct attn_merge_args *_swig_go_0) {
+void *_wrap_attn_merge_args_stream_get_raw_5f2953b345db4a09(struct attn_merge_args *_swig_go_0) {
   struct attn_merge_args *arg1 = (struct attn_merge_args *) 0 ;
   void *result = 0 ;
   void *_swig_go_result;
@@ -3850,7 +3850,7 @@ void *_wrap_attn_merge_args_stream_get_raw_1a66daf38a54457c(struct attn_merge_ar
 }
 
 
-struct attn_merge_args *_wrap_new_attn_merge_args_raw_1a66daf38a54457c() {
+struct attn_merge_args *_wrap_new_attn_merge_args_raw_5f2953b345db4a09() {
   struct attn_merge_args *result = 0 ;
   struct attn_merge_args *_swig_go_result;
   
@@ -3861,7 +3861,7 @@ struct attn_merge_args *_wrap_new_attn_merge_args_raw_1a66daf38a54457c() {
 }
 
 
-void _wrap_delete_attn_merge_args_raw_1a66daf38a54457c(struct attn_merge_args *_swig_go_0) {
+void _wrap_delete_attn_merge_args_raw_5f2953b345db4a09(struct attn_merge_args *_swig_go_0) {
   struct attn_merge_args *arg1 = (struct attn_merge_args *) 0 ;
   
   arg1 = *(struct attn_merge_args **)&_swig_go_0; 
@@ -3871,7 +3871,7 @@ void _wrap_delete_attn_merge_args_raw_1a66daf38a54457c(struct attn_merge_args *_
 }
 
 
-void _wrap_attn_merge_args_init_raw_1a66daf38a54457c(struct attn_merge_args *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_merge_args_init_raw_5f2953b345db4a09(struct attn_merge_args *_swig_go_0, long long _swig_go_1) {
   attn_merge_args *arg1 = (attn_merge_args *) 0 ;
   size_t arg2 ;
   
@@ -3883,7 +3883,7 @@ void _wrap_attn_merge_args_init_raw_1a66daf38a54457c(struct attn_merge_args *_sw
 }
 
 
-intgo _wrap_attn_merge_raw_1a66daf38a54457c(attn_context *_swig_go_0, struct attn_merge_args *_swig_go_1, struct attn_error *_swig_go_2) {
+intgo _wrap_attn_merge_raw_5f2953b345db4a09(attn_context *_swig_go_0, struct attn_merge_args *_swig_go_1, struct attn_error *_swig_go_2) {
   attn_context *arg1 = (attn_context *) 0 ;
   attn_merge_args *arg2 = (attn_merge_args *) 0 ;
   attn_error *arg3 = (attn_error *) 0 ;
@@ -3900,7 +3900,7 @@ intgo _wrap_attn_merge_raw_1a66daf38a54457c(attn_context *_swig_go_0, struct att
 }
 
 
-void _wrap_attn_context_info_struct_size_set_raw_1a66daf38a54457c(struct attn_context_info *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_context_info_struct_size_set_raw_5f2953b345db4a09(struct attn_context_info *_swig_go_0, intgo _swig_go_1) {
   struct attn_context_info *arg1 = (struct attn_context_info *) 0 ;
   uint32_t arg2 ;
   
@@ -3912,7 +3912,7 @@ void _wrap_attn_context_info_struct_size_set_raw_1a66daf38a54457c(struct attn_co
 }
 
 
-intgo _wrap_attn_context_info_struct_size_get_raw_1a66daf38a54457c(struct attn_context_info *_swig_go_0) {
+intgo _wrap_attn_context_info_struct_size_get_raw_5f2953b345db4a09(struct attn_context_info *_swig_go_0) {
   struct attn_context_info *arg1 = (struct attn_context_info *) 0 ;
   uint32_t result;
   intgo _swig_go_result;
@@ -3925,7 +3925,7 @@ intgo _wrap_attn_context_info_struct_size_get_raw_1a66daf38a54457c(struct attn_c
 }
 
 
-void _wrap_attn_context_info_isa_set_raw_1a66daf38a54457c(struct attn_context_info *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_context_info_isa_set_raw_5f2953b345db4a09(struct attn_context_info *_swig_go_0, intgo _swig_go_1) {
   struct attn_context_info *arg1 = (struct attn_context_info *) 0 ;
   attn_isa arg2 ;
   
@@ -3937,7 +3937,7 @@ void _wrap_attn_context_info_isa_set_raw_1a66daf38a54457c(struct attn_context_in
 }
 
 
-intgo _wrap_attn_context_info_isa_get_raw_1a66daf38a54457c(struct attn_context_info *_swig_go_0) {
+intgo _wrap_attn_context_info_isa_get_raw_5f2953b345db4a09(struct attn_context_info *_swig_go_0) {
   struct attn_context_info *arg1 = (struct attn_context_info *) 0 ;
   attn_isa result;
   intgo _swig_go_result;
@@ -3950,7 +3950,7 @@ intgo _wrap_attn_context_info_isa_get_raw_1a66daf38a54457c(struct attn_context_i
 }
 
 
-_gostring_ _wrap_attn_context_info_isa_name_get_raw_1a66daf38a54457c(struct attn_context_info *_swig_go_0) {
+_gostring_ _wrap_attn_context_info_isa_name_get_raw_5f2953b345db4a09(struct attn_context_info *_swig_go_0) {
   struct attn_context_info *arg1 = (struct attn_context_info *) 0 ;
   char *result = 0 ;
   _gostring_ _swig_go_result;
@@ -3963,7 +3963,7 @@ _gostring_ _wrap_attn_context_info_isa_name_get_raw_1a66daf38a54457c(struct attn
 }
 
 
-void _wrap_attn_context_info_concurrency_set_raw_1a66daf38a54457c(struct attn_context_info *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_context_info_concurrency_set_raw_5f2953b345db4a09(struct attn_context_info *_swig_go_0, intgo _swig_go_1) {
   struct attn_context_info *arg1 = (struct attn_context_info *) 0 ;
   int32_t arg2 ;
   
@@ -3975,7 +3975,7 @@ void _wrap_attn_context_info_concurrency_set_raw_1a66daf38a54457c(struct attn_co
 }
 
 
-intgo _wrap_attn_context_info_concurrency_get_raw_1a66daf38a54457c(struct attn_context_info *_swig_go_0) {
+intgo _wrap_attn_context_info_concurrency_get_raw_5f2953b345db4a09(struct attn_context_info *_swig_go_0) {
   struct attn_context_info *arg1 = (struct attn_context_info *) 0 ;
   int32_t result;
   intgo _swig_go_result;
@@ -3988,7 +3988,7 @@ intgo _wrap_attn_context_info_concurrency_get_raw_1a66daf38a54457c(struct attn_c
 }
 
 
-void _wrap_attn_context_info_reserved_set_raw_1a66daf38a54457c(struct attn_context_info *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_context_info_reserved_set_raw_5f2953b345db4a09(struct attn_context_info *_swig_go_0, intgo _swig_go_1) {
   struct attn_context_info *arg1 = (struct attn_context_info *) 0 ;
   int32_t arg2 ;
   
@@ -4000,7 +4000,7 @@ void _wrap_attn_context_info_reserved_set_raw_1a66daf38a54457c(struct attn_conte
 }
 
 
-intgo _wrap_attn_context_info_reserved_get_raw_1a66daf38a54457c(struct attn_context_info *_swig_go_0) {
+intgo _wrap_attn_context_info_reserved_get_raw_5f2953b345db4a09(struct attn_context_info *_swig_go_0) {
   struct attn_context_info *arg1 = (struct attn_context_info *) 0 ;
   int32_t result;
   intgo _swig_go_result;
@@ -4013,7 +4013,7 @@ intgo _wrap_attn_context_info_reserved_get_raw_1a66daf38a54457c(struct attn_cont
 }
 
 
-void _wrap_attn_context_info_l1_cache_size_set_raw_1a66daf38a54457c(struct attn_context_info *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_context_info_l1_cache_size_set_raw_5f2953b345db4a09(struct attn_context_info *_swig_go_0, long long _swig_go_1) {
   struct attn_context_info *arg1 = (struct attn_context_info *) 0 ;
   size_t arg2 ;
   
@@ -4025,7 +4025,7 @@ void _wrap_attn_context_info_l1_cache_size_set_raw_1a66daf38a54457c(struct attn_
 }
 
 
-long long _wrap_attn_context_info_l1_cache_size_get_raw_1a66daf38a54457c(struct attn_context_info *_swig_go_0) {
+long long _wrap_attn_context_info_l1_cache_size_get_raw_5f2953b345db4a09(struct attn_context_info *_swig_go_0) {
   struct attn_context_info *arg1 = (struct attn_context_info *) 0 ;
   size_t result;
   long long _swig_go_result;
@@ -4038,7 +4038,7 @@ long long _wrap_attn_context_info_l1_cache_size_get_raw_1a66daf38a54457c(struct 
 }
 
 
-void _wrap_attn_context_info_l2_cache_size_set_raw_1a66daf38a54457c(struct attn_context_info *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_context_info_l2_cache_size_set_raw_5f2953b345db4a09(struct attn_context_info *_swig_go_0, long long _swig_go_1) {
   struct attn_context_info *arg1 = (struct attn_context_info *) 0 ;
   size_t arg2 ;
   
@@ -4050,7 +4050,7 @@ void _wrap_attn_context_info_l2_cache_size_set_raw_1a66daf38a54457c(struct attn_
 }
 
 
-long long _wrap_attn_context_info_l2_cache_size_get_raw_1a66daf38a54457c(struct attn_context_info *_swig_go_0) {
+long long _wrap_attn_context_info_l2_cache_size_get_raw_5f2953b345db4a09(struct attn_context_info *_swig_go_0) {
   struct attn_context_info *arg1 = (struct attn_context_info *) 0 ;
   size_t result;
   long long _swig_go_result;
@@ -4063,7 +4063,7 @@ long long _wrap_attn_context_info_l2_cache_size_get_raw_1a66daf38a54457c(struct 
 }
 
 
-void _wrap_attn_context_info_l3_cache_size_set_raw_1a66daf38a54457c(struct attn_context_info *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_context_info_l3_cache_size_set_raw_5f2953b345db4a09(struct attn_context_info *_swig_go_0, long long _swig_go_1) {
   struct attn_context_info *arg1 = (struct attn_context_info *) 0 ;
   size_t arg2 ;
   
@@ -4075,7 +4075,7 @@ void _wrap_attn_context_info_l3_cache_size_set_raw_1a66daf38a54457c(struct attn_
 }
 
 
-long long _wrap_attn_context_info_l3_cache_size_get_raw_1a66daf38a54457c(struct attn_context_info *_swig_go_0) {
+long long _wrap_attn_context_info_l3_cache_size_get_raw_5f2953b345db4a09(struct attn_context_info *_swig_go_0) {
   struct attn_context_info *arg1 = (struct attn_context_info *) 0 ;
   size_t result;
   long long _swig_go_result;
@@ -4088,7 +4088,7 @@ long long _wrap_attn_context_info_l3_cache_size_get_raw_1a66daf38a54457c(struct 
 }
 
 
-_gostring_ _wrap_attn_context_info_backend_dir_get_raw_1a66daf38a54457c(struct attn_context_info *_swig_go_0) {
+_gostring_ _wrap_attn_context_info_backend_dir_get_raw_5f2953b345db4a09(struct attn_context_info *_swig_go_0) {
   struct attn_context_info *arg1 = (struct attn_context_info *) 0 ;
   char *result = 0 ;
   _gostring_ _swig_go_result;
@@ -4101,7 +4101,7 @@ _gostring_ _wrap_attn_context_info_backend_dir_get_raw_1a66daf38a54457c(struct a
 }
 
 
-struct attn_context_info *_wrap_new_attn_context_info_raw_1a66daf38a54457c() {
+struct attn_context_info *_wrap_new_attn_context_info_raw_5f2953b345db4a09() {
   struct attn_context_info *result = 0 ;
   struct attn_context_info *_swig_go_result;
   
@@ -4112,7 +4112,7 @@ struct attn_context_info *_wrap_new_attn_context_info_raw_1a66daf38a54457c() {
 }
 
 
-void _wrap_delete_attn_context_info_raw_1a66daf38a54457c(struct attn_context_info *_swig_go_0) {
+void _wrap_delete_attn_context_info_raw_5f2953b345db4a09(struct attn_context_info *_swig_go_0) {
   struct attn_context_info *arg1 = (struct attn_context_info *) 0 ;
   
   arg1 = *(struct attn_context_info **)&_swig_go_0; 
@@ -4122,7 +4122,7 @@ void _wrap_delete_attn_context_info_raw_1a66daf38a54457c(struct attn_context_inf
 }
 
 
-void _wrap_attn_context_info_init_raw_1a66daf38a54457c(struct attn_context_info *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_context_info_init_raw_5f2953b345db4a09(struct attn_context_info *_swig_go_0, long long _swig_go_1) {
   attn_context_info *arg1 = (attn_context_info *) 0 ;
   size_t arg2 ;
   
@@ -4134,7 +4134,7 @@ void _wrap_attn_context_info_init_raw_1a66daf38a54457c(struct attn_context_info 
 }
 
 
-intgo _wrap_attn_context_get_info_raw_1a66daf38a54457c(attn_context *_swig_go_0, struct attn_context_info *_swig_go_1, struct attn_error *_swig_go_2) {
+intgo _wrap_attn_context_get_info_raw_5f2953b345db4a09(attn_context *_swig_go_0, struct attn_context_info *_swig_go_1, struct attn_error *_swig_go_2) {
   attn_context *arg1 = (attn_context *) 0 ;
   attn_context_info *arg2 = (attn_context_info *) 0 ;
   attn_error *arg3 = (attn_error *) 0 ;
@@ -4151,7 +4151,7 @@ intgo _wrap_attn_context_get_info_raw_1a66daf38a54457c(attn_context *_swig_go_0,
 }
 
 
-void _wrap_attn_isa_info_struct_size_set_raw_1a66daf38a54457c(struct attn_isa_info *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_isa_info_struct_size_set_raw_5f2953b345db4a09(struct attn_isa_info *_swig_go_0, intgo _swig_go_1) {
   struct attn_isa_info *arg1 = (struct attn_isa_info *) 0 ;
   uint32_t arg2 ;
   
@@ -4163,7 +4163,7 @@ void _wrap_attn_isa_info_struct_size_set_raw_1a66daf38a54457c(struct attn_isa_in
 }
 
 
-intgo _wrap_attn_isa_info_struct_size_get_raw_1a66daf38a54457c(struct attn_isa_info *_swig_go_0) {
+intgo _wrap_attn_isa_info_struct_size_get_raw_5f2953b345db4a09(struct attn_isa_info *_swig_go_0) {
   struct attn_isa_info *arg1 = (struct attn_isa_info *) 0 ;
   uint32_t result;
   intgo _swig_go_result;
@@ -4176,7 +4176,7 @@ intgo _wrap_attn_isa_info_struct_size_get_raw_1a66daf38a54457c(struct attn_isa_i
 }
 
 
-void _wrap_attn_isa_info_isa_set_raw_1a66daf38a54457c(struct attn_isa_info *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_isa_info_isa_set_raw_5f2953b345db4a09(struct attn_isa_info *_swig_go_0, intgo _swig_go_1) {
   struct attn_isa_info *arg1 = (struct attn_isa_info *) 0 ;
   attn_isa arg2 ;
   
@@ -4188,7 +4188,7 @@ void _wrap_attn_isa_info_isa_set_raw_1a66daf38a54457c(struct attn_isa_info *_swi
 }
 
 
-intgo _wrap_attn_isa_info_isa_get_raw_1a66daf38a54457c(struct attn_isa_info *_swig_go_0) {
+intgo _wrap_attn_isa_info_isa_get_raw_5f2953b345db4a09(struct attn_isa_info *_swig_go_0) {
   struct attn_isa_info *arg1 = (struct attn_isa_info *) 0 ;
   attn_isa result;
   intgo _swig_go_result;
@@ -4201,7 +4201,7 @@ intgo _wrap_attn_isa_info_isa_get_raw_1a66daf38a54457c(struct attn_isa_info *_sw
 }
 
 
-_gostring_ _wrap_attn_isa_info_name_get_raw_1a66daf38a54457c(struct attn_isa_info *_swig_go_0) {
+_gostring_ _wrap_attn_isa_info_name_get_raw_5f2953b345db4a09(struct attn_isa_info *_swig_go_0) {
   struct attn_isa_info *arg1 = (struct attn_isa_info *) 0 ;
   char *result = 0 ;
   _gostring_ _swig_go_result;
@@ -4214,7 +4214,7 @@ _gostring_ _wrap_attn_isa_info_name_get_raw_1a66daf38a54457c(struct attn_isa_inf
 }
 
 
-void _wrap_attn_isa_info_available_set_raw_1a66daf38a54457c(struct attn_isa_info *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_isa_info_available_set_raw_5f2953b345db4a09(struct attn_isa_info *_swig_go_0, intgo _swig_go_1) {
   struct attn_isa_info *arg1 = (struct attn_isa_info *) 0 ;
   int32_t arg2 ;
   
@@ -4226,7 +4226,7 @@ void _wrap_attn_isa_info_available_set_raw_1a66daf38a54457c(struct attn_isa_info
 }
 
 
-intgo _wrap_attn_isa_info_available_get_raw_1a66daf38a54457c(struct attn_isa_info *_swig_go_0) {
+intgo _wrap_attn_isa_info_available_get_raw_5f2953b345db4a09(struct attn_isa_info *_swig_go_0) {
   struct attn_isa_info *arg1 = (struct attn_isa_info *) 0 ;
   int32_t result;
   intgo _swig_go_result;
@@ -4239,7 +4239,7 @@ intgo _wrap_attn_isa_info_available_get_raw_1a66daf38a54457c(struct attn_isa_inf
 }
 
 
-void _wrap_attn_isa_info_reserved_set_raw_1a66daf38a54457c(struct attn_isa_info *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_isa_info_reserved_set_raw_5f2953b345db4a09(struct attn_isa_info *_swig_go_0, intgo _swig_go_1) {
   struct attn_isa_info *arg1 = (struct attn_isa_info *) 0 ;
   int32_t arg2 ;
   
@@ -4251,7 +4251,7 @@ void _wrap_attn_isa_info_reserved_set_raw_1a66daf38a54457c(struct attn_isa_info 
 }
 
 
-intgo _wrap_attn_isa_info_reserved_get_raw_1a66daf38a54457c(struct attn_isa_info *_swig_go_0) {
+intgo _wrap_attn_isa_info_reserved_get_raw_5f2953b345db4a09(struct attn_isa_info *_swig_go_0) {
   struct attn_isa_info *arg1 = (struct attn_isa_info *) 0 ;
   int32_t result;
   intgo _swig_go_result;
@@ -4264,7 +4264,7 @@ intgo _wrap_attn_isa_info_reserved_get_raw_1a66daf38a54457c(struct attn_isa_info
 }
 
 
-_gostring_ _wrap_attn_isa_info_reason_get_raw_1a66daf38a54457c(struct attn_isa_info *_swig_go_0) {
+_gostring_ _wrap_attn_isa_info_reason_get_raw_5f2953b345db4a09(struct attn_isa_info *_swig_go_0) {
   struct attn_isa_info *arg1 = (struct attn_isa_info *) 0 ;
   char *result = 0 ;
   _gostring_ _swig_go_result;
@@ -4277,7 +4277,7 @@ _gostring_ _wrap_attn_isa_info_reason_get_raw_1a66daf38a54457c(struct attn_isa_i
 }
 
 
-struct attn_isa_info *_wrap_new_attn_isa_info_raw_1a66daf38a54457c() {
+struct attn_isa_info *_wrap_new_attn_isa_info_raw_5f2953b345db4a09() {
   struct attn_isa_info *result = 0 ;
   struct attn_isa_info *_swig_go_result;
   
@@ -4288,7 +4288,7 @@ struct attn_isa_info *_wrap_new_attn_isa_info_raw_1a66daf38a54457c() {
 }
 
 
-void _wrap_delete_attn_isa_info_raw_1a66daf38a54457c(struct attn_isa_info *_swig_go_0) {
+void _wrap_delete_attn_isa_info_raw_5f2953b345db4a09(struct attn_isa_info *_swig_go_0) {
   struct attn_isa_info *arg1 = (struct attn_isa_info *) 0 ;
   
   arg1 = *(struct attn_isa_info **)&_swig_go_0; 
@@ -4298,7 +4298,7 @@ void _wrap_delete_attn_isa_info_raw_1a66daf38a54457c(struct attn_isa_info *_swig
 }
 
 
-void _wrap_attn_isa_info_init_raw_1a66daf38a54457c(struct attn_isa_info *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_isa_info_init_raw_5f2953b345db4a09(struct attn_isa_info *_swig_go_0, long long _swig_go_1) {
   attn_isa_info *arg1 = (attn_isa_info *) 0 ;
   size_t arg2 ;
   
@@ -4310,7 +4310,7 @@ void _wrap_attn_isa_info_init_raw_1a66daf38a54457c(struct attn_isa_info *_swig_g
 }
 
 
-intgo _wrap_attn_context_isa_count_raw_1a66daf38a54457c(attn_context *_swig_go_0) {
+intgo _wrap_attn_context_isa_count_raw_5f2953b345db4a09(attn_context *_swig_go_0) {
   attn_context *arg1 = (attn_context *) 0 ;
   int32_t result;
   intgo _swig_go_result;
@@ -4323,7 +4323,7 @@ intgo _wrap_attn_context_isa_count_raw_1a66daf38a54457c(attn_context *_swig_go_0
 }
 
 
-intgo _wrap_attn_context_get_isa_raw_1a66daf38a54457c(attn_context *_swig_go_0, intgo _swig_go_1, struct attn_isa_info *_swig_go_2, struct attn_error *_swig_go_3) {
+intgo _wrap_attn_context_get_isa_raw_5f2953b345db4a09(attn_context *_swig_go_0, intgo _swig_go_1, struct attn_isa_info *_swig_go_2, struct attn_error *_swig_go_3) {
   attn_context *arg1 = (attn_context *) 0 ;
   int32_t arg2 ;
   attn_isa_info *arg3 = (attn_isa_info *) 0 ;
@@ -4342,7 +4342,7 @@ intgo _wrap_attn_context_get_isa_raw_1a66daf38a54457c(attn_context *_swig_go_0, 
 }
 
 
-void _wrap_attn_backend_info_struct_size_set_raw_1a66daf38a54457c(struct attn_backend_info *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_backend_info_struct_size_set_raw_5f2953b345db4a09(struct attn_backend_info *_swig_go_0, intgo _swig_go_1) {
   struct attn_backend_info *arg1 = (struct attn_backend_info *) 0 ;
   uint32_t arg2 ;
   
@@ -4354,7 +4354,7 @@ void _wrap_attn_backend_info_struct_size_set_raw_1a66daf38a54457c(struct attn_ba
 }
 
 
-intgo _wrap_attn_backend_info_struct_size_get_raw_1a66daf38a54457c(struct attn_backend_info *_swig_go_0) {
+intgo _wrap_attn_backend_info_struct_size_get_raw_5f2953b345db4a09(struct attn_backend_info *_swig_go_0) {
   struct attn_backend_info *arg1 = (struct attn_backend_info *) 0 ;
   uint32_t result;
   intgo _swig_go_result;
@@ -4367,7 +4367,7 @@ intgo _wrap_attn_backend_info_struct_size_get_raw_1a66daf38a54457c(struct attn_b
 }
 
 
-void _wrap_attn_backend_info_available_set_raw_1a66daf38a54457c(struct attn_backend_info *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_backend_info_available_set_raw_5f2953b345db4a09(struct attn_backend_info *_swig_go_0, intgo _swig_go_1) {
   struct attn_backend_info *arg1 = (struct attn_backend_info *) 0 ;
   int32_t arg2 ;
   
@@ -4379,7 +4379,7 @@ void _wrap_attn_backend_info_available_set_raw_1a66daf38a54457c(struct attn_back
 }
 
 
-intgo _wrap_attn_backend_info_available_get_raw_1a66daf38a54457c(struct attn_backend_info *_swig_go_0) {
+intgo _wrap_attn_backend_info_available_get_raw_5f2953b345db4a09(struct attn_backend_info *_swig_go_0) {
   struct attn_backend_info *arg1 = (struct attn_backend_info *) 0 ;
   int32_t result;
   intgo _swig_go_result;
@@ -4392,7 +4392,7 @@ intgo _wrap_attn_backend_info_available_get_raw_1a66daf38a54457c(struct attn_bac
 }
 
 
-_gostring_ _wrap_attn_backend_info_name_get_raw_1a66daf38a54457c(struct attn_backend_info *_swig_go_0) {
+_gostring_ _wrap_attn_backend_info_name_get_raw_5f2953b345db4a09(struct attn_backend_info *_swig_go_0) {
   struct attn_backend_info *arg1 = (struct attn_backend_info *) 0 ;
   char *result = 0 ;
   _gostring_ _swig_go_result;
@@ -4405,7 +4405,7 @@ _gostring_ _wrap_attn_backend_info_name_get_raw_1a66daf38a54457c(struct attn_bac
 }
 
 
-_gostring_ _wrap_attn_backend_info_description_get_raw_1a66daf38a54457c(struct attn_backend_info *_swig_go_0) {
+_gostring_ _wrap_attn_backend_info_description_get_raw_5f2953b345db4a09(struct attn_backend_info *_swig_go_0) {
   struct attn_backend_info *arg1 = (struct attn_backend_info *) 0 ;
   char *result = 0 ;
   _gostring_ _swig_go_result;
@@ -4418,7 +4418,7 @@ _gostring_ _wrap_attn_backend_info_description_get_raw_1a66daf38a54457c(struct a
 }
 
 
-_gostring_ _wrap_attn_backend_info_reason_get_raw_1a66daf38a54457c(struct attn_backend_info *_swig_go_0) {
+_gostring_ _wrap_attn_backend_info_reason_get_raw_5f2953b345db4a09(struct attn_backend_info *_swig_go_0) {
   struct attn_backend_info *arg1 = (struct attn_backend_info *) 0 ;
   char *result = 0 ;
   _gostring_ _swig_go_result;
@@ -4431,7 +4431,7 @@ _gostring_ _wrap_attn_backend_info_reason_get_raw_1a66daf38a54457c(struct attn_b
 }
 
 
-struct attn_backend_info *_wrap_new_attn_backend_info_raw_1a66daf38a54457c() {
+struct attn_backend_info *_wrap_new_attn_backend_info_raw_5f2953b345db4a09() {
   struct attn_backend_info *result = 0 ;
   struct attn_backend_info *_swig_go_result;
   
@@ -4442,7 +4442,7 @@ struct attn_backend_info *_wrap_new_attn_backend_info_raw_1a66daf38a54457c() {
 }
 
 
-void _wrap_delete_attn_backend_info_raw_1a66daf38a54457c(struct attn_backend_info *_swig_go_0) {
+void _wrap_delete_attn_backend_info_raw_5f2953b345db4a09(struct attn_backend_info *_swig_go_0) {
   struct attn_backend_info *arg1 = (struct attn_backend_info *) 0 ;
   
   arg1 = *(struct attn_backend_info **)&_swig_go_0; 
@@ -4452,7 +4452,7 @@ void _wrap_delete_attn_backend_info_raw_1a66daf38a54457c(struct attn_backend_inf
 }
 
 
-void _wrap_attn_backend_info_init_raw_1a66daf38a54457c(struct attn_backend_info *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_backend_info_init_raw_5f2953b345db4a09(struct attn_backend_info *_swig_go_0, long long _swig_go_1) {
   attn_backend_info *arg1 = (attn_backend_info *) 0 ;
   size_t arg2 ;
   
@@ -4464,7 +4464,7 @@ void _wrap_attn_backend_info_init_raw_1a66daf38a54457c(struct attn_backend_info 
 }
 
 
-intgo _wrap_attn_context_backend_count_raw_1a66daf38a54457c(attn_context *_swig_go_0) {
+intgo _wrap_attn_context_backend_count_raw_5f2953b345db4a09(attn_context *_swig_go_0) {
   attn_context *arg1 = (attn_context *) 0 ;
   int32_t result;
   intgo _swig_go_result;
@@ -4477,7 +4477,7 @@ intgo _wrap_attn_context_backend_count_raw_1a66daf38a54457c(attn_context *_swig_
 }
 
 
-intgo _wrap_attn_context_get_backend_raw_1a66daf38a54457c(attn_context *_swig_go_0, intgo _swig_go_1, struct attn_backend_info *_swig_go_2, struct attn_error *_swig_go_3) {
+intgo _wrap_attn_context_get_backend_raw_5f2953b345db4a09(attn_context *_swig_go_0, intgo _swig_go_1, struct attn_backend_info *_swig_go_2, struct attn_error *_swig_go_3) {
   attn_context *arg1 = (attn_context *) 0 ;
   int32_t arg2 ;
   attn_backend_info *arg3 = (attn_backend_info *) 0 ;
@@ -4496,7 +4496,7 @@ intgo _wrap_attn_context_get_backend_raw_1a66daf38a54457c(attn_context *_swig_go
 }
 
 
-void _wrap_attn_plan_info_struct_size_set_raw_1a66daf38a54457c(struct attn_plan_info *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_plan_info_struct_size_set_raw_5f2953b345db4a09(struct attn_plan_info *_swig_go_0, intgo _swig_go_1) {
   struct attn_plan_info *arg1 = (struct attn_plan_info *) 0 ;
   uint32_t arg2 ;
   
@@ -4508,7 +4508,7 @@ void _wrap_attn_plan_info_struct_size_set_raw_1a66daf38a54457c(struct attn_plan_
 }
 
 
-intgo _wrap_attn_plan_info_struct_size_get_raw_1a66daf38a54457c(struct attn_plan_info *_swig_go_0) {
+intgo _wrap_attn_plan_info_struct_size_get_raw_5f2953b345db4a09(struct attn_plan_info *_swig_go_0) {
   struct attn_plan_info *arg1 = (struct attn_plan_info *) 0 ;
   uint32_t result;
   intgo _swig_go_result;
@@ -4521,7 +4521,7 @@ intgo _wrap_attn_plan_info_struct_size_get_raw_1a66daf38a54457c(struct attn_plan
 }
 
 
-void _wrap_attn_plan_info_isa_set_raw_1a66daf38a54457c(struct attn_plan_info *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_plan_info_isa_set_raw_5f2953b345db4a09(struct attn_plan_info *_swig_go_0, intgo _swig_go_1) {
   struct attn_plan_info *arg1 = (struct attn_plan_info *) 0 ;
   attn_isa arg2 ;
   
@@ -4533,7 +4533,7 @@ void _wrap_attn_plan_info_isa_set_raw_1a66daf38a54457c(struct attn_plan_info *_s
 }
 
 
-intgo _wrap_attn_plan_info_isa_get_raw_1a66daf38a54457c(struct attn_plan_info *_swig_go_0) {
+intgo _wrap_attn_plan_info_isa_get_raw_5f2953b345db4a09(struct attn_plan_info *_swig_go_0) {
   struct attn_plan_info *arg1 = (struct attn_plan_info *) 0 ;
   attn_isa result;
   intgo _swig_go_result;
@@ -4546,7 +4546,7 @@ intgo _wrap_attn_plan_info_isa_get_raw_1a66daf38a54457c(struct attn_plan_info *_
 }
 
 
-_gostring_ _wrap_attn_plan_info_backend_get_raw_1a66daf38a54457c(struct attn_plan_info *_swig_go_0) {
+_gostring_ _wrap_attn_plan_info_backend_get_raw_5f2953b345db4a09(struct attn_plan_info *_swig_go_0) {
   struct attn_plan_info *arg1 = (struct attn_plan_info *) 0 ;
   char *result = 0 ;
   _gostring_ _swig_go_result;
@@ -4559,7 +4559,7 @@ _gostring_ _wrap_attn_plan_info_backend_get_raw_1a66daf38a54457c(struct attn_pla
 }
 
 
-_gostring_ _wrap_attn_plan_info_isa_name_get_raw_1a66daf38a54457c(struct attn_plan_info *_swig_go_0) {
+_gostring_ _wrap_attn_plan_info_isa_name_get_raw_5f2953b345db4a09(struct attn_plan_info *_swig_go_0) {
   struct attn_plan_info *arg1 = (struct attn_plan_info *) 0 ;
   char *result = 0 ;
   _gostring_ _swig_go_result;
@@ -4572,7 +4572,7 @@ _gostring_ _wrap_attn_plan_info_isa_name_get_raw_1a66daf38a54457c(struct attn_pl
 }
 
 
-void _wrap_attn_plan_info_tile_q_set_raw_1a66daf38a54457c(struct attn_plan_info *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_plan_info_tile_q_set_raw_5f2953b345db4a09(struct attn_plan_info *_swig_go_0, long long _swig_go_1) {
   struct attn_plan_info *arg1 = (struct attn_plan_info *) 0 ;
   int64_t arg2 ;
   
@@ -4584,7 +4584,7 @@ void _wrap_attn_plan_info_tile_q_set_raw_1a66daf38a54457c(struct attn_plan_info 
 }
 
 
-long long _wrap_attn_plan_info_tile_q_get_raw_1a66daf38a54457c(struct attn_plan_info *_swig_go_0) {
+long long _wrap_attn_plan_info_tile_q_get_raw_5f2953b345db4a09(struct attn_plan_info *_swig_go_0) {
   struct attn_plan_info *arg1 = (struct attn_plan_info *) 0 ;
   int64_t result;
   long long _swig_go_result;
@@ -4597,7 +4597,7 @@ long long _wrap_attn_plan_info_tile_q_get_raw_1a66daf38a54457c(struct attn_plan_
 }
 
 
-void _wrap_attn_plan_info_tile_k_set_raw_1a66daf38a54457c(struct attn_plan_info *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_plan_info_tile_k_set_raw_5f2953b345db4a09(struct attn_plan_info *_swig_go_0, long long _swig_go_1) {
   struct attn_plan_info *arg1 = (struct attn_plan_info *) 0 ;
   int64_t arg2 ;
   
@@ -4609,7 +4609,7 @@ void _wrap_attn_plan_info_tile_k_set_raw_1a66daf38a54457c(struct attn_plan_info 
 }
 
 
-long long _wrap_attn_plan_info_tile_k_get_raw_1a66daf38a54457c(struct attn_plan_info *_swig_go_0) {
+long long _wrap_attn_plan_info_tile_k_get_raw_5f2953b345db4a09(struct attn_plan_info *_swig_go_0) {
   struct attn_plan_info *arg1 = (struct attn_plan_info *) 0 ;
   int64_t result;
   long long _swig_go_result;
@@ -4622,7 +4622,7 @@ long long _wrap_attn_plan_info_tile_k_get_raw_1a66daf38a54457c(struct attn_plan_
 }
 
 
-void _wrap_attn_plan_info_kv_chunk_set_raw_1a66daf38a54457c(struct attn_plan_info *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_plan_info_kv_chunk_set_raw_5f2953b345db4a09(struct attn_plan_info *_swig_go_0, long long _swig_go_1) {
   struct attn_plan_info *arg1 = (struct attn_plan_info *) 0 ;
   int64_t arg2 ;
   
@@ -4634,7 +4634,7 @@ void _wrap_attn_plan_info_kv_chunk_set_raw_1a66daf38a54457c(struct attn_plan_inf
 }
 
 
-long long _wrap_attn_plan_info_kv_chunk_get_raw_1a66daf38a54457c(struct attn_plan_info *_swig_go_0) {
+long long _wrap_attn_plan_info_kv_chunk_get_raw_5f2953b345db4a09(struct attn_plan_info *_swig_go_0) {
   struct attn_plan_info *arg1 = (struct attn_plan_info *) 0 ;
   int64_t result;
   long long _swig_go_result;
@@ -4647,7 +4647,7 @@ long long _wrap_attn_plan_info_kv_chunk_get_raw_1a66daf38a54457c(struct attn_pla
 }
 
 
-void _wrap_attn_plan_info_workspace_size_set_raw_1a66daf38a54457c(struct attn_plan_info *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_plan_info_workspace_size_set_raw_5f2953b345db4a09(struct attn_plan_info *_swig_go_0, long long _swig_go_1) {
   struct attn_plan_info *arg1 = (struct attn_plan_info *) 0 ;
   size_t arg2 ;
   
@@ -4659,7 +4659,7 @@ void _wrap_attn_plan_info_workspace_size_set_raw_1a66daf38a54457c(struct attn_pl
 }
 
 
-long long _wrap_attn_plan_info_workspace_size_get_raw_1a66daf38a54457c(struct attn_plan_info *_swig_go_0) {
+long long _wrap_attn_plan_info_workspace_size_get_raw_5f2953b345db4a09(struct attn_plan_info *_swig_go_0) {
   struct attn_plan_info *arg1 = (struct attn_plan_info *) 0 ;
   size_t result;
   long long _swig_go_result;
@@ -4672,7 +4672,7 @@ long long _wrap_attn_plan_info_workspace_size_get_raw_1a66daf38a54457c(struct at
 }
 
 
-void _wrap_attn_plan_info_standard_workspace_size_set_raw_1a66daf38a54457c(struct attn_plan_info *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_plan_info_standard_workspace_size_set_raw_5f2953b345db4a09(struct attn_plan_info *_swig_go_0, long long _swig_go_1) {
   struct attn_plan_info *arg1 = (struct attn_plan_info *) 0 ;
   size_t arg2 ;
   
@@ -4684,7 +4684,7 @@ void _wrap_attn_plan_info_standard_workspace_size_set_raw_1a66daf38a54457c(struc
 }
 
 
-long long _wrap_attn_plan_info_standard_workspace_size_get_raw_1a66daf38a54457c(struct attn_plan_info *_swig_go_0) {
+long long _wrap_attn_plan_info_standard_workspace_size_get_raw_5f2953b345db4a09(struct attn_plan_info *_swig_go_0) {
   struct attn_plan_info *arg1 = (struct attn_plan_info *) 0 ;
   size_t result;
   long long _swig_go_result;
@@ -4697,7 +4697,7 @@ long long _wrap_attn_plan_info_standard_workspace_size_get_raw_1a66daf38a54457c(
 }
 
 
-void _wrap_attn_plan_info_request_status_count_set_raw_1a66daf38a54457c(struct attn_plan_info *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_plan_info_request_status_count_set_raw_5f2953b345db4a09(struct attn_plan_info *_swig_go_0, long long _swig_go_1) {
   struct attn_plan_info *arg1 = (struct attn_plan_info *) 0 ;
   int64_t arg2 ;
   
@@ -4709,7 +4709,7 @@ void _wrap_attn_plan_info_request_status_count_set_raw_1a66daf38a54457c(struct a
 }
 
 
-long long _wrap_attn_plan_info_request_status_count_get_raw_1a66daf38a54457c(struct attn_plan_info *_swig_go_0) {
+long long _wrap_attn_plan_info_request_status_count_get_raw_5f2953b345db4a09(struct attn_plan_info *_swig_go_0) {
   struct attn_plan_info *arg1 = (struct attn_plan_info *) 0 ;
   int64_t result;
   long long _swig_go_result;
@@ -4722,7 +4722,7 @@ long long _wrap_attn_plan_info_request_status_count_get_raw_1a66daf38a54457c(str
 }
 
 
-_gostring_ _wrap_attn_plan_info_kernel_get_raw_1a66daf38a54457c(struct attn_plan_info *_swig_go_0) {
+_gostring_ _wrap_attn_plan_info_kernel_get_raw_5f2953b345db4a09(struct attn_plan_info *_swig_go_0) {
   struct attn_plan_info *arg1 = (struct attn_plan_info *) 0 ;
   char *result = 0 ;
   _gostring_ _swig_go_result;
@@ -4735,7 +4735,7 @@ _gostring_ _wrap_attn_plan_info_kernel_get_raw_1a66daf38a54457c(struct attn_plan
 }
 
 
-struct attn_plan_info *_wrap_new_attn_plan_info_raw_1a66daf38a54457c() {
+struct attn_plan_info *_wrap_new_attn_plan_info_raw_5f2953b345db4a09() {
   struct attn_plan_info *result = 0 ;
   struct attn_plan_info *_swig_go_result;
   
@@ -4746,7 +4746,7 @@ struct attn_plan_info *_wrap_new_attn_plan_info_raw_1a66daf38a54457c() {
 }
 
 
-void _wrap_delete_attn_plan_info_raw_1a66daf38a54457c(struct attn_plan_info *_swig_go_0) {
+void _wrap_delete_attn_plan_info_raw_5f2953b345db4a09(struct attn_plan_info *_swig_go_0) {
   struct attn_plan_info *arg1 = (struct attn_plan_info *) 0 ;
   
   arg1 = *(struct attn_plan_info **)&_swig_go_0; 
@@ -4756,7 +4756,7 @@ void _wrap_delete_attn_plan_info_raw_1a66daf38a54457c(struct attn_plan_info *_sw
 }
 
 
-void _wrap_attn_plan_info_init_raw_1a66daf38a54457c(struct attn_plan_info *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_plan_info_init_raw_5f2953b345db4a09(struct attn_plan_info *_swig_go_0, long long _swig_go_1) {
   attn_plan_info *arg1 = (attn_plan_info *) 0 ;
   size_t arg2 ;
   
@@ -4768,7 +4768,7 @@ void _wrap_attn_plan_info_init_raw_1a66daf38a54457c(struct attn_plan_info *_swig
 }
 
 
-intgo _wrap_attn_plan_get_info_raw_1a66daf38a54457c(attn_plan *_swig_go_0, struct attn_plan_info *_swig_go_1, struct attn_error *_swig_go_2) {
+intgo _wrap_attn_plan_get_info_raw_5f2953b345db4a09(attn_plan *_swig_go_0, struct attn_plan_info *_swig_go_1, struct attn_error *_swig_go_2) {
   attn_plan *arg1 = (attn_plan *) 0 ;
   attn_plan_info *arg2 = (attn_plan_info *) 0 ;
   attn_error *arg3 = (attn_error *) 0 ;
@@ -4785,7 +4785,7 @@ intgo _wrap_attn_plan_get_info_raw_1a66daf38a54457c(attn_plan *_swig_go_0, struc
 }
 
 
-_gostring_ _wrap_attn_plan_refusal_raw_1a66daf38a54457c(attn_plan *_swig_go_0, intgo _swig_go_1) {
+_gostring_ _wrap_attn_plan_refusal_raw_5f2953b345db4a09(attn_plan *_swig_go_0, intgo _swig_go_1) {
   attn_plan *arg1 = (attn_plan *) 0 ;
   int32_t arg2 ;
   char *result = 0 ;
@@ -4800,7 +4800,7 @@ _gostring_ _wrap_attn_plan_refusal_raw_1a66daf38a54457c(attn_plan *_swig_go_0, i
 }
 
 
-long long _wrap_attn_plan_describe_raw_1a66daf38a54457c(attn_plan *_swig_go_0, _goslice_ _swig_go_1) {
+long long _wrap_attn_plan_describe_raw_5f2953b345db4a09(attn_plan *_swig_go_0, _goslice_ _swig_go_1) {
   attn_plan *arg1 = (attn_plan *) 0 ;
   char *arg2 = (char *) 0 ;
   size_t arg3 ;
@@ -4816,7 +4816,7 @@ long long _wrap_attn_plan_describe_raw_1a66daf38a54457c(attn_plan *_swig_go_0, _
 }
 
 
-void _wrap_attn_autotune_info_struct_size_set_raw_1a66daf38a54457c(struct attn_autotune_info *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_autotune_info_struct_size_set_raw_5f2953b345db4a09(struct attn_autotune_info *_swig_go_0, intgo _swig_go_1) {
   struct attn_autotune_info *arg1 = (struct attn_autotune_info *) 0 ;
   uint32_t arg2 ;
   
@@ -4828,7 +4828,7 @@ void _wrap_attn_autotune_info_struct_size_set_raw_1a66daf38a54457c(struct attn_a
 }
 
 
-intgo _wrap_attn_autotune_info_struct_size_get_raw_1a66daf38a54457c(struct attn_autotune_info *_swig_go_0) {
+intgo _wrap_attn_autotune_info_struct_size_get_raw_5f2953b345db4a09(struct attn_autotune_info *_swig_go_0) {
   struct attn_autotune_info *arg1 = (struct attn_autotune_info *) 0 ;
   uint32_t result;
   intgo _swig_go_result;
@@ -4841,7 +4841,7 @@ intgo _wrap_attn_autotune_info_struct_size_get_raw_1a66daf38a54457c(struct attn_
 }
 
 
-void _wrap_attn_autotune_info_measured_set_raw_1a66daf38a54457c(struct attn_autotune_info *_swig_go_0, intgo _swig_go_1) {
+void _wrap_attn_autotune_info_measured_set_raw_5f2953b345db4a09(struct attn_autotune_info *_swig_go_0, intgo _swig_go_1) {
   struct attn_autotune_info *arg1 = (struct attn_autotune_info *) 0 ;
   int32_t arg2 ;
   
@@ -4853,7 +4853,7 @@ void _wrap_attn_autotune_info_measured_set_raw_1a66daf38a54457c(struct attn_auto
 }
 
 
-intgo _wrap_attn_autotune_info_measured_get_raw_1a66daf38a54457c(struct attn_autotune_info *_swig_go_0) {
+intgo _wrap_attn_autotune_info_measured_get_raw_5f2953b345db4a09(struct attn_autotune_info *_swig_go_0) {
   struct attn_autotune_info *arg1 = (struct attn_autotune_info *) 0 ;
   int32_t result;
   intgo _swig_go_result;
@@ -4866,7 +4866,7 @@ intgo _wrap_attn_autotune_info_measured_get_raw_1a66daf38a54457c(struct attn_aut
 }
 
 
-void _wrap_attn_autotune_info_tile_k_set_raw_1a66daf38a54457c(struct attn_autotune_info *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_autotune_info_tile_k_set_raw_5f2953b345db4a09(struct attn_autotune_info *_swig_go_0, long long _swig_go_1) {
   struct attn_autotune_info *arg1 = (struct attn_autotune_info *) 0 ;
   int64_t arg2 ;
   
@@ -4878,7 +4878,7 @@ void _wrap_attn_autotune_info_tile_k_set_raw_1a66daf38a54457c(struct attn_autotu
 }
 
 
-long long _wrap_attn_autotune_info_tile_k_get_raw_1a66daf38a54457c(struct attn_autotune_info *_swig_go_0) {
+long long _wrap_attn_autotune_info_tile_k_get_raw_5f2953b345db4a09(struct attn_autotune_info *_swig_go_0) {
   struct attn_autotune_info *arg1 = (struct attn_autotune_info *) 0 ;
   int64_t result;
   long long _swig_go_result;
@@ -4891,7 +4891,7 @@ long long _wrap_attn_autotune_info_tile_k_get_raw_1a66daf38a54457c(struct attn_a
 }
 
 
-void _wrap_attn_autotune_info_kv_chunk_set_raw_1a66daf38a54457c(struct attn_autotune_info *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_autotune_info_kv_chunk_set_raw_5f2953b345db4a09(struct attn_autotune_info *_swig_go_0, long long _swig_go_1) {
   struct attn_autotune_info *arg1 = (struct attn_autotune_info *) 0 ;
   int64_t arg2 ;
   
@@ -4903,7 +4903,7 @@ void _wrap_attn_autotune_info_kv_chunk_set_raw_1a66daf38a54457c(struct attn_auto
 }
 
 
-long long _wrap_attn_autotune_info_kv_chunk_get_raw_1a66daf38a54457c(struct attn_autotune_info *_swig_go_0) {
+long long _wrap_attn_autotune_info_kv_chunk_get_raw_5f2953b345db4a09(struct attn_autotune_info *_swig_go_0) {
   struct attn_autotune_info *arg1 = (struct attn_autotune_info *) 0 ;
   int64_t result;
   long long _swig_go_result;
@@ -4916,7 +4916,7 @@ long long _wrap_attn_autotune_info_kv_chunk_get_raw_1a66daf38a54457c(struct attn
 }
 
 
-void _wrap_attn_autotune_info_default_ns_set_raw_1a66daf38a54457c(struct attn_autotune_info *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_autotune_info_default_ns_set_raw_5f2953b345db4a09(struct attn_autotune_info *_swig_go_0, long long _swig_go_1) {
   struct attn_autotune_info *arg1 = (struct attn_autotune_info *) 0 ;
   int64_t arg2 ;
   
@@ -4928,7 +4928,7 @@ void _wrap_attn_autotune_info_default_ns_set_raw_1a66daf38a54457c(struct attn_au
 }
 
 
-long long _wrap_attn_autotune_info_default_ns_get_raw_1a66daf38a54457c(struct attn_autotune_info *_swig_go_0) {
+long long _wrap_attn_autotune_info_default_ns_get_raw_5f2953b345db4a09(struct attn_autotune_info *_swig_go_0) {
   struct attn_autotune_info *arg1 = (struct attn_autotune_info *) 0 ;
   int64_t result;
   long long _swig_go_result;
@@ -4941,7 +4941,7 @@ long long _wrap_attn_autotune_info_default_ns_get_raw_1a66daf38a54457c(struct at
 }
 
 
-void _wrap_attn_autotune_info_tuned_ns_set_raw_1a66daf38a54457c(struct attn_autotune_info *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_autotune_info_tuned_ns_set_raw_5f2953b345db4a09(struct attn_autotune_info *_swig_go_0, long long _swig_go_1) {
   struct attn_autotune_info *arg1 = (struct attn_autotune_info *) 0 ;
   int64_t arg2 ;
   
@@ -4953,7 +4953,7 @@ void _wrap_attn_autotune_info_tuned_ns_set_raw_1a66daf38a54457c(struct attn_auto
 }
 
 
-long long _wrap_attn_autotune_info_tuned_ns_get_raw_1a66daf38a54457c(struct attn_autotune_info *_swig_go_0) {
+long long _wrap_attn_autotune_info_tuned_ns_get_raw_5f2953b345db4a09(struct attn_autotune_info *_swig_go_0) {
   struct attn_autotune_info *arg1 = (struct attn_autotune_info *) 0 ;
   int64_t result;
   long long _swig_go_result;
@@ -4966,7 +4966,7 @@ long long _wrap_attn_autotune_info_tuned_ns_get_raw_1a66daf38a54457c(struct attn
 }
 
 
-struct attn_autotune_info *_wrap_new_attn_autotune_info_raw_1a66daf38a54457c() {
+struct attn_autotune_info *_wrap_new_attn_autotune_info_raw_5f2953b345db4a09() {
   struct attn_autotune_info *result = 0 ;
   struct attn_autotune_info *_swig_go_result;
   
@@ -4977,7 +4977,7 @@ struct attn_autotune_info *_wrap_new_attn_autotune_info_raw_1a66daf38a54457c() {
 }
 
 
-void _wrap_delete_attn_autotune_info_raw_1a66daf38a54457c(struct attn_autotune_info *_swig_go_0) {
+void _wrap_delete_attn_autotune_info_raw_5f2953b345db4a09(struct attn_autotune_info *_swig_go_0) {
   struct attn_autotune_info *arg1 = (struct attn_autotune_info *) 0 ;
   
   arg1 = *(struct attn_autotune_info **)&_swig_go_0; 
@@ -4987,7 +4987,7 @@ void _wrap_delete_attn_autotune_info_raw_1a66daf38a54457c(struct attn_autotune_i
 }
 
 
-void _wrap_attn_autotune_info_init_raw_1a66daf38a54457c(struct attn_autotune_info *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_autotune_info_init_raw_5f2953b345db4a09(struct attn_autotune_info *_swig_go_0, long long _swig_go_1) {
   attn_autotune_info *arg1 = (attn_autotune_info *) 0 ;
   size_t arg2 ;
   
@@ -4999,7 +4999,7 @@ void _wrap_attn_autotune_info_init_raw_1a66daf38a54457c(struct attn_autotune_inf
 }
 
 
-intgo _wrap_attn_plan_autotune_raw_1a66daf38a54457c(attn_plan *_swig_go_0, struct attn_run_args *_swig_go_1, long long _swig_go_2, struct attn_autotune_info *_swig_go_3, struct attn_error *_swig_go_4) {
+intgo _wrap_attn_plan_autotune_raw_5f2953b345db4a09(attn_plan *_swig_go_0, struct attn_run_args *_swig_go_1, long long _swig_go_2, struct attn_autotune_info *_swig_go_3, struct attn_error *_swig_go_4) {
   attn_plan *arg1 = (attn_plan *) 0 ;
   attn_run_args *arg2 = (attn_run_args *) 0 ;
   int64_t arg3 ;
@@ -5020,7 +5020,7 @@ intgo _wrap_attn_plan_autotune_raw_1a66daf38a54457c(attn_plan *_swig_go_0, struc
 }
 
 
-void _wrap_attn_go_set_log_raw_1a66daf38a54457c(struct attn_context_config *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_go_set_log_raw_5f2953b345db4a09(struct attn_context_config *_swig_go_0, long long _swig_go_1) {
   attn_context_config *arg1 = (attn_context_config *) 0 ;
   uintptr_t arg2 ;
   
@@ -5032,7 +5032,7 @@ void _wrap_attn_go_set_log_raw_1a66daf38a54457c(struct attn_context_config *_swi
 }
 
 
-void _wrap_attn_go_set_parallel_for_raw_1a66daf38a54457c(struct attn_executor *_swig_go_0, long long _swig_go_1) {
+void _wrap_attn_go_set_parallel_for_raw_5f2953b345db4a09(struct attn_executor *_swig_go_0, long long _swig_go_1) {
   attn_executor *arg1 = (attn_executor *) 0 ;
   uintptr_t arg2 ;
   

@@ -222,6 +222,31 @@ def test_the_library_is_found_without_help():
     assert (run.stdout, run.stderr) == ("True\n", "")
 
 
+def test_an_older_library_is_refused(tmp_path):
+    """The loader may find another library of this SONAME; here it has its version alone."""
+    (tmp_path / "older.c").write_text(
+        "int attn_version(void) { return 9; }\n"
+        'const char* attn_version_string(void) { return "0.0.9"; }\n'
+    )
+    (tmp_path / "older.map").write_text("ATTN_0 { global: attn_*; local: *; };\n")
+    (name,) = set(re.findall(r"libattn\.so\.[\d.]+", pathlib.Path("/proc/self/maps").read_text()))
+    soname = ".".join(name.split(".")[:4])
+    command = ["cc", "-shared", "-fPIC", "-Wl,--version-script=older.map", "-o", soname, "older.c"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    code = (
+        "try: import attn\n"
+        "except ImportError as error: print(type(error).__name__, error.status, error)"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"LD_LIBRARY_PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    words = f"libattn is version 0.0.9; this package was compiled for {attn.__version__}"
+    assert run.stdout == f"VersionError ATTN_ERROR_VERSION {words}\n", run.stderr
+
+
 def test_import_time():
     """At most 30 ms over NumPy's own: the best of five, since others use this machine too."""
     code = (

@@ -156,6 +156,32 @@ def test_threads_end_with_the_last_user(normal):
     assert threads() == before
 
 
+def test_the_last_users_end_at_once(normal):
+    """A plan and its context are freed while another thread is in a run, by whoever is the last."""
+    q = normal(1, 2, 8, 16)
+    expected = attn.attention(q, q, q)
+    for _ in range(50):
+        context = attn.Context(num_threads=2)
+        plan = attn.Plan(heads_q=2, head_dim=16, max_seqlen_q=8, max_seqlen_k=8, context=context)
+        shared, start, wrong = [plan], threading.Barrier(4), []
+
+        def use(shared=shared, start=start, wrong=wrong):
+            mine = shared[0]
+            start.wait()
+            if not np.array_equal(mine.run(q, q, q), expected):
+                wrong.append(1)
+
+        threads = [threading.Thread(target=use) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        start.wait()
+        shared.clear()
+        del plan, context
+        for thread in threads:
+            thread.join()
+        assert not wrong
+
+
 def test_repeated_use_leaks_nothing(normal):
     """Memory stays where it is over contexts, plans, runs and failures."""
 

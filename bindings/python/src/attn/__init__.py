@@ -29,8 +29,11 @@ from ._errors import (
     VersionError,
     WorkspaceError,
 )
+from ._errors import check_version as _check_version
 from ._native import lib as _lib
 from ._plan import BoundRun, Plan, PlanInfo, Tuned
+
+_check_version()
 
 __version__ = f"{_lib.ATTN_VERSION_MAJOR}.{_lib.ATTN_VERSION_MINOR}.{_lib.ATTN_VERSION_PATCH}"
 

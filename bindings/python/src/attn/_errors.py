@@ -49,8 +49,12 @@ class WorkspaceError(Error, ValueError):
     status = "ATTN_ERROR_WORKSPACE"
 
 
-class VersionError(Error):
-    """The package and the library, or the library and a plugin, do not fit together."""
+class VersionError(Error, ImportError):
+    """The package and the library, or the library and a plugin, do not fit together.
+
+    ``import attn`` raises it where the loaded library is older than the one that the package was
+    built with.
+    """
 
     status = "ATTN_ERROR_VERSION"
 
@@ -85,6 +89,14 @@ _CLASSES: dict[int, type[Error]] = {
         InternalError,
     )
 }
+
+
+def check_version() -> None:
+    """Raises VersionError if the loaded library is older than the header of this package."""
+    if lib.attn_version() < lib.ATTN_VERSION:
+        loaded = ffi.string(lib.attn_version_string()).decode("ascii")
+        built = ".".join(str(lib.ATTN_VERSION // 1000**i % 1000) for i in (2, 1, 0))
+        raise VersionError(f"libattn is version {loaded}; this package was compiled for {built}")
 
 
 def failure(error: Any) -> Error:

@@ -111,8 +111,7 @@ pub(crate) fn check_version() -> Result<()> {
     let text = |v: i32| format!("{}.{}.{}", v / 1_000_000, v / 1_000 % 1_000, v % 1_000);
     Err(Error::Version(
         format!(
-            "libattn: the loaded library is {}, which is older than {}, which this program was \
-             built for",
+            "libattn is version {}; this program was compiled for {}",
             text(loaded),
             text(built)
         )

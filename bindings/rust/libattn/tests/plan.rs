@@ -1,6 +1,7 @@
 //! Plans and runs: what they tell, and every bad value.
 
 use std::mem::MaybeUninit;
+use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
 use attn::{
@@ -221,6 +222,34 @@ fn autotune() {
     let args = args.mask(&mask);
     assert!(words(plan.autotune(&args, Duration::from_millis(1))).contains("mask"));
     assert!(o.iter().all(|&x| x == 7.0), "outputs are untouched");
+}
+
+/// A plan is freed by the last of the threads that run it, after its context.
+#[test]
+fn the_last_user_ends_the_plan() {
+    for _ in 0..50 {
+        let context = Context::builder().num_threads(2).build().unwrap();
+        let plan = Arc::new(builder().build(&context).unwrap());
+        let start = Barrier::new(4);
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                let (plan, start) = (Arc::clone(&plan), &start);
+                scope.spawn(move || {
+                    let (q, k, mut o) = ([0.5f32; 192], [0.5f32; 176], [7.0f32; 192]);
+                    let q = Tensor::new(&q, &[1, 4, 6, 8]).unwrap();
+                    let k = Tensor::new(&k, &[1, 2, 11, 8]).unwrap();
+                    let mut view = TensorMut::new(&mut o, &[1, 4, 6, 8]).unwrap();
+                    let mut workspace = plan.new_workspace().unwrap();
+                    start.wait();
+                    plan.run(&mut RunArgs::new(&q, &k, &k, &mut view), &mut workspace).unwrap();
+                    drop(plan);
+                    assert!(o.iter().all(|&x| (x - 0.5).abs() < 1e-6), "{o:?}");
+                });
+            }
+            start.wait();
+            drop((plan, context));
+        });
+    }
 }
 
 #[test]
