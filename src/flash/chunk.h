@@ -66,13 +66,17 @@ bool as_stored(const Keys& keys, int64_t rows) {
 
 // Where keys lie that are worked on together, those of the tile's first kv head.
 struct Places {
-  int64_t row_bytes;
+  int64_t keys = 0;
+  int64_t row_bytes;          // that are fetched with each: of a kv head, or of all of the tile's
   bool in_one_piece;          // all rows of all keys
   const char* row[kMaxStep];  // beyond the last key, up to a whole register tile: that one
 
-  void set(const Keys& of, int64_t key, int64_t n) {
-    row_bytes = row_bytes_of(of);
-    in_one_piece = of.pages.size == 0 && of.rows.dim_stride == 1 && of.rows.row_stride == of.dim;
+  void set(const Keys& of, int64_t key, int64_t n, int64_t heads) {
+    keys = max(n, 0);
+    if (keys == 0) return;
+    row_bytes = heads * row_bytes_of(of);
+    in_one_piece =
+        of.pages.size == 0 && of.rows.dim_stride == 1 && of.rows.row_stride == heads * of.dim;
     with_type(of.rows.storage, [&](auto type) {
       const auto* data = static_cast<const typename decltype(type)::Element*>(of.rows.data);
       locate(of.pages, data, of.pages.stride, of.rows.row_stride, key, n, row);
@@ -91,7 +95,8 @@ struct StepPlaces {
 
 // Fetches a step's keys a few cache lines at a time all over the step before, so that memory always
 // has something to do and never more than it can take: in the order in which they lie, which the
-// core's own prefetcher follows, but of pages, which it cannot foresee, two at once.
+// core's own prefetcher follows, but of pages, which it cannot foresee, two at once. Where the kv
+// heads of a key lie side by side, what is fetched is the next keys of all of them.
 class Fetch {
  public:
   // Two lines at a time, `line` and `line` + delta, from there on.
@@ -350,7 +355,7 @@ bool attends(const QueryTile& tile, const Block& block, Block::Step step) {
 // The block of keys [key, key_end), at most tile_k of them, in steps of step_keys.
 template <class Stage>
 void set_block(const ChunkArgs& args, const Scratch& scratch, int64_t key, int64_t step_keys,
-               Block* block) {
+               int64_t together, Block* block) {
   const QueryTile& tile = args.tile;
   const int64_t head_rows = tile.rows / args.heads_kv;
   block->key = key;
@@ -374,7 +379,6 @@ void set_block(const ChunkArgs& args, const Scratch& scratch, int64_t key, int64
   block->end = end;
   block->num_steps = 0;
   block->has_gaps = false;
-  const int64_t together = max(kTogether, step_keys);
   for (int64_t first = round_down(begin, step_keys); first < end; first += together) {
     for (int64_t head = 0; head < args.heads_kv; ++head) {
       for (int64_t column = first; column < min(first + together, end); column += step_keys) {
@@ -545,47 +549,61 @@ void attend_keys(const ChunkArgs& args, const Scratch& scratch) {
   const int64_t key_bytes = row_bytes_of(args.k) + row_bytes_of(args.v);
   const int64_t wanted = k_stored && v_stored ? kStepBytes / key_bytes : 0;
   const int64_t step_keys = max(kMinStep, min(kMaxStep, round_down(wanted, kMinStep)));
+  const int64_t together = max(kTogether, step_keys);
   // The first block from that key on of which something is attended to; without steps: none.
   const auto find_block = [&](int64_t key, Block* block) {
     do {
-      set_block<Stage>(args, scratch, key, step_keys, block);
+      set_block<Stage>(args, scratch, key, step_keys, together, block);
       key += tile_k;
     } while (block->num_steps == 0 && key < args.key_end);
   };
-  Places places[2];  // those of the steps at hand, and the ones after them
+  Places places[2];  // of the keys at hand, and of the ones after them
   Places loaded;     // of a step's keys that were made f32
-  int current_places = 0;
-  StepPlaces now;
-  StepPlaces next_step;
+  int at_hand = 0;
   Fetch fetch;
-  // Says where step i of the block lies; `i` 0 and `keys` other than the last ones: new places.
-  const auto set_next = [&](const Keys& keys, const Block& block, int i) {
-    if (i == block.num_steps) {
-      const int64_t n = max(0, min(step_keys, args.next_end - args.next_begin));
-      current_places ^= 1;
-      if (n > 0) places[current_places].set(args.next, args.next_begin, n);
-      next_step = {&places[current_places], 0, n, 0};
-    } else {
-      const Block::Step& step = block.steps[i];
-      if (i == 0 || step.together != block.steps[i - 1].together) {
-        current_places ^= 1;
-        places[current_places].set(keys, block.key + step.together,
-                                   min(kMaxStep, block.end - step.together));
-      }
-      next_step = {&places[current_places], step.column - step.together, step.keys,
-                   step.head * keys.head_stride * element_size(keys)};
-    }
-    fetch.set(next_step);
+  const auto side_by_side = [&](const Keys& keys) {
+    return args.heads_kv > 1 && keys.head_stride == keys.dim;
+  };
+  const auto step_places = [&](const Places& of, const Keys& keys, const Block::Step& step) {
+    return StepPlaces{&of, step.column - step.together, step.keys,
+                      step.head * keys.head_stride * element_size(keys)};
+  };
+  // Looks up the keys from step i of the block on that are worked on together, and begins to fetch
+  // all of them, or the first step. After the last step come the next chunk's keys.
+  const auto look_up = [&](const Keys& keys, const Block& block, int i, Places* to) {
+    const bool ends = i == block.num_steps;
+    const Keys& of = ends ? args.next : keys;
+    const int64_t begin = ends ? args.next_begin : block.key + block.steps[i].together;
+    const int64_t end = ends ? args.next_end : block.key + block.end;
+    to->set(of, begin, min(together, end - begin), side_by_side(of) ? args.heads_kv : 1);
+    return side_by_side(of) ? StepPlaces{to, 0, to->keys, 0}
+           : ends           ? StepPlaces{to, 0, min(step_keys, to->keys), 0}
+                            : step_places(*to, of, block.steps[i]);
   };
   // fn(type, step, places) for the block's steps; after them comes the first step of `then`.
   const auto for_each_step = [&](const Keys& keys, bool stored, int64_t ld, const Block& block,
                                  const Keys& then, const Block& then_block, const auto& fn) {
+    StepPlaces after{};  // what is to be fetched when the keys at hand are done
     for (int i = 0; i < block.num_steps; ++i) {
       const Block::Step& step = block.steps[i];
-      now = next_step;
-      const bool last = i + 1 == block.num_steps;
-      set_next(last ? then : keys, last ? then_block : block, last ? 0 : i + 1);
+      const auto goes_with = [&](int j) {
+        return j < block.num_steps && block.steps[j].together == step.together;
+      };
+      if (i == 0 || !goes_with(i - 1)) {
+        int next = i + 1;
+        while (goes_with(next)) ++next;
+        at_hand ^= 1;
+        Places* to = &places[at_hand ^ 1];
+        after = next < block.num_steps ? look_up(keys, block, next, to)
+                                       : look_up(then, then_block, 0, to);
+        if (side_by_side(keys)) fetch.set(after);
+      }
+      if (!side_by_side(keys)) {
+        fetch.set(goes_with(i + 1) ? step_places(places[at_hand], keys, block.steps[i + 1])
+                                   : after);
+      }
       if (stored) {
+        const StepPlaces now = step_places(places[at_hand], keys, step);
         with_type(keys.rows.storage, [&](auto type) { fn(type, step, now); });
       } else {
         load_rows(keys_of(keys, step.head), block.key + step.column, step.keys, scratch.rows, ld,
@@ -598,7 +616,7 @@ void attend_keys(const ChunkArgs& args, const Scratch& scratch) {
   Block blocks[2];
   int current = 0;
   find_block(args.key_begin, &blocks[0]);
-  set_next(args.k, blocks[0], 0);
+  fetch.set(look_up(args.k, blocks[0], 0, &places[1]));
   fetch.rest();
   begin_chunk(tile, scratch, !args.partial);
   for (; blocks[current].num_steps > 0; current ^= 1) {
