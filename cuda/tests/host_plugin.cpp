@@ -719,17 +719,80 @@ void merges() {
   CHECK_OK(attn_merge(context, &args, nullptr));
   fake().capturing = 0;
 
-  o_parts.assign(41, &parts[0]);
-  lse_parts.assign(41, &lses[0]);
-  args.count = 41;
-  args.o_parts = o_parts.data();
-  args.lse_parts = lse_parts.data();
-  attn_error error{};
-  const attn_status status = attn_merge(context, &args, &error);
-  check_failure("41 parts", status, error, {ATTN_ERROR_UNSUPPORTED});
-  CHECK(mentions(error.message, "count"), "%s", error.message);
   attn_context_destroy(context);  // unloads the plugin, which gives the device back
   check_clean("merge");
+}
+
+// More parts than a launch's parameters hold are merged on top of what there is so far, in order; a
+// part that is an output's own view comes first, and the sink last.
+void merges_of_many() {
+  constexpr int kMany = 130, kInPlace = 100, kMost = attn::cuda::kMaxMergeParts;
+  fake_cuda_reset();
+  Problem memory;
+  fake().param_bytes = sizeof(MergeParams);
+  const int64_t shape[] = {1, 2, 2, 8}, heads[] = {2};
+  std::vector<attn_tensor> o(kMany), lse(kMany);
+  std::vector<const attn_tensor*> o_parts, lse_parts;
+  for (size_t i = 0; i < kMany; ++i) {
+    memory.place(&o[i], 0, ATTN_DTYPE_F32, 4, shape);
+    memory.place(&lse[i], 1, ATTN_DTYPE_F32, 3, shape);
+    o[i].byte_offset = i * 1024;
+    lse[i].byte_offset = i * 64;
+    o_parts.push_back(&o[i]);
+    lse_parts.push_back(&lse[i]);
+  }
+  attn_tensor sink, half, apart;
+  memory.place(&sink, 2, ATTN_DTYPE_F32, 1, heads);
+  memory.place(&half, 3, ATTN_DTYPE_F16, 4, shape);
+  memory.place(&apart, 4, ATTN_DTYPE_F32, 4, shape);
+  attn_merge_args args = ATTN_MERGE_ARGS_INIT;
+  args.count = kMany;
+  args.o_parts = o_parts.data();
+  args.lse_parts = lse_parts.data();
+  args.o = &apart;
+  args.lse = &lse[kInPlace];
+  args.sink = &sink;
+  args.stream = fake_cuda_stream(0, 1);
+  attn_context* context = new_context();
+  CHECK_OK(attn_merge(context, &args, nullptr));
+  std::vector<int> seen;
+  CHECK(fake().launch_count == 3, "%d launches", fake().launch_count);
+  for (int32_t l = 0; l < fake().launch_count; ++l) {
+    const MergeParams p = launched<MergeParams>(l);
+    CHECK(p.count <= kMost && p.o.data == apart.data && (p.sink != nullptr) == (l == 2));
+    for (int i = 0; i < p.count; ++i) {
+      const auto at = reinterpret_cast<const char*>(p.parts[i].o) - static_cast<char*>(o[0].data);
+      const auto at_lse =
+          reinterpret_cast<const char*>(p.parts[i].lse) - static_cast<char*>(lse[0].data);
+      if (l > 0 && i == 0) {  // what there is so far
+        CHECK(p.parts[0].o == p.o.data && p.parts[0].lse == p.lse.data);
+        CHECK(p.parts[0].o_strides[1] == p.o.strides[1]);
+        continue;
+      }
+      seen.push_back(static_cast<int>(at / 1024));
+      CHECK(at_lse == 64 * seen.back());
+    }
+  }
+  std::vector<int> expected = {kInPlace};
+  for (int i = 0; i < kMany; ++i) {
+    if (i != kInPlace) expected.push_back(i);
+  }
+  CHECK(seen == expected);
+
+  // Without an f32 o and lse there is no place for what there is so far; few parts need none.
+  for (const bool is_half : {false, true}) {
+    args.o = is_half ? &half : &apart;
+    args.lse = is_half ? &lse[kInPlace] : nullptr;
+    args.count = kMost;
+    CHECK_OK(attn_merge(context, &args, nullptr));
+    args.count = kMost + 1;
+    attn_error error{};
+    const attn_status status = attn_merge(context, &args, &error);
+    check_failure("many parts", status, error, {ATTN_ERROR_UNSUPPORTED});
+    CHECK(mentions(error.message, "count") && mentions(error.message, "lse"), "%s", error.message);
+  }
+  attn_context_destroy(context);
+  check_clean("merge of many");
 }
 
 }  // namespace
@@ -754,6 +817,7 @@ int main(int argc, char** argv) {
                         TEST(runs_that_fail),
                         TEST(two_devices),
                         TEST(forks),
-                        TEST(merges)};
+                        TEST(merges),
+                        TEST(merges_of_many)};
   return run_tests("cuda host side", argc, argv, tests);
 }

@@ -277,9 +277,9 @@ std::vector<Case> cases() {
   return all;
 }
 
-// attn_merge of random parts, in place too.
-std::string merge_parts(bool in_place, bool sink) {
-  constexpr int kParts = 3, kHeads = 2, kRows = 5, kDim = 40;
+// attn_merge of random parts, in place too; `most` of them in a launch, the others on top of it.
+std::string merge_parts(bool in_place, bool sink, int most) {
+  constexpr int kParts = 5, kHeads = 2, kRows = 5, kDim = 40;
   attn::emulator::Random random(5);
   const auto number = [&] { return static_cast<float>(random.below(2001)) / 1000 - 1; };
   std::vector<std::vector<float>> o(kParts, std::vector<float>(kHeads * kRows * kDim));
@@ -312,19 +312,27 @@ std::string merge_parts(bool in_place, bool sink) {
   params.o = {in_place ? o[1].data() : out.data(), {kHeads * kRows * kDim, kRows * kDim, kDim, 1}};
   params.lse = {in_place ? lse[1].data() : out_lse.data(), {kHeads * kRows, kRows, 1, 0}};
   params.o_dtype = ATTN_DTYPE_F32;
-  params.sink = sink ? sinks.data() : nullptr;
   params.sink_stride = 1;
-  params.count = kParts;
-  for (size_t p = 0; p < kParts; ++p) {
-    params.parts[p] = {o[p].data(),
-                       {kHeads * kRows * kDim, kRows * kDim, kDim, 1},
-                       lse[p].data(),
-                       {kHeads * kRows, kRows, 1}};
-  }
   attn::emulator::Launch grid;
   grid.grid.x = 2;
   grid.block.x = 128;
-  const std::string error = run(grid, [&] { attn_test::merge_kernel()(params); });
+  const auto add = [&](float* part_o, float* part_lse) {
+    params.parts[params.count++] = {part_o,
+                                    {kHeads * kRows * kDim, kRows * kDim, kDim, 1},
+                                    part_lse,
+                                    {kHeads * kRows, kRows, 1}};
+  };
+  std::string error;
+  for (const size_t p : {1, 0, 2, 3, 4}) {  // in place, part 1
+    if (params.count == most) {
+      error += run(grid, [&] { attn_test::merge_kernel()(params); });
+      params.count = 0;
+      add(static_cast<float*>(params.o.data), static_cast<float*>(params.lse.data));
+    }
+    add(o[p].data(), lse[p].data());
+  }
+  params.sink = sink ? sinks.data() : nullptr;
+  error += run(grid, [&] { attn_test::merge_kernel()(params); });
   if (!error.empty()) return error;
   const auto* got_o = static_cast<const float*>(params.o.data);
   const auto* got_lse = static_cast<const float*>(params.lse.data);
@@ -411,7 +419,9 @@ int main(int argc, char** argv) {
   }
   if (std::string("merge").find(only) != std::string::npos) {
     for (const bool in_place : {false, true}) {
-      for (const bool sink : {false, true}) results.check("merge", merge_parts(in_place, sink));
+      for (const bool sink : {false, true}) {
+        for (const int most : {2, 5}) results.check("merge", merge_parts(in_place, sink, most));
+      }
     }
   }
   if (only.empty() && kAllKernels) {
