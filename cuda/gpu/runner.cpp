@@ -85,10 +85,12 @@ class OnDevice {
 
   attn_run_args& args() { return args_; }
 
-  // A workspace whose content is 0xff bytes.
+  // A workspace whose content is 0xff bytes. Copies and fills go through the default stream, which
+  // the stream of a run does not wait for, so they end here.
   void make_workspace(size_t size) {
     if (!workspace_) must(cuda.allocate(&workspace_, size + 64), "cuMemAlloc");
     must(cuda.fill(workspace_, 0xff, size + 64), "cuMemsetD8");
+    must(cuda.wait(), "cuCtxSynchronize");
     args_.workspace = reinterpret_cast<void*>(workspace_);
     args_.workspace_size = size;
   }
