@@ -56,9 +56,8 @@ struct Epilogue {
     }
   }
 
-  // A tile without keys: zeros, or NaN for a bad request.
+  // A tile without keys: zeros, or NaN for the rows of a bad request.
   __device__ __forceinline__ void store_nothing() const {
-    const bool bad = work.state == kBadWork;
     const int queries = queries_of(attend);
 #pragma unroll 1
     for (int row = static_cast<int>(threadIdx.x) % kWarpgroup / kWarpSize;
@@ -66,6 +65,8 @@ struct Epilogue {
       const int query = q_begin() + row % queries;
       const int head = work.head * attend.gqa_pack + row / queries;
       if (query >= q_extent()) continue;
+      const bool real = query < work.sequence.seqlen_q;
+      const bool bad = real && work.state == kBadWork;
       if (!split() || bad) {
 #pragma unroll 1
         for (int column = lane_index(); column < attend.head_dim_v; column += kWarpSize) {
@@ -73,8 +74,7 @@ struct Epilogue {
         }
       }
       if (lane_index() == 0) {
-        const bool sink = Tile::Features && !split() && attend.features & ATTN_SINK &&
-                          query < work.sequence.seqlen_q;
+        const bool sink = real && Tile::Features && !split() && attend.features & ATTN_SINK;
         store_lse(query, head,
                   bad    ? quiet_nan()
                   : sink ? attend.sink[head * attend.sink_stride]

@@ -87,9 +87,9 @@ void check(attn_test::Results& results, const Case& c) {
     }
     if (difference.empty()) difference = problem.difference(expected);
     for (int b = 0; b < problem.params.batch && difference.empty(); ++b) {
-      const uint32_t right = c.bad_page_of == b     ? ATTN_REQUEST_BAD_PAGE
-                             : c.bad_length_of == b ? ATTN_REQUEST_BAD_SEQLEN_K
-                                                    : 0;
+      const uint32_t right = c.bad_page_of == b                  ? ATTN_REQUEST_BAD_PAGE
+                             : c.is_spoiled(b) || c.is_orphan(b) ? c.bad_bit
+                                                                 : 0;
       if (problem.status(b) != right) difference = "status of " + std::to_string(b);
     }
     results.check(c.name + " on " + kernel.symbol, difference);
@@ -179,10 +179,36 @@ std::vector<Case> cases() {
     c.k_layout = Layout::kPaged, c.page_size = 16, c.seqlens_q = {90, 90}, c.seqlens_k = {120, 120};
     c.causal = true, c.bad_page_of = 1, c.bad_page = 5;
   });
-  add("a bad length", [](Case& c) {
-    c.k_layout = c.q_layout = Layout::kLengths, c.seqlens_q = {30, 40}, c.seqlens_k = {40, 50};
-    c.bad_length_of = 0;
-  });
+  for (const auto bit : {ATTN_REQUEST_BAD_SEQLEN_Q, ATTN_REQUEST_BAD_SEQLEN_K}) {
+    for (const int length : {-1, 51}) {
+      add("a bad length", [&](Case& c) {
+        c.k_layout = c.q_layout = Layout::kLengths, c.seqlens_q = {30, 40}, c.seqlens_k = {40, 50};
+        c.bad_bit = bit, c.bad_value = length, c.spoiled = {0};
+      });
+    }
+  }
+  // Offsets beyond all rows, and before them: the sequences on both sides have none of their own.
+  for (const bool beyond : {false, true}) {
+    const auto packed = [&](Case& c) {
+      c.q_layout = c.k_layout = Layout::kPacked, c.causal = true;
+      c.seqlens_q = {40, 40, 40, 7}, c.seqlens_k = {50, 50, 50, 9};
+      c.bad_entry = 1, c.bad_value = beyond ? 2000000000 : -5;
+    };
+    add("a bad offset of queries", [&](Case& c) {
+      packed(c), c.bad_bit = ATTN_REQUEST_BAD_SEQLEN_Q, c.orphans = {1};
+      c.spoiled = beyond ? std::vector<int>{0, 2} : std::vector<int>{0};
+    });
+    add("a bad offset of keys", [&](Case& c) {
+      packed(c), c.bad_bit = ATTN_REQUEST_BAD_SEQLEN_K;
+      c.spoiled = beyond ? std::vector<int>{0, 1, 2} : std::vector<int>{0, 1};
+    });
+  }
+  for (const int64_t start : {INT64_MIN, INT64_MAX}) {
+    add("a bad position", [&](Case& c) {
+      c.seqlens_q = c.seqlens_k = {40, 40}, c.q_start = {0, 0}, c.causal = true;
+      c.bad_bit = ATTN_REQUEST_BAD_POSITION, c.bad_value = start, c.spoiled = {0};
+    });
+  }
   add("softcap", [](Case& c) { c.softcap = 3, c.causal = true, c.magnitude = 4; });
   add("softcap f32", [](Case& c) { c.softcap = 20, c.dtype = ATTN_DTYPE_F32, c.magnitude = 8; });
   add("negative scale", [](Case& c) { c.scale = -0.3f, c.causal = true; });
@@ -272,7 +298,7 @@ std::vector<Case> cases() {
   });
   add("split with a bad length", [](Case& c) {
     c.kv_chunk = 112, c.k_layout = Layout::kLengths, c.seqlens_q = {3, 3}, c.seqlens_k = {200, 150};
-    c.bad_length_of = 1;
+    c.bad_bit = ATTN_REQUEST_BAD_SEQLEN_K, c.bad_entry = 1, c.bad_value = 201, c.spoiled = {1};
   });
   return all;
 }

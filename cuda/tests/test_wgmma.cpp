@@ -1,4 +1,5 @@
 // The wgmma kernels on the emulator, against attention in float64.
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -33,7 +34,12 @@ struct Case {
   bool o_f32 = false, use_o_map = true;
   bool nan_values = false;  // NaN and infinity in V where the last query only, or nobody, attends
   int64_t q_start = std::numeric_limits<int64_t>::min();
-  int bad_page = -1;  // a sequence
+  int bad_page = -1;     // a sequence
+  uint32_t bad_bit = 0;  // ATTN_REQUEST_BAD_*: an entry of that list holds what it must not
+  int bad_entry = 0;
+  int bad_value = 0;
+  std::vector<int> spoiled = {};  // sequences that have the status bit; their rows become NaN...
+  std::vector<int> orphans = {};  // ... but for those that belong to nobody any more
   int ctas = 3;
   bool dynamic = true;
 };
@@ -137,14 +143,20 @@ class Run {
     p.head_dim = c.head_dim, p.head_dim_v = dv_;
     p.seqlen_q = c.seqlen_q, p.seqlen_k = c.seqlen_k, p.page_size = c.page_size;
     p.total_q = cu_q_.back(), p.total_k = cu_k_.back(), p.num_pages = outer;
+    seen_q_ = c.packed_q ? cu_q_ : lengths_q_;
+    seen_k_ = c.packed_k ? cu_k_ : lengths_k_;
+    if (c.bad_bit) {
+      (c.bad_bit == ATTN_REQUEST_BAD_SEQLEN_Q ? seen_q_ : seen_k_)[size_t(c.bad_entry)] =
+          c.bad_value;
+    }
     if (c.packed_q)
-      p.cu_seqlens_q = {cu_q_.data(), 1};
+      p.cu_seqlens_q = {seen_q_.data(), 1};
     else if (!c.seqlens_q.empty())
-      p.seqlens_q = {lengths_q_.data(), 1};
+      p.seqlens_q = {seen_q_.data(), 1};
     if (c.packed_k)
-      p.cu_seqlens_k = {cu_k_.data(), 1};
+      p.cu_seqlens_k = {seen_k_.data(), 1};
     else if (!c.seqlens_k.empty())
-      p.seqlens_k = {lengths_k_.data(), 1};
+      p.seqlens_k = {seen_k_.data(), 1};
     p.block_table = table_.data();
     p.block_table_strides[0] = columns_, p.block_table_strides[1] = 1;
     p.block_table_columns = columns_;
@@ -215,8 +227,18 @@ class Run {
     bits = c_.dtype == ATTN_DTYPE_F16 ? attn::emulator::to_half(x) : attn::emulator::to_bfloat(x);
   }
 
+  static bool contains(const std::vector<int>& list, int b) {
+    return std::find(list.begin(), list.end(), b) != list.end();
+  }
+
   std::string compare() {
     for (int b = 0; b < c_.batch; ++b) {
+      const bool orphan = contains(c_.orphans, b);
+      const uint32_t right = b == c_.bad_page                    ? ATTN_REQUEST_BAD_PAGE
+                             : orphan || contains(c_.spoiled, b) ? c_.bad_bit
+                                                                 : 0;
+      if (status_[size_t(b)] != right) return "status of " + std::to_string(b);
+      if (orphan) continue;
       for (int h = 0; h < c_.heads_q; ++h) {
         const int extent = c_.packed_q ? lengths_q_[size_t(b)] : c_.seqlen_q;
         for (int i = 0; i < extent; ++i) {
@@ -269,7 +291,10 @@ class Run {
     double total = top == -INFINITY ? 0 : std::exp(sink - top);
     for (double x : s) total += x == -INFINITY ? 0 : std::exp(x - top);
     const double lse = total == 0 ? -INFINITY : top + std::log(total);
-    const bool bad = b == c_.bad_page;
+    // Rows past the end are 0 whatever the keys are; without a length, all rows are a sequence's
+    // own.
+    const bool bad = b == c_.bad_page ||
+                     (contains(c_.spoiled, b) && (real || c_.bad_bit == ATTN_REQUEST_BAD_SEQLEN_Q));
 
     const int64_t row = (c_.packed_q ? cu_q_[size_t(b)] + i : i) + h * lse_rows_ +
                         (c_.packed_q ? 0 : int64_t{b} * c_.heads_q * lse_rows_);
@@ -308,7 +333,6 @@ class Run {
                std::to_string(expected) + " +- " + std::to_string(tolerance);
       }
     }
-    if (bad && status_[size_t(b)] != ATTN_REQUEST_BAD_PAGE) return "the status is not set";
     return "";
   }
   const Case& c_;
@@ -316,6 +340,7 @@ class Run {
   int64_t columns_ = 0, lse_rows_ = 0;
   uint64_t state_ = 88172645463325252u;
   std::vector<int> lengths_q_, lengths_k_, cu_q_, cu_k_, table_;
+  std::vector<int> seen_q_, seen_k_;  // lengths or offsets as the device has them
   Tensor q_, k_, v_, o_;
   std::vector<float> slopes_, sinks_, lse_, o32_, partial_o_, partial_lse_;
   std::vector<uint32_t> status_;
@@ -463,6 +488,31 @@ int main(int argc, char** argv) {
                    .page_size = 64});
   cases.push_back(
       {.name = "bad page", .batch = 2, .seqlens_k = {300, 141}, .page_size = 16, .bad_page = 1});
+  for (const int length : {-1, 301}) {
+    for (const auto bit : {ATTN_REQUEST_BAD_SEQLEN_Q, ATTN_REQUEST_BAD_SEQLEN_K}) {
+      cases.push_back({.name = "bad length",
+                       .batch = 2,
+                       .seqlens_q = {150, 200},
+                       .seqlens_k = {300, 141},
+                       .bad_bit = bit,
+                       .bad_value = length,
+                       .spoiled = {0}});
+    }
+  }
+  // Offsets beyond all rows, and before them: the sequences on both sides have none of their own.
+  for (const bool beyond : {false, true}) {
+    Case c{.name = "bad offset of queries", .batch = 4, .seqlen_q = 40, .causal = true};
+    c.seqlens_q = {40, 40, 40, 7}, c.seqlens_k = {150, 150, 150, 9};
+    c.packed_q = c.packed_k = true;
+    c.bad_entry = 1, c.bad_value = beyond ? 2000000000 : -5;
+    c.bad_bit = ATTN_REQUEST_BAD_SEQLEN_Q, c.orphans = {1};
+    c.spoiled = beyond ? std::vector<int>{0, 2} : std::vector<int>{0};
+    cases.push_back(c);
+    c.name = "bad offset of keys", c.bad_bit = ATTN_REQUEST_BAD_SEQLEN_K, c.orphans = {};
+    c.seqlen_k = 150;
+    c.spoiled = beyond ? std::vector<int>{0, 1, 2} : std::vector<int>{0, 1};
+    cases.push_back(c);
+  }
   cases.push_back({.name = "NaN in V", .causal = true, .nan_values = true});
   cases.push_back({.name = "NaN in V, packed, f32",
                    .batch = 2,
