@@ -2,9 +2,12 @@
 // chosen, what is launched, in which order the driver is called, and that every failure has a
 // status, words and no leak.
 #include <attn/attn.h>
+#include <attn/backend.h>
+#include <dlfcn.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <string>
@@ -443,7 +446,9 @@ void launches_of_the_wgmma_family() {
   CHECK(launch.grid[0] == 3 && launch.block[0] == 384, "%u blocks", launch.grid[0]);
   const WgmmaParams p = launched<WgmmaParams>(0);
   CHECK(p.attend.gqa_pack == 2 && p.attend.tiles_q == 4 && p.attend.num_tiles == 2 * 2 * 4);
+  // The counter of tiles is cleared before the launch.
   CHECK(p.attend.tile_counter == problem.args.workspace && !p.attend.status);
+  CHECK(fake().cleared == problem.args.workspace && fake().cleared_bytes == 4);
   CHECK(p.use_o_map == 1);
   if (!CHECK(fake().map_count == 4, "%d maps", fake().map_count)) return;
   const fake_map& q = fake().maps[0];
@@ -534,6 +539,101 @@ void captures() {
     attn_context_destroy(context);
     check_clean("capture");
   }
+}
+
+// Runs of one plan that are under way at once share nothing that is written to.
+void distinct_workspaces() {
+  fake_cuda_reset();
+  Problem problem;
+  problem.config.kv_chunk = 128;
+  problem.config.features = ATTN_SEQLENS_K;
+  problem.args.seqlens_k = &problem.seqlens_k;
+  attn_context* context = new_context();
+  attn_plan* plan = problem.plan(context);
+  const size_t size = problem.args.workspace_size;
+  std::vector<char> own(2 * size + 64);
+  fake().ranges[fake().range_count++] = {own.data(), own.size(), 2, 0, 0};
+  char* begin = own.data() + (64 - reinterpret_cast<uintptr_t>(own.data()) % 64) % 64;
+  for (int32_t i = 0; i < 2; ++i, begin += size) {
+    problem.args.workspace = begin;
+    CHECK_OK(attn_run(plan, &problem.args, nullptr));
+    const AttendParams p = launched<AttendParams>(2 * i);
+    for (const void* pointer :
+         {static_cast<const void*>(p.status), static_cast<const void*>(p.partial_o),
+          static_cast<const void*>(p.partial_lse)}) {
+      CHECK(pointer >= begin && pointer < begin + size);
+    }
+    CHECK(fake().cleared == begin);
+  }
+  attn_plan_destroy(plan);
+  attn_context_destroy(context);
+  check_clean("workspaces");
+}
+
+// Counted by malloc_counter.c of abi_tests, which CTest preloads.
+void runs_allocate_nothing() {
+  using Counter = long (*)();
+  const auto requests = reinterpret_cast<Counter>(dlsym(RTLD_DEFAULT, "malloc_counter_requests"));
+  if (!requests) skip_test("malloc_counter is not preloaded (sanitizers do not allow it)");
+  for (const bool is_wgmma : {false, true}) {
+    for (const bool trusted : {false, true}) {
+      fake_cuda_reset();
+      Problem problem;
+      if (!is_wgmma) problem.config.kv_chunk = 128;
+      if (trusted) problem.config.flags = ATTN_PLAN_TRUST_POINTERS;
+      attn_context* context = new_context();
+      attn_plan* plan = problem.plan(context);
+      attn_error error{};
+      const long before = requests();
+      attn_status status = attn_run(plan, &problem.args, &error);
+      if (status == ATTN_OK) status = attn_run(plan, &problem.args, &error);
+      problem.args.workspace_size = 0;
+      const attn_status refused = attn_run(plan, &problem.args, &error);
+      const long after = requests();
+      CHECK_OK(status);
+      CHECK(refused == ATTN_ERROR_WORKSPACE && after == before, "%ld requests", after - before);
+      attn_plan_destroy(plan);
+      attn_context_destroy(context);
+    }
+  }
+}
+
+// Strides beyond 2^31 elements, and tensors of more, keep all their bits.
+void large_tensors() {
+  const int64_t far = (int64_t{1} << 33) + 64;
+  for (const bool is_wgmma : {false, true}) {
+    fake_cuda_reset();
+    Problem problem;
+    problem.config.flags = ATTN_PLAN_TRUST_POINTERS;  // such memory is not there
+    if (!is_wgmma) problem.config.softcap = 30;
+    problem.q.strides[0] = problem.k.strides[0] = problem.v.strides[0] = far;
+    problem.o.strides[0] = far;
+    problem.o.byte_offset = 4 * far;  // behind the others
+    problem.k.strides[1] = far / 2;
+    fake().param_bytes = is_wgmma ? sizeof(WgmmaParams) : sizeof(AttendParams);
+    problem.run_once();
+    const AttendParams p = is_wgmma ? launched<WgmmaParams>(0).attend : launched<AttendParams>(0);
+    CHECK(p.q.strides[0] == far && p.o.strides[0] == far && p.k.strides[1] == far / 2);
+    if (is_wgmma) {
+      CHECK(fake().maps[0].strides[2] == static_cast<uint64_t>(2 * far));
+      CHECK(fake().maps[1].strides[1] == static_cast<uint64_t>(far));
+    }
+  }
+}
+
+// A plugin that reads more of attn_host than its library has.
+void libraries_that_are_older() {
+  void* module = dlopen((std::string(std::getenv("ATTN_BACKEND_DIR")) + "/libattn_cuda.so").c_str(),
+                        RTLD_NOW | RTLD_LOCAL);
+  if (!CHECK(module != nullptr, "%s", dlerror())) return;
+  const auto entry = reinterpret_cast<const attn_backend* (*)()>(dlsym(module, "attn_backend_v1"));
+  attn_host host{};
+  host.struct_size = sizeof host - 8;
+  attn_error error{};
+  CHECK(entry()->probe(&host, &error) == ATTN_ERROR_UNAVAILABLE);
+  CHECK(mentions(error.message, "older") && std::strstr(error.message, attn_version_string()), "%s",
+        error.message);
+  dlclose(module);
 }
 
 void pointers() {
@@ -812,6 +912,10 @@ int main(int argc, char** argv) {
                         TEST(splits),
                         TEST(nothing_to_do),
                         TEST(captures),
+                        TEST(distinct_workspaces),
+                        TEST(runs_allocate_nothing),
+                        TEST(large_tensors),
+                        TEST(libraries_that_are_older),
                         TEST(pointers),
                         TEST(streams),
                         TEST(runs_that_fail),
