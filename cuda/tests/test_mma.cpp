@@ -1,4 +1,6 @@
 // The mma.sync family on the emulator, against float64.
+#include <sys/mman.h>
+
 #include <cmath>
 #include <cstdio>
 #include <cstring>
@@ -187,20 +189,27 @@ std::vector<Case> cases() {
       });
     }
   }
-  // Offsets beyond all rows, and before them: the sequences on both sides have none of their own.
-  for (const bool beyond : {false, true}) {
+  // An offset before all rows, one beyond them and one out of order: the sequences around it have
+  // no rows of their own.
+  const struct {
+    int entry;
+    int64_t value;
+    std::vector<int> spoiled, orphans, spoiled_by_keys;
+  } offsets[] = {{1, -5, {0}, {1}, {0, 1}},
+                 {1, 2000000000, {0, 2}, {1}, {0, 1, 2}},
+                 {2, 20, {0}, {1, 2}, {0, 1, 2}}};
+  for (const auto& offset : offsets) {
     const auto packed = [&](Case& c) {
       c.q_layout = c.k_layout = Layout::kPacked, c.causal = true;
       c.seqlens_q = {40, 40, 40, 7}, c.seqlens_k = {50, 50, 50, 9};
-      c.bad_entry = 1, c.bad_value = beyond ? 2000000000 : -5;
+      c.bad_entry = offset.entry, c.bad_value = offset.value;
     };
     add("a bad offset of queries", [&](Case& c) {
-      packed(c), c.bad_bit = ATTN_REQUEST_BAD_SEQLEN_Q, c.orphans = {1};
-      c.spoiled = beyond ? std::vector<int>{0, 2} : std::vector<int>{0};
+      packed(c), c.bad_bit = ATTN_REQUEST_BAD_SEQLEN_Q;
+      c.spoiled = offset.spoiled, c.orphans = offset.orphans;
     });
     add("a bad offset of keys", [&](Case& c) {
-      packed(c), c.bad_bit = ATTN_REQUEST_BAD_SEQLEN_K;
-      c.spoiled = beyond ? std::vector<int>{0, 1, 2} : std::vector<int>{0, 1};
+      packed(c), c.bad_bit = ATTN_REQUEST_BAD_SEQLEN_K, c.spoiled = offset.spoiled_by_keys;
     });
   }
   for (const int64_t start : {INT64_MIN, INT64_MAX}) {
@@ -425,6 +434,54 @@ std::string bits_difference(const std::vector<const char*>& symbols, int kv_chun
   return "";
 }
 
+// Sequences and heads that are more than 2^31 elements apart give the same bits.
+std::string far_apart(const char* symbol) {
+  const KernelInfo* kernel = nullptr;
+  for (const KernelInfo& row : attn::cuda::kMmaKernels) {
+    if (std::strcmp(row.symbol, symbol) == 0 && attn_test::attend_kernel(symbol)) kernel = &row;
+  }
+  if (!kernel) return kAllKernels ? std::string("no kernel ") + symbol : "";
+  Case c;
+  c.dtype = kernel->dtype, c.heads_q = c.heads_kv = 2, c.causal = true;
+  c.seqlens_q = {30, 30}, c.seqlens_k = {70, 70};
+  c.nan_keys = {69};  // the exact path, too
+  attn_test::Problem near(c), far(c);
+  // Address space, of which few pages are touched.
+  constexpr int64_t kFar = (int64_t{1} << 31) + 64, kBytes = 3 * kFar * 4 + (1 << 20);
+  const auto move = [&](attn::cuda::TensorView& view, int64_t rows, int64_t element) {
+    const attn::cuda::TensorView from = view;
+    auto* base = static_cast<char*>(mmap(nullptr, kBytes, PROT_READ | PROT_WRITE,
+                                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+    view.data = base;
+    view.strides[0] = 2 * kFar, view.strides[1] = kFar;
+    for (int part = 0; part < 4; ++part) {
+      const int64_t at = part / 2 * from.strides[0] + part % 2 * from.strides[1];
+      std::memcpy(base + part * kFar * element, static_cast<const char*>(from.data) + at * element,
+                  static_cast<size_t>(rows * from.strides[2] * element));
+    }
+  };
+  const int size = c.dtype == ATTN_DTYPE_F32 ? 4 : 2;
+  move(far.params.q, 30, size), move(far.params.k, 70, size), move(far.params.v, 70, size);
+  move(far.params.o, 30, size), move(far.params.lse, 30, 4);
+  for (attn_test::Problem* problem : {&near, &far}) {
+    const std::string error = launch(*kernel, *problem, 1);
+    if (!error.empty()) return error;
+  }
+  const auto differ = [](const attn::cuda::TensorView& a, const attn::cuda::TensorView& b, int part,
+                         int64_t element) {
+    const auto at = [&](const attn::cuda::TensorView& view) {
+      const int64_t index = part / 2 * view.strides[0] + part % 2 * view.strides[1];
+      return static_cast<const char*>(view.data) + index * element;
+    };
+    return std::memcmp(at(a), at(b), static_cast<size_t>(30 * a.strides[2] * element)) != 0;
+  };
+  for (int part = 0; part < 4; ++part) {
+    if (differ(near.params.o, far.params.o, part, size)) return "other bits of O";
+    if (differ(near.params.lse, far.params.lse, part, 4)) return "other bits of LSE";
+  }
+  return "";
+}
+
 }  // namespace
 
 // With an argument: only cases whose name contains it.
@@ -438,9 +495,15 @@ int main(int argc, char** argv) {
     const std::vector<std::vector<const char*>> groups = {
         {"attn_mma_bf16_d64_q128", "attn_mma_bf16_d64_q64"},
         {"attn_mma_bf16_d64_q128_features", "attn_mma_bf16_d64_q64_features"},
+        {"attn_mma_f16_d128_q128", "attn_mma_f16_d128_q64"},
         {"attn_mma_f32_d64"}};
     for (const auto& group : groups) {
       for (const int kv_chunk : {0, 224}) results.check("bits", bits_difference(group, kv_chunk));
+    }
+  }
+  if (std::string("far apart").find(only) != std::string::npos) {
+    for (const char* symbol : {"attn_mma_bf16_d64_q128", "attn_mma_f32_d64"}) {
+      results.check(std::string("far apart on ") + symbol, far_apart(symbol));
     }
   }
   if (std::string("merge").find(only) != std::string::npos) {

@@ -1,4 +1,6 @@
 // The wgmma kernels on the emulator, against attention in float64.
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -40,25 +42,36 @@ struct Case {
   int bad_value = 0;
   std::vector<int> spoiled = {};  // sequences that have the status bit; their rows become NaN...
   std::vector<int> orphans = {};  // ... but for those that belong to nobody any more
+  bool far_apart = false;         // sequences, or pages, are more than 2^32 elements apart
   int ctas = 3;
   bool dynamic = true;
 };
 
 struct Tensor {  // [outer][rows][heads][dim], 16-bit, with NaN between rows of the heads
   std::vector<uint16_t> data;
-  int64_t heads, rows, stride;
-  void init(int64_t outer, int64_t n, int64_t h, int64_t dim) {
+  uint16_t* base;  // aligned to 64 bytes
+  int64_t heads, rows, stride, outer_stride;
+  void init(int64_t outer, int64_t n, int64_t h, int64_t dim, bool far_apart) {
     heads = h, rows = n;
     stride = (dim + 7) / 8 * 8 + 8;
-    data.assign(static_cast<size_t>(outer * n * h * stride + 64), 0xffff);
+    outer_stride = rows * heads * stride;
+    if (far_apart) {  // address space, of which few pages are touched
+      outer_stride = (int64_t{1} << 32) + 64;
+      const auto size = static_cast<size_t>(2 * outer * outer_stride);
+      base = static_cast<uint16_t*>(mmap(nullptr, size, PROT_READ | PROT_WRITE,
+                                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+    } else {
+      data.assign(static_cast<size_t>(outer * outer_stride + 64), 0);
+      base = data.data() + (64 - reinterpret_cast<uintptr_t>(data.data()) % 64) / 2 % 32;
+    }
+    for (int64_t o = 0; o < outer; ++o) {
+      std::fill_n(base + o * outer_stride, rows * heads * stride, uint16_t{0xffff});
+    }
   }
   uint16_t& at(int64_t o, int64_t r, int64_t h, int64_t d) {
-    return data[static_cast<size_t>(((o * rows + r) * heads + h) * stride + d) + pad()];
+    return base[o * outer_stride + (r * heads + h) * stride + d];
   }
-  size_t pad() const { return (64 - reinterpret_cast<uintptr_t>(data.data()) % 64) / 2 % 32; }
-  attn::cuda::TensorView view() {
-    return {data.data() + pad(), {rows * heads * stride, stride, heads * stride, 1}};
-  }
+  attn::cuda::TensorView view() { return {base, {outer_stride, stride, heads * stride, 1}}; }
 };
 
 class Run {
@@ -75,12 +88,13 @@ class Run {
     }
     const int pages = c.page_size ? (c.seqlen_k + c.page_size - 1) / c.page_size : 0;
     q_.init(c.packed_q ? 1 : c.batch, c.packed_q ? cu_q_.back() + 5 : c.seqlen_q, c.heads_q,
-            c.head_dim);
-    o_.init(c.packed_q ? 1 : c.batch, c.packed_q ? cu_q_.back() + 5 : c.seqlen_q, c.heads_q, dv_);
+            c.head_dim, c.far_apart);
+    o_.init(c.packed_q ? 1 : c.batch, c.packed_q ? cu_q_.back() + 5 : c.seqlen_q, c.heads_q, dv_,
+            c.far_apart);
     const int64_t outer = c.page_size ? pages * c.batch + 2 : c.packed_k ? 1 : c.batch;
     const int64_t rows = c.page_size ? c.page_size : c.packed_k ? cu_k_.back() + 5 : c.seqlen_k;
-    k_.init(outer, rows, c.heads_kv, c.head_dim);
-    v_.init(outer, rows, c.heads_kv, dv_);
+    k_.init(outer, rows, c.heads_kv, c.head_dim, c.far_apart);
+    v_.init(outer, rows, c.heads_kv, dv_, c.far_apart);
     table_.assign(size_t(pages * c.batch), 1 << 20);
     for (int b = 0; b < c.batch; ++b) {
       for (int p = 0; p * c.page_size < lengths_k_[size_t(b)] && c.page_size; ++p) {
@@ -499,20 +513,39 @@ int main(int argc, char** argv) {
                        .spoiled = {0}});
     }
   }
-  // Offsets beyond all rows, and before them: the sequences on both sides have none of their own.
-  for (const bool beyond : {false, true}) {
-    Case c{.name = "bad offset of queries", .batch = 4, .seqlen_q = 40, .causal = true};
-    c.seqlens_q = {40, 40, 40, 7}, c.seqlens_k = {150, 150, 150, 9};
+  // An offset before all rows, one beyond them and one out of order: the sequences around it have
+  // no rows of their own.
+  const struct {
+    int entry, value;
+    std::vector<int> spoiled, orphans, spoiled_by_keys;
+  } offsets[] = {{1, -5, {0}, {1}, {0, 1}},
+                 {1, 2000000000, {0, 2}, {1}, {0, 1, 2}},
+                 {2, 20, {0}, {1, 2}, {0, 1, 2}}};
+  for (const auto& offset : offsets) {
+    Case c{.name = "bad offset of queries", .batch = 4, .causal = true};
+    c.seqlen_q = 40, c.seqlens_q = {40, 40, 40, 7};
+    c.seqlen_k = 50, c.seqlens_k = {50, 50, 50, 9};
     c.packed_q = c.packed_k = true;
-    c.bad_entry = 1, c.bad_value = beyond ? 2000000000 : -5;
-    c.bad_bit = ATTN_REQUEST_BAD_SEQLEN_Q, c.orphans = {1};
-    c.spoiled = beyond ? std::vector<int>{0, 2} : std::vector<int>{0};
+    c.bad_bit = ATTN_REQUEST_BAD_SEQLEN_Q, c.bad_entry = offset.entry, c.bad_value = offset.value;
+    c.spoiled = offset.spoiled, c.orphans = offset.orphans;
     cases.push_back(c);
-    c.name = "bad offset of keys", c.bad_bit = ATTN_REQUEST_BAD_SEQLEN_K, c.orphans = {};
-    c.seqlen_k = 150;
-    c.spoiled = beyond ? std::vector<int>{0, 1, 2} : std::vector<int>{0, 1};
+    c.name = "bad offset of keys", c.bad_bit = ATTN_REQUEST_BAD_SEQLEN_K;
+    c.spoiled = offset.spoiled_by_keys, c.orphans = {};
     cases.push_back(c);
   }
+  for (const bool use_o_map : {false, true}) {
+    cases.push_back({.name = "far apart",
+                     .batch = 2,
+                     .causal = true,
+                     .use_o_map = use_o_map,
+                     .nan_values = true,
+                     .far_apart = true});
+  }
+  cases.push_back({.name = "pages far apart",
+                   .batch = 2,
+                   .seqlens_k = {300, 141},
+                   .page_size = 64,
+                   .far_apart = true});
   cases.push_back({.name = "NaN in V", .causal = true, .nan_values = true});
   cases.push_back({.name = "NaN in V, packed, f32",
                    .batch = 2,

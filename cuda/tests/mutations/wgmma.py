@@ -228,6 +228,12 @@ MISTAKES = [
         "const bool empty = factor == 0;",
     ),
     Mistake(
+        "rows past a length are NaN for bad keys",
+        EPILOGUE,
+        "const bool bad = real && work.state == kBadWork;",
+        "const bool bad = work.state == kBadWork;",
+    ),
+    Mistake(
         "a chunk's rows",
         EPILOGUE,
         "work.chunk * attend.partial_chunk_rows",
