@@ -362,6 +362,12 @@ attn_status run(const attn_plan_config* problem, const attn_backend_plan* plan,
   params.attend = attend_params(*problem, *args, *shape);
   add_work(state, *kernel->info, *problem, static_cast<char*>(args->workspace), &params.attend);
   if (params.attend.num_tiles == 0) return ATTN_OK;
+  if (kernel->info->ctas_per_sm == 0 && params.attend.num_tiles > kMaxGrid) {
+    return fail(error, ATTN_ERROR_UNSUPPORTED,
+                "the batch has %lld tiles of queries and heads; %s takes up to %lld in a run",
+                static_cast<long long>(params.attend.num_tiles), kernel->info->symbol,
+                static_cast<long long>(kMaxGrid));
+  }
   const bool is_wgmma = kernel->info->family == Family::kWgmma;
   if (is_wgmma) {
     ATTN_TRY(add_maps(driver, *kernel->info, *problem, *args, &params, error));

@@ -192,7 +192,7 @@ def watchdog(output: str) -> list[str]:
 
 
 def find_tool(name: str) -> str:
-    """One of the CUDA tools, in the path or where CUDA is usually installed; "" if it is not there."""
+    """One of CUDA's tools, in the path or where it is usually installed; "" if it is not there."""
     places = [
         *Path("/usr/local").glob(f"cuda*/bin/{name}"),
         *Path("/opt/nvidia/nsight-compute").glob(f"*/{name}"),

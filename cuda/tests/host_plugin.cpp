@@ -621,6 +621,33 @@ void large_tensors() {
   }
 }
 
+// More CTAs than a grid has: the persistent kernels need no more, the others refuse.
+void more_tiles_than_a_grid() {
+  for (const bool is_wgmma : {false, true}) {
+    fake_cuda_reset();
+    Problem problem;
+    constexpr int64_t kMany = int64_t{1} << 28;
+    problem.config.flags = ATTN_PLAN_TRUST_POINTERS;
+    if (!is_wgmma) problem.config.softcap = 30;
+    problem.config.max_batch = kMany;
+    for (attn_tensor* t : {&problem.q, &problem.k, &problem.v, &problem.o}) t->shape[0] = kMany;
+    problem.o.byte_offset = int64_t{1} << 45;
+    attn_context* context = new_context();
+    attn_plan* plan = problem.plan(context);
+    attn_error error{};
+    const attn_status status = attn_run(plan, &problem.args, &error);
+    if (is_wgmma) {
+      CHECK(status == ATTN_OK && fake().launches[0].grid[0] == 132, "%s", error.message);
+    } else {
+      check_failure("tiles", status, error, {ATTN_ERROR_UNSUPPORTED});
+      CHECK(mentions(error.message, "batch") && fake().launch_count == 0, "%s", error.message);
+    }
+    attn_plan_destroy(plan);
+    attn_context_destroy(context);
+    check_clean("tiles");
+  }
+}
+
 // A plugin that reads more of attn_host than its library has.
 void libraries_that_are_older() {
   void* module = dlopen((std::string(std::getenv("ATTN_BACKEND_DIR")) + "/libattn_cuda.so").c_str(),
@@ -915,6 +942,7 @@ int main(int argc, char** argv) {
                         TEST(distinct_workspaces),
                         TEST(runs_allocate_nothing),
                         TEST(large_tensors),
+                        TEST(more_tiles_than_a_grid),
                         TEST(libraries_that_are_older),
                         TEST(pointers),
                         TEST(streams),

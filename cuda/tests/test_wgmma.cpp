@@ -34,6 +34,7 @@ struct Case {
   bool alibi = false, sink = false;
   int kv_chunk = 0;
   bool o_f32 = false, use_o_map = true;
+  int o_step = 1;           // between columns of O
   bool nan_values = false;  // NaN and infinity in V where the last query only, or nobody, attends
   int64_t q_start = std::numeric_limits<int64_t>::min();
   int bad_page = -1;     // a sequence
@@ -50,10 +51,10 @@ struct Case {
 struct Tensor {  // [outer][rows][heads][dim], 16-bit, with NaN between rows of the heads
   std::vector<uint16_t> data;
   uint16_t* base;  // aligned to 64 bytes
-  int64_t heads, rows, stride, outer_stride;
-  void init(int64_t outer, int64_t n, int64_t h, int64_t dim, bool far_apart) {
-    heads = h, rows = n;
-    stride = (dim + 7) / 8 * 8 + 8;
+  int64_t heads, rows, stride, outer_stride, step;
+  void init(int64_t outer, int64_t n, int64_t h, int64_t dim, bool far_apart, int columns_apart) {
+    heads = h, rows = n, step = columns_apart;
+    stride = (dim * step + 7) / 8 * 8 + 8;
     outer_stride = rows * heads * stride;
     if (far_apart) {  // address space, of which few pages are touched
       outer_stride = (int64_t{1} << 32) + 64;
@@ -69,9 +70,9 @@ struct Tensor {  // [outer][rows][heads][dim], 16-bit, with NaN between rows of 
     }
   }
   uint16_t& at(int64_t o, int64_t r, int64_t h, int64_t d) {
-    return base[o * outer_stride + (r * heads + h) * stride + d];
+    return base[o * outer_stride + (r * heads + h) * stride + d * step];
   }
-  attn::cuda::TensorView view() { return {base, {outer_stride, stride, heads * stride, 1}}; }
+  attn::cuda::TensorView view() { return {base, {outer_stride, stride, heads * stride, step}}; }
 };
 
 class Run {
@@ -88,13 +89,13 @@ class Run {
     }
     const int pages = c.page_size ? (c.seqlen_k + c.page_size - 1) / c.page_size : 0;
     q_.init(c.packed_q ? 1 : c.batch, c.packed_q ? cu_q_.back() + 5 : c.seqlen_q, c.heads_q,
-            c.head_dim, c.far_apart);
+            c.head_dim, c.far_apart, 1);
     o_.init(c.packed_q ? 1 : c.batch, c.packed_q ? cu_q_.back() + 5 : c.seqlen_q, c.heads_q, dv_,
-            c.far_apart);
+            c.far_apart, c.o_step);
     const int64_t outer = c.page_size ? pages * c.batch + 2 : c.packed_k ? 1 : c.batch;
     const int64_t rows = c.page_size ? c.page_size : c.packed_k ? cu_k_.back() + 5 : c.seqlen_k;
-    k_.init(outer, rows, c.heads_kv, c.head_dim, c.far_apart);
-    v_.init(outer, rows, c.heads_kv, dv_, c.far_apart);
+    k_.init(outer, rows, c.heads_kv, c.head_dim, c.far_apart, 1);
+    v_.init(outer, rows, c.heads_kv, dv_, c.far_apart, 1);
     table_.assign(size_t(pages * c.batch), 1 << 20);
     for (int b = 0; b < c.batch; ++b) {
       for (int p = 0; p * c.page_size < lengths_k_[size_t(b)] && c.page_size; ++p) {
@@ -267,8 +268,10 @@ class Run {
     // What lies between and behind the rows is as it was.
     for (int64_t r = 0; r < o_.rows && !c_.o_f32; ++r) {
       for (int h = 0; h < c_.heads_q; ++h) {
-        for (int64_t d = (c_.packed_q && r >= cu_q_.back()) ? 0 : dv_; d < o_.stride; ++d) {
-          if (o_.at(0, r, h, d) != 0xffff) return "O was written outside of its rows";
+        const bool owned = !c_.packed_q || r < cu_q_.back();
+        for (int64_t x = 0; x < o_.stride; ++x) {
+          if (owned && x < dv_ * o_.step && x % o_.step == 0) continue;
+          if ((&o_.at(0, r, h, 0))[x] != 0xffff) return "O was written outside of its rows";
         }
       }
     }
@@ -533,6 +536,14 @@ int main(int argc, char** argv) {
     c.spoiled = offset.spoiled_by_keys, c.orphans = {};
     cases.push_back(c);
   }
+  cases.push_back({.name = "columns of O apart",
+                   .batch = 2,
+                   .causal = true,
+                   .seqlens_q = {200, 70},
+                   .seqlens_k = {300, 0},
+                   .use_o_map = false,
+                   .o_step = 2,
+                   .nan_values = true});
   for (const bool use_o_map : {false, true}) {
     cases.push_back({.name = "far apart",
                      .batch = 2,

@@ -11,6 +11,7 @@ WORK = "wgmma_scheduler.cuh"
 EPILOGUE = "wgmma_epilogue.cuh"
 KERNEL = "wgmma_kernel.cuh"
 TILE = "wgmma_tile.cuh"
+PARTIAL = "output.cuh"
 
 MISTAKES = [
     # Phases and barriers.
@@ -234,10 +235,16 @@ MISTAKES = [
         "const bool bad = work.state == kBadWork;",
     ),
     Mistake(
-        "a chunk's rows",
+        "columns of O are next to each other",
         EPILOGUE,
-        "work.chunk * attend.partial_chunk_rows",
-        "work.chunk * int64_t{7}",
+        "row + column * attend.o.strides[3]",
+        "row + column",
+    ),
+    Mistake(
+        "a chunk's rows",
+        PARTIAL,
+        "return chunk * params.partial_chunk_rows",
+        "return chunk * int64_t{7}",
     ),
 ]
 
