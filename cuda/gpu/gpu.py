@@ -45,7 +45,8 @@ class Part:
 PARTS = {
     "conformance": Part("each device primitive against its twin in the emulator", 1.5, 8),
     "numerics": Part("the numeric grid against the float64 reference", 2, 8),
-    "ceilings": Part("matrix product and read-only reduction", 3, needs="torch"),
+    "ceilings": Part("matrix product, read-only reduction, the host's time of a run", 3,
+                     needs="torch"),
     "bench": Part("beside PyTorch's attention backends, interleaved", 4, needs="torch attn"),
     "sweep": Part("variants of tile, pin, turns and stages, each beside the usual one", 3,
                   needs="torch attn"),

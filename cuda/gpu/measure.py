@@ -60,7 +60,7 @@ def sweep_cases() -> list[str]:
 CASES: dict[str, Callable[[], list[str]]] = {
     "bench": bench_cases,
     "sweep": sweep_cases,
-    "ceilings": lambda: ["matrix-product", "reduction"],
+    "ceilings": lambda: ["matrix-product", "reduction", "host-time"],
 }
 
 
@@ -204,9 +204,28 @@ def sweep(case: str) -> dict[str, float]:
     return {name: work / seconds for name, seconds in interleaved(runs).items()}
 
 
+def host_time() -> float:
+    """Microseconds of the host that a small run takes, by the median of bursts that fit a queue."""
+    import torch
+
+    q, k, v = (torch.randn((1, 4, 16, 64), device="cuda", dtype=torch.bfloat16) for _ in range(3))
+    run = bound_run(q, k, v, causal=True)
+    times = []
+    for _ in range(REPETITIONS):
+        torch.cuda.synchronize()
+        begin = time.perf_counter()
+        for _ in range(200):
+            run()
+        times.append((time.perf_counter() - begin) / 200)
+    torch.cuda.synchronize()
+    return statistics.median(times) * 1e6
+
+
 def ceilings(case: str) -> dict[str, float]:
     import torch
 
+    if case == "host-time":
+        return {"us": host_time()}
     if case == "matrix-product":
         n = 8192
         a, b = (torch.randn((n, n), device="cuda", dtype=torch.bfloat16) for _ in range(2))

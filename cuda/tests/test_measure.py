@@ -86,6 +86,7 @@ def test_ceilings(env: dict[str, str]) -> None:
     product = figures(env, "ceilings", "matrix-product")
     assert product == pytest.approx({"TFLOP/s": 2 * 8192**3 / 1e-3 / 1e12})
     assert figures(env, "ceilings", "reduction") == pytest.approx({"TB/s": 2**32 / 1e-3 / 1e12})
+    assert figures(env, "ceilings", "host-time")["us"] > 0
 
 
 def test_every_case_is_named_once(env: dict[str, str]) -> None:
