@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -59,6 +60,27 @@ def results(kit: Path) -> list[dict[str, object]]:
         "results"
     ]
     return found
+
+
+def test_attn_info_tells_the_plugins_state(tmp_path: Path) -> None:
+    """On any machine: without a driver, with one that does not load, with one, without a plugin."""
+    (tmp_path / "libcuda.so.1").write_text("no library\n")
+    states = {
+        (str(tmp_path), str(PREFIX / "lib")): "no   the NVIDIA driver does not load: ",
+        (str(FOLDER / "driver"), str(PREFIX / "lib")): "yes  NVIDIA GPUs from compute capability",
+        (str(FOLDER / "driver"), str(tmp_path)): "no   ",
+    }
+    for (driver, backends), words in states.items():
+        run = subprocess.run(
+            [PREFIX / "bin/attn-info"],
+            env={**os.environ, "LD_LIBRARY_PATH": driver, "ATTN_BACKEND_DIR": backends},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        (line,) = [line for line in run.stdout.splitlines() if line.startswith("  cuda ")]
+        assert line.partition("cuda")[2].strip().startswith(words), run.stdout
+        assert len(line.split()) > 4  # a reason
 
 
 def test_without_a_driver_it_says_so(kit: Path, tmp_path: Path) -> None:
@@ -114,7 +136,10 @@ def test_a_case_that_hangs_ends_with_all_that_it_started(gpu: ModuleType) -> Non
     run = shell(gpu, "sleep 300 & echo $!; sleep 300")
     assert run.timed_out
     state = Path(f"/proc/{int(run.stdout)}/stat")
-    assert not state.exists() or state.read_text().split()[2] == "Z"
+    end = time.monotonic() + 100
+    while state.exists() and state.read_text().split()[2] != "Z":
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 def test_a_crash_after_good_words_is_no_pass(gpu: ModuleType) -> None:
