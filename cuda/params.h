@@ -17,7 +17,7 @@
 namespace attn::cuda {
 
 constexpr int64_t kMaxSeqlen = int64_t{1} << 30;
-constexpr int kMaxMergeParts = 40;  // with every part's own strides; a launch takes 4 KB at most
+constexpr int kMaxMergeParts = 55;  // in one launch, whose parameters take 4 KB at most
 
 // [i0, i1, i2, i3] as in attn_run_args; a rank of 3 leaves strides[3] 0.
 struct TensorView {

@@ -362,6 +362,12 @@ attn_status run(const attn_plan_config* problem, const attn_backend_plan* plan,
   params.attend = attend_params(*problem, *args, *shape);
   add_work(state, *kernel->info, *problem, static_cast<char*>(args->workspace), &params.attend);
   if (params.attend.num_tiles == 0) return ATTN_OK;
+  if (kernel->info->ctas_per_sm == 0 && params.attend.num_tiles > kMaxGrid) {
+    return fail(error, ATTN_ERROR_UNSUPPORTED,
+                "the batch has %lld tiles of queries and heads; %s takes up to %lld in a run",
+                static_cast<long long>(params.attend.num_tiles), kernel->info->symbol,
+                static_cast<long long>(kMaxGrid));
+  }
   const bool is_wgmma = kernel->info->family == Family::kWgmma;
   if (is_wgmma) {
     ATTN_TRY(add_maps(driver, *kernel->info, *problem, *args, &params, error));
@@ -414,13 +420,25 @@ attn_status check_merge_pointers(const Device& device, const attn_merge_args& a,
   return check_stream(device, a.stream, error);
 }
 
+MergePart merge_part(const TensorView& o, const TensorView& lse) {
+  MergePart part{};
+  part.o = static_cast<const float*>(o.data);
+  part.lse = static_cast<const float*>(lse.data);
+  std::copy(o.strides, o.strides + 4, part.o_strides);
+  std::copy(lse.strides, lse.strides + 3, part.lse_strides);
+  return part;
+}
+
 }  // namespace
 
 attn_status merge(const attn_merge_args* args, attn_error* error) {
   const attn_merge_args& a = *args;
-  if (a.count > kMaxMergeParts) {
+  // What one launch does not hold is merged on top of its result, in o and lse.
+  const bool folds = a.count > kMaxMergeParts;
+  if (folds && (a.o->dtype != ATTN_DTYPE_F32 || !a.lse)) {
     return fail(error, ATTN_ERROR_UNSUPPORTED,
-                "count is %d; on CUDA a merge takes up to %d parts (merge in groups, with f32 o)",
+                "count is %d; on CUDA a merge of more than %d parts needs an f32 o and lse (or "
+                "merge in groups)",
                 a.count, kMaxMergeParts);
   }
   const Device* device = nullptr;
@@ -441,21 +459,34 @@ attn_status merge(const attn_merge_args* args, attn_error* error) {
   params.o = view_of(a.o, false);
   params.lse = view_of(a.lse, false);
   params.o_dtype = a.o->dtype;
-  params.count = a.count;
+
+  const int64_t rows_per_block = device->merge_row->tile_q;
+  const auto launch_parts = [&] {
+    return launch(*device, {device->merge_row, device->merge},
+                  (rows + rows_per_block - 1) / rows_per_block, &params, a.stream, error);
+  };
+  // A part that is an output's very view comes first, before that is written.
+  const auto comes_later = [&](int32_t i) {
+    return folds && tensor_data(*a.o_parts[i]) != tensor_data(*a.o) &&
+           tensor_data(*a.lse_parts[i]) != tensor_data(*a.lse);
+  };
+  for (const bool later : {false, true}) {
+    for (int32_t i = 0; i < a.count; ++i) {
+      if (comes_later(i) != later) continue;
+      if (params.count == kMaxMergeParts) {
+        ATTN_TRY(launch_parts());
+        params.parts[0] = merge_part(params.o, params.lse);
+        params.count = 1;
+      }
+      params.parts[params.count++] =
+          merge_part(view_of(a.o_parts[i], false), view_of(a.lse_parts[i], false));
+    }
+  }
   if (a.sink) {
     params.sink = reinterpret_cast<const float*>(tensor_data(*a.sink));
     params.sink_stride = broadcast_stride(*a.sink, 0);
   }
-  for (int32_t i = 0; i < a.count; ++i) {
-    const TensorView o = view_of(a.o_parts[i], false), lse = view_of(a.lse_parts[i], false);
-    params.parts[i].o = static_cast<const float*>(o.data);
-    params.parts[i].lse = static_cast<const float*>(lse.data);
-    std::copy(o.strides, o.strides + 4, params.parts[i].o_strides);
-    std::copy(lse.strides, lse.strides + 3, params.parts[i].lse_strides);
-  }
-  const int64_t rows_per_block = device->merge_row->tile_q;
-  return launch(*device, {device->merge_row, device->merge},
-                (rows + rows_per_block - 1) / rows_per_block, &params, a.stream, error);
+  return launch_parts();
 }
 
 void release_merge_devices() {

@@ -36,6 +36,7 @@ struct Cuda {
   int (*to_device)(Address, const void*, size_t);
   int (*to_host)(void*, Address, size_t);
   int (*fill)(Address, unsigned char, size_t);
+  int (*wait)();
   int (*stream_create)(void**, unsigned);
   int (*stream_wait)(void*);
   int (*capture_begin)(void*, int);
@@ -85,6 +86,7 @@ inline void open_cuda() {
                    {"cuMemcpyHtoD_v2", &cuda.to_device},
                    {"cuMemcpyDtoH_v2", &cuda.to_host},
                    {"cuMemsetD8_v2", &cuda.fill},
+                   {"cuCtxSynchronize", &cuda.wait},
                    {"cuStreamCreate", &cuda.stream_create},
                    {"cuStreamSynchronize", &cuda.stream_wait},
                    {"cuStreamBeginCapture_v2", &cuda.capture_begin},

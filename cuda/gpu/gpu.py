@@ -1,49 +1,70 @@
 """./dev gpu: tests and measures the CUDA plugin on this machine's GPU, without a network.
 
 Each case runs in a process of its own with a limit of 20 seconds, so that a kernel that hangs costs
-one case. After every case the results are written: build/gpu/results.json, results.txt and, of the
-benchmark, results.svg.
+one case. After every case the results are written, all into one folder:
+
+    results.json, results.txt   every case; results.svg: the benchmark
+    profile.csv                 what ncu says of the main kernels
+    log.txt                     the whole output of each case that went wrong
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TextIO
 from xml.sax.saxutils import escape
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 HERE = Path(__file__).resolve().parent
 LIMIT_S = 20
-GOOD = ("pass", "refused", "measured")
+IMPORT_LIMIT_S = 120  # PyTorch, read from a disk for the first time
+GOOD = ("pass", "refused", "measured", "reported")
+
+
+@dataclass(frozen=True)
+class Part:
+    words: str
+    seconds: float  # that a case takes, by estimate
+    at_once: int = 1  # cases that run beside each other
+    needs: str = ""  # modules of Python
+
 
 # In the order in which they make sense on a GPU that nothing has run on yet.
 PARTS = {
-    "conformance": "each device primitive against its twin in the emulator",
-    "numerics": "the numeric grid against the float64 reference",
-    "ceilings": "matrix product and read-only reduction (needs PyTorch)",
-    "bench": "beside PyTorch's attention backends, interleaved (needs PyTorch)",
-    "sweep": "variants of tile, pin, turns and stages, each beside the usual one (needs PyTorch)",
-    "graph": "first-ever runs inside a graph capture, replayed",
-    "streams": "several threads and streams at once",
-    "sanitizer": "small shapes under compute-sanitizer",
-}
-NEED_TORCH = ("ceilings", "bench", "sweep")
+    "conformance": Part("each device primitive against its twin in the emulator", 1.5, 8),
+    "numerics": Part("the numeric grid against the float64 reference", 2, 8),
+    "ceilings": Part("matrix product, read-only reduction, the host's time of a run", 3,
+                     needs="torch"),
+    "bench": Part("beside PyTorch's attention backends, interleaved", 4, needs="torch attn"),
+    "sweep": Part("variants of tile, pin, turns and stages, each beside the usual one", 3,
+                  needs="torch attn"),
+    "profile": Part("the main kernels under ncu", 8),
+    "graph": Part("first-ever runs inside a graph capture, replayed", 2, 4),
+    "streams": Part("several threads and streams at once", 2),
+    "sanitizer": Part("small shapes under compute-sanitizer; races are reported only, since "
+                      "racecheck misjudges asynchronous copies", 8, 4),
+}  # fmt: skip
 
 
 @dataclass
 class Result:
     part: str
     case: str
-    status: str  # pass, fail, refused, measured, missing, error, timeout or skipped
+    status: str  # pass, refused, measured, reported; fail, missing, error, timeout, skipped
     words: str = ""
+    kernel: str = ""
     seconds: float = 0.0
     figures: dict[str, float] = field(default_factory=dict)
 
@@ -71,7 +92,9 @@ class Results:
         lines = [self.device]
         for r in self.all:
             figures = "  ".join(f"{name} {value:.4g}" for name, value in r.figures.items())
-            lines.append(f"{r.status:8} {r.part:12} {r.case:36} {figures}{r.words}".rstrip())
+            kernel = r.kernel.partition(" ")[0]
+            words = "  ".join(part for part in (kernel, figures, r.words) if part)
+            lines.append(f"{r.status:8} {r.part:12} {r.case:36} {words}".rstrip())
         return "\n".join(lines) + "\n"
 
     def as_picture(self) -> str:
@@ -105,6 +128,10 @@ class Results:
         style = '<rect width="100%" height="100%" fill="white"/>'
         return f'{head} font-family="sans-serif" font-size="11">{style}{"".join(parts)}</svg>\n'
 
+    def log(self, command: list[str], output: str) -> None:
+        with (self.folder / "log.txt").open("a") as file:
+            file.write(f"$ {' '.join(command)}\n{output[:20_000]}\n")
+
     def _write(self, name: str, text: str) -> None:
         """Whole or not at all: the process may be stopped at any time."""
         new = self.folder / (name + ".new")
@@ -112,27 +139,52 @@ class Results:
         new.replace(self.folder / name)
 
 
-def run_case(part: str, case: str, command: list[str], env: dict[str, str]) -> Result:
-    """One process; what it prints last is a line of JSON."""
-    start = time.monotonic()
+@dataclass
+class Run:
+    """What became of a process."""
+
+    timed_out: bool
+    code: int
+    stdout: str
+    stderr: str
+    seconds: float
+
+
+def run_process(command: list[str], env: dict[str, str], limit: int = 0) -> Run:
+    """Ends the process and all that it started after `limit` seconds. What it says goes through
+    files, so that one which cannot be killed holds up nothing."""
+    limit = limit or LIMIT_S
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        start = time.monotonic()
+        bounded = ["timeout", "--signal=KILL", str(limit), *command]
+        code = subprocess.run(
+            bounded, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=env
+        ).returncode
+        seconds = time.monotonic() - start
+        out.seek(0)
+        err.seek(0)
+        timed_out = code != 0 and seconds >= limit
+        return Run(timed_out, code, out.read(), err.read(), round(seconds, 3))
+
+
+def judge(part: str, case: str, run: Run) -> Result:
+    """By the last line of JSON that the process printed."""
+    if run.timed_out:
+        return Result(part, case, "timeout", f"no end after {run.seconds:.0f} s", "", run.seconds)
+    said = [line for line in run.stdout.splitlines() if line.startswith("{")]
     try:
-        run = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, env=env)
-    except subprocess.TimeoutExpired:
-        return Result(part, case, "timeout", f"no end after {LIMIT_S} s", LIMIT_S)
-    seconds = round(time.monotonic() - start, 3)
-    lines = run.stdout.strip().splitlines()
-    try:
-        found = json.loads(lines[-1])
+        found = json.loads(said[-1])
         status, words = found["status"], found.get("words", "")
-        figures = found.get("figures", {})
     except (IndexError, ValueError, KeyError):
-        said = (run.stderr.strip().splitlines() or ["nothing"])[-1]
-        words = "; ".join([f"exit code {run.returncode}: {said}", *watchdog(run.stdout)])
-        return Result(part, case, "error", words, seconds)
+        last = (run.stderr.strip().splitlines() or ["nothing"])[-1]
+        words = "; ".join([f"exit code {run.code}: {last}", *watchdog(run.stdout)])
+        return Result(part, case, "error", words, "", run.seconds)
     words = "; ".join([words, *watchdog(run.stdout)]).removeprefix("; ")
-    if run.returncode != 0 and status in GOOD:  # a sanitizer, or a crash at the end
-        status, words = "fail", f"exit code {run.returncode}"
-    return Result(part, case, status, words, seconds, figures)
+    if run.code != 0 and status in GOOD:  # a crash at the end
+        status, words = "fail", f"exit code {run.code}"
+    return Result(
+        part, case, status, words, found.get("kernel", ""), run.seconds, found.get("figures", {})
+    )
 
 
 def watchdog(output: str) -> list[str]:
@@ -140,105 +192,326 @@ def watchdog(output: str) -> list[str]:
     return [line for line in output.splitlines() if line.startswith("watchdog: ")][:1]
 
 
-def sanitizers(case: str, runner: Path) -> Iterator[tuple[str, list[str]]]:
-    for tool in ("memcheck", "racecheck", "synccheck", "initcheck"):
-        command = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "9"]
-        yield f"{tool}-{case}", [*command, str(runner), "sanitizer", case]
+def find_tool(name: str) -> str:
+    """One of CUDA's tools, in the path or where it is usually installed; "" if it is not there."""
+    places = [
+        *Path("/usr/local").glob(f"cuda*/bin/{name}"),
+        *Path("/opt/nvidia/nsight-compute").glob(f"*/{name}"),
+    ]
+    return shutil.which(name) or str(max(places, default=""))
 
 
-def cases_of(part: str, runner: Path, env: dict[str, str]) -> Iterator[tuple[str, list[str]]]:
-    """Name and command of each case of a part."""
-    if part in NEED_TORCH:
-        worker = [sys.executable, str(HERE / "measure.py")]
-        listed = subprocess.run(
-            [*worker, "list", part],
-            capture_output=True,
+# ---- sanitizers
+
+SANITIZER_CODE = 9
+# Of compute-sanitizer where it cannot work at all.
+NO_SANITIZER = ("not supported", "Unable to", "Failed to initialize")
+
+
+def judge_sanitizer(case: str, run: Run) -> Result:
+    """What compute-sanitizer found counts, unless it looked for races."""
+    said = [line[9:].strip() for line in run.stdout.splitlines() if line.startswith("=" * 9)]
+    for line in said:
+        if any(words in line for words in NO_SANITIZER):
+            return Result("sanitizer", case, "missing", f"compute-sanitizer: {line}")
+    advisory = case.startswith("racecheck")
+    if advisory and run.timed_out:
+        return Result("sanitizer", case, "reported", f"no end after {run.seconds:.0f} s")
+    found = run.code == SANITIZER_CODE
+    result = judge("sanitizer", case, Run(run.timed_out, 0 if found else run.code, run.stdout,
+                                          run.stderr, run.seconds))  # fmt: skip
+    summary = next((line for line in reversed(said) if "SUMMARY" in line), "")
+    if result.status == "pass" and not summary:
+        result.status, result.words = "error", "compute-sanitizer gave no summary"
+    elif result.status == "pass" and found:
+        result.status, result.words = ("reported" if advisory else "fail"), summary
+    return result
+
+
+# ---- the profiler
+
+SECTIONS = (
+    "SpeedOfLight", "ComputeWorkloadAnalysis", "MemoryWorkloadAnalysis", "SchedulerStats",
+    "WarpStateStats", "Occupancy", "LaunchStats",
+)  # fmt: skip
+# Of the table's rows, what goes into the results; units as ncu gives them.
+FIGURES = {
+    ("Speed Of Light", "Duration"): "time",
+    ("Speed Of Light", "Compute (SM) Throughput"): "compute %",
+    ("Speed Of Light", "Memory Throughput"): "memory %",
+    ("Speed Of Light", "DRAM Throughput"): "DRAM %",
+    ("Occupancy", "Achieved Occupancy"): "occupancy %",
+    ("Launch Statistics", "Registers Per Thread"): "registers",
+}
+
+
+def profile_command(ncu: str, log: Path) -> list[str]:
+    """Clocks stay as they are; what ncu says goes into a file."""
+    sections = [word for section in SECTIONS for word in ("--section", section)]
+    return [
+        ncu, "--clock-control", "none", "--kernel-name", "regex:^attn_", *sections,
+        "--print-details", "all", "--csv", "--log-file", str(log),
+    ]  # fmt: skip
+
+
+def judge_profile(case: str, run: Run, said: str) -> Result:
+    """`said` is ncu's own log: messages, then a table."""
+    result = judge("profile", case, run)
+    errors = [line for line in said.splitlines() if line.startswith("==ERROR==")]
+    table = said.find('"ID",')
+    if table < 0 and errors and not run.timed_out:
+        # It cannot work here: no permission for the counters, say.
+        result.status, result.words = "missing", f"ncu: {errors[0][9:].strip()}"
+    if result.status != "pass":
+        return result
+    kernels = []
+    for row in csv.DictReader(said[table:].splitlines()) if table >= 0 else ():
+        kernel = row.get("Kernel Name") or ""
+        if kernel and kernel not in kernels:
+            kernels.append(kernel)
+        for (section, metric), figure in FIGURES.items():
+            if section in (row.get("Section Name") or "") and row.get("Metric Name") == metric:
+                unit = row.get("Metric Unit") or ""
+                name = f"{figure} {unit}" if figure == "time" else figure
+                name = name if len(kernels) < 2 else f"{name} of {kernel}"
+                result.figures[name] = float((row.get("Metric Value") or "nan").replace(",", ""))
+    if result.figures:
+        result.status = "measured"
+    else:
+        result.status, result.words = "error", "no figures in what ncu said"
+    return result
+
+
+# ---- parts
+
+
+class Measurer:
+    """measure.py, which imports PyTorch once and forks for each case."""
+
+    def __init__(self, env: dict[str, str], log: TextIO) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, str(HERE / "measure.py"), "serve", str(LIMIT_S)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
             text=True,
-            check=True,
-            timeout=LIMIT_S,
             env=env,
         )
-        for case in listed.stdout.split():
-            yield case, [*worker, part, case]
-        return
-    listed = subprocess.run(
-        [str(runner), "list", part], capture_output=True, text=True, check=True, timeout=LIMIT_S
-    )
-    for case in listed.stdout.split():
+
+    def run(self, part: str, case: str) -> Result:
+        assert self.process.stdin and self.process.stdout
+        start = time.monotonic()
+        try:
+            self.process.stdin.write(f"{part} {case}\n")
+            self.process.stdin.flush()
+            line = next(line for line in self.process.stdout if line.startswith("{"))
+        except (BrokenPipeError, StopIteration):
+            return Result(part, case, "error", "measure.py has ended; log.txt may say why")
+        seconds = round(time.monotonic() - start, 3)
+        return judge(part, case, Run(False, 0, line, "", seconds))
+
+    def close(self) -> None:
+        assert self.process.stdin
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def lacks_module(module: str, env: dict[str, str]) -> str:
+    code = f"import {module}"
+    if module == "torch":
+        code += "; raise SystemExit(None if torch.cuda.is_available() else 'it sees no GPU')"
+    run = run_process([sys.executable, "-c", code], env, IMPORT_LIMIT_S)
+    if run.code == 0:
+        return ""
+    last = (run.stderr.strip().splitlines() or [f"exit code {run.code}"])[-1]
+    name = {"torch": "PyTorch", "attn": "attn's Python package"}[module]
+    return f"{name} cannot be used by {sys.executable}: {last}"
+
+
+@dataclass
+class Setting:
+    """Where everything is."""
+
+    runner: Path
+    env: dict[str, str]
+    images: Path
+    variants: Path
+    results: Results
+    only: str = ""
+    modules: dict[str, str] = field(default_factory=dict)  # what Python's modules lack, asked once
+
+    def missing(self, part: str) -> str:
+        """What a part lacks on this machine, or ""."""
+        if part == "conformance" and not list(self.images.glob("conformance_*")):
+            return f"no kernels in {self.images}; ./dev build gpu makes them"
+        if part == "sanitizer" and not find_tool("compute-sanitizer"):
+            return "compute-sanitizer is not installed"
+        if part == "profile" and not find_tool("ncu"):
+            return "ncu (Nsight Compute) is not installed"
+        if part == "sweep" and not list(self.variants.glob("*/libattn_cuda.so")):
+            return f"no variants in {self.variants}; ./dev build gpu makes them"
+        for module in PARTS[part].needs.split():
+            if module not in self.modules:
+                self.modules[module] = lacks_module(module, self.env)
+            if self.modules[module]:
+                return self.modules[module]
+        return ""
+
+    def cases(self, part: str) -> list[str]:
+        worker = [sys.executable, str(HERE / "measure.py")]
+        by = worker if PARTS[part].needs else [str(self.runner)]
+        run = run_process([*by, "list", part], self.env)
+        if run.code != 0:
+            raise RuntimeError(f"no list of cases: exit code {run.code}: {run.stderr.strip()}")
+        names = run.stdout.split()
         if part == "sanitizer":
-            yield from sanitizers(case, runner)
+            tools = ("memcheck", "synccheck", "initcheck", "racecheck")
+            names = [f"{tool}-{name}" for tool in tools for name in names]
+        return [name for name in names if self.only in name]
+
+    def run_case(self, part: str, case: str) -> Result:
+        command = [str(self.runner), part, case]
+        if part == "sanitizer":
+            tool, _, name = case.partition("-")
+            command = [
+                find_tool("compute-sanitizer"), "--tool", tool, "--print-limit", "20",
+                "--error-exitcode", str(SANITIZER_CODE), str(self.runner), part, name,
+            ]  # fmt: skip
+            run = run_process(command, self.env)
+            result = judge_sanitizer(case, run)
+        elif part == "profile":
+            with tempfile.TemporaryDirectory() as folder:
+                log = Path(folder) / "ncu.csv"
+                command = [*profile_command(find_tool("ncu"), log), *command]
+                run = run_process(command, self.env)
+                said = log.read_text() if log.exists() else run.stdout
+            result = judge_profile(case, run, said)
+            with (self.results.folder / "profile.csv").open("a") as file:
+                file.write(f"# {case}\n{said}\n")
         else:
-            yield case, [str(runner), part, case]
+            run = run_process(command, self.env)
+            result = judge(part, case, run)
+        if result.status not in ("pass", "refused", "measured"):
+            self.results.log(command, run.stdout + run.stderr)
+        return result
+
+    def run_part(self, part: str, cases: list[str], end: float) -> Iterator[Result]:
+        """Starts no case after `end`; where a tool cannot work, one case says so for all."""
+        lacks = ""
+        measurer = None
+
+        def run(case: str) -> Result:
+            nonlocal lacks
+            if lacks or time.monotonic() > end:
+                return Result(part, case, "skipped", lacks or "no time left")
+            result = measurer.run(part, case) if measurer else self.run_case(part, case)
+            if result.status == "missing":
+                lacks = result.words
+            return result
+
+        if PARTS[part].needs:
+            with (self.results.folder / "log.txt").open("a") as log:
+                measurer = Measurer(self.env, log)
+                yield from map(run, cases)
+                measurer.close()
+            return
+        with ThreadPoolExecutor(min(PARTS[part].at_once, os.cpu_count() or 1)) as pool:
+            for done in as_completed([pool.submit(run, case) for case in cases]):
+                yield done.result()
 
 
-def missing(part: str, images: Path, variants: Path) -> str:
-    """What a part lacks on this machine, or ""."""
-    if part == "conformance" and not list(images.glob("conformance_*")):
-        return f"no kernels in {images}; ./dev build cuda makes them"
-    if part == "sanitizer":
-        return "" if shutil.which("compute-sanitizer") else "compute-sanitizer is not installed"
-    if part == "sweep" and not list(variants.glob("*/libattn_cuda.so")):
-        return f"no variants in {variants}; the CMake target attn_cuda_variants makes them"
-    if part in NEED_TORCH:
-        code = "import torch; raise SystemExit(not torch.cuda.is_available())"
-        run = subprocess.run([sys.executable, "-c", code], capture_output=True)
-        return "" if run.returncode == 0 else "PyTorch with CUDA is not installed"
-    return ""
+def estimate(part: str, cases: list[str]) -> float:
+    at_once = min(PARTS[part].at_once, os.cpu_count() or 1)
+    return PARTS[part].seconds * len(cases) / at_once
+
+
+def environment(kit: Path, watchdog: bool) -> dict[str, str]:
+    """The kit's library, plugin and Python package before any others."""
+
+    def before(name: str, folder: str) -> str:
+        return os.pathsep.join([str(kit / folder), *filter(None, [os.environ.get(name)])])
+
+    plugin = kit / ("watchdog" if watchdog else "lib")
+    return {
+        **os.environ,
+        "LD_LIBRARY_PATH": before("LD_LIBRARY_PATH", "lib"),
+        "PYTHONPATH": before("PYTHONPATH", "python"),
+        "ATTN_BACKEND_DIR": str(plugin),
+        "ATTN_CUDA_IMAGE_DIR": str(plugin / "images"),
+        "ATTN_CUDA_VARIANTS": str(kit / "variants"),
+    }
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(
         prog="./dev gpu",
         description="Tests and measures the CUDA plugin on this machine's GPU.",
-        epilog="With --watchdog it takes a build whose kernels give up long waits and say where. "
-        "Parts: " + "; ".join(f"{name}: {words}" for name, words in PARTS.items()),
+        epilog="Parts: " + "; ".join(f"{name}: {part.words}" for name, part in PARTS.items()),
     )
     parser.add_argument("parts", nargs="*", metavar="part", help="default: all, in order")
-    parser.add_argument("--prefix", type=Path, default=ROOT / "build/prefix", help="installed into")
-    parser.add_argument("--runner", type=Path, default=ROOT / "build/cuda_tests/release/gpu_runner")
+    kit = ROOT / "build/gpu-kit"
+    parser.add_argument("--kit", type=Path, default=kit, help="what ./dev build gpu made")
+    parser.add_argument("--out", type=Path, default=ROOT / "build/gpu", help="of the results")
     parser.add_argument(
-        "--out", type=Path, default=ROOT / "build/gpu", help="folder of the results"
+        "--watchdog", action="store_true", help="kernels that give up long waits and say where"
     )
     parser.add_argument("--only", default="", help="cases whose name contains this")
-    parser.add_argument("--seconds", type=float, help="start no case after so long, in words")
-    build = ROOT / "build/release"
-    parser.add_argument("--images", type=Path, default=build / "cuda/images", help="of conformance")
-    parser.add_argument("--variants", type=Path, default=build / "variants", help="of sweep")
+    parser.add_argument(
+        "--seconds", type=float, help="for all parts, which share them as their estimates are"
+    )
     options = parser.parse_args()
     for part in options.parts:
         if part not in PARTS:
             parser.error(f"no such part: {part}")
 
     start = time.monotonic()
-    env = {
-        **os.environ,
-        "ATTN_BACKEND_DIR": str(options.prefix / "lib"),
-        "ATTN_CUDA_IMAGE_DIR": str(options.images),
-        "ATTN_CUDA_VARIANTS": str(options.variants),
-    }
-    probe = run_case("", "device", [str(options.runner), "device"], env)
+    options.kit = options.kit.resolve()
+    env = environment(options.kit, options.watchdog)
+    runner = options.kit / "gpu_runner"
+    run = run_process([str(runner), "device"], env, IMPORT_LIMIT_S)
+    probe = judge("", "device", run)
     if probe.status != "pass":
         print(f"./dev gpu needs an NVIDIA GPU: {probe.words}", file=sys.stderr)
         return 3
-    text = subprocess.run([str(options.runner), "device"], capture_output=True, text=True).stdout
-    found = json.loads(text)
-    results = Results(options.out, f"{found['device']}, driver for CUDA {found['cuda']}")
+    results = Results(options.out, probe.words)
     print(results.device)
+    setting = Setting(
+        runner,
+        env,
+        Path(env["ATTN_CUDA_IMAGE_DIR"]),
+        options.kit / "variants",
+        results,
+        options.only,
+    )
+    todo: dict[str, list[str]] = {}
     for part in options.parts or PARTS:
-        if lacks := missing(part, options.images, options.variants):
+        try:
+            lacks = setting.missing(part)
+            todo[part] = [] if lacks else setting.cases(part)
+        except RuntimeError as error:
+            lacks = str(error)
+        if lacks:
             results.add(Result(part, "", "missing", lacks))
             print(f"{'missing':8} {part}: {lacks}")
-            continue
-        for case, command in cases_of(part, options.runner, env):
-            if options.only not in case:
-                continue
-            if options.seconds and time.monotonic() - start > options.seconds:
-                result = Result(part, case, "skipped", "no time left")
-            else:
-                result = run_case(part, case, command, env)
-            results.add(result)
-            if result.status != "pass":
-                print(results.as_text().splitlines()[-1], flush=True)
+    for part, cases in todo.items():
+        if cases:
+            print(f"{part}: {len(cases)} cases, {estimate(part, cases):.0f} s by estimate")
+
+    left = {part: estimate(part, cases) for part, cases in todo.items() if cases}
+    for part in list(left):
+        now = time.monotonic()
+        share = left[part] / sum(left.values())
+        end = now + (start + options.seconds - now) * share if options.seconds else float("inf")
+        try:
+            for result in setting.run_part(part, todo[part], end):
+                results.add(result)
+                if result.status != "pass":
+                    print(results.as_text().splitlines()[-1], flush=True)
+        except Exception as error:  # whatever it is: the other parts go on
+            results.add(Result(part, "", "error", repr(error)))
+            print(results.as_text().splitlines()[-1], flush=True)
+        print(f"{part}: {time.monotonic() - now:.0f} s", flush=True)
+        del left[part]
     counts: dict[str, int] = {}
     for result in results.all:
         counts[result.status] = counts.get(result.status, 0) + 1

@@ -1,7 +1,9 @@
-"""One measurement on a GPU, for gpu.py: attention beside PyTorch's backends, variants, ceilings.
+"""Measurements on a GPU, for gpu.py: attention beside PyTorch's backends, variants, ceilings.
 
 measure.py list PART
-measure.py PART CASE     prints one line of JSON with the figures
+measure.py PART CASE       prints one line of JSON with the figures
+measure.py serve SECONDS   does that for each line "PART CASE" of its input, in a process of its
+                           own, which ends after so long; PyTorch is imported once for all
 
 ATTN_CUDA_VARIANTS names the folder of the plugins that "sweep" compares.
 """
@@ -14,8 +16,11 @@ import json
 import math
 import os
 import random
+import signal
 import statistics
 import sys
+import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -55,7 +60,7 @@ def sweep_cases() -> list[str]:
 CASES: dict[str, Callable[[], list[str]]] = {
     "bench": bench_cases,
     "sweep": sweep_cases,
-    "ceilings": lambda: ["matrix-product", "reduction"],
+    "ceilings": lambda: ["matrix-product", "reduction", "host-time"],
 }
 
 
@@ -199,9 +204,28 @@ def sweep(case: str) -> dict[str, float]:
     return {name: work / seconds for name, seconds in interleaved(runs).items()}
 
 
+def host_time() -> float:
+    """Microseconds of the host that a small run takes, by the median of bursts that fit a queue."""
+    import torch
+
+    q, k, v = (torch.randn((1, 4, 16, 64), device="cuda", dtype=torch.bfloat16) for _ in range(3))
+    run = bound_run(q, k, v, causal=True)
+    times = []
+    for _ in range(REPETITIONS):
+        torch.cuda.synchronize()
+        begin = time.perf_counter()
+        for _ in range(200):
+            run()
+        times.append((time.perf_counter() - begin) / 200)
+    torch.cuda.synchronize()
+    return statistics.median(times) * 1e6
+
+
 def ceilings(case: str) -> dict[str, float]:
     import torch
 
+    if case == "host-time":
+        return {"us": host_time()}
     if case == "matrix-product":
         n = 8192
         a, b = (torch.randn((n, n), device="cuda", dtype=torch.bfloat16) for _ in range(2))
@@ -212,17 +236,58 @@ def ceilings(case: str) -> dict[str, float]:
     return {"TB/s": x.numel() * 4 / times["TB/s"] / 1e12}
 
 
+PARTS: dict[str, Callable[[str], dict[str, float]]] = {
+    "bench": bench,
+    "sweep": sweep,
+    "ceilings": ceilings,
+}
+
+
+def tell(status: str, words: str = "", figures: dict[str, float] | None = None) -> None:
+    print(json.dumps({"status": status, "words": words, "figures": figures or {}}), flush=True)
+
+
+def measure(part: str, case: str) -> None:
+    figures = PARTS[part](case)
+    tell("measured" if figures else "refused", "", figures)
+
+
+def serve(limit: float) -> None:
+    """Forks for each case: CUDA begins in the child, and what the child breaks ends with it."""
+    import torch  # noqa: F401  # before the forks, since it takes seconds
+
+    for line in sys.stdin:
+        part, case = line.split()
+        child = os.fork()
+        if child == 0:
+            try:
+                measure(part, case)
+            except BaseException as error:
+                traceback.print_exc()
+                tell("error", f"{type(error).__name__}: {error}"[:500])
+            sys.stdout.flush()
+            os._exit(0)
+        end = time.monotonic() + limit
+        while (done := os.waitpid(child, os.WNOHANG)) == (0, 0) and time.monotonic() < end:
+            time.sleep(0.01)
+        if done == (0, 0):
+            os.kill(child, signal.SIGKILL)  # not waited for: a hung device may hold it
+            tell("timeout", f"no end after {limit:.0f} s")
+        elif done[1] != 0:
+            tell("error", f"ended by {signal.Signals(os.WTERMSIG(done[1])).name}")
+
+
 def main() -> int:
-    if len(sys.argv) != 3 or (sys.argv[2] if sys.argv[1] == "list" else sys.argv[1]) not in CASES:
+    what, which = sys.argv[1:] if len(sys.argv) == 3 else ("", "")
+    if what == "list" and which in CASES:
+        print("\n".join(CASES[which]()))
+    elif what == "serve" and which:
+        serve(float(which))
+    elif what in PARTS:
+        measure(what, which)
+    else:
         print(__doc__, file=sys.stderr)
         return 2
-    if sys.argv[1] == "list":
-        print("\n".join(CASES[sys.argv[2]]()))
-        return 0
-    part, case = sys.argv[1:]
-    figures = {"bench": bench, "sweep": sweep, "ceilings": ceilings}[part](case)
-    status = "measured" if figures else "refused"
-    print(json.dumps({"status": status, "figures": figures}))
     return 0
 
 

@@ -1,6 +1,6 @@
 // runner.cpp: one case on a real GPU, for cuda/gpu/gpu.py: device primitives against the emulator,
 // results against the float64 reference of abi_tests, first runs inside a graph capture, several
-// streams at once.
+// streams at once, single runs for a profiler.
 //
 //   runner device                 what GPU there is
 //   runner twins                  the emulator's side of "conformance" alone, without a GPU
@@ -11,10 +11,12 @@
 #include <attn/attn.h>
 
 #include <algorithm>
+#include <cstdarg>
 #include <cstdio>
 #include <cstring>
 #include <initializer_list>
 #include <map>
+#include <memory>
 #include <string>
 #include <thread>
 #include <vector>
@@ -24,6 +26,22 @@
 #include "cuda.h"
 
 namespace attn_test {
+
+// The harness of abi_tests without CMocka, which a machine with a GPU may lack: what its parts
+// check for themselves ends the case.
+void fail(const char* file, int line, const char* what) { fail(file, line, what, "%s", ""); }
+
+void fail(const char* file, int line, const char* what, const char* format, ...) {
+  std::fprintf(stderr, "%s:%d: %s: ", file, line, what);
+  va_list list;
+  va_start(list, format);
+  std::vfprintf(stderr, format, list);
+  va_end(list);
+  std::exit(2);
+}
+
+void count(const std::string&) {}
+
 namespace {
 
 // ---- a placement on the device
@@ -67,10 +85,12 @@ class OnDevice {
 
   attn_run_args& args() { return args_; }
 
-  // A workspace whose content is 0xff bytes.
+  // A workspace whose content is 0xff bytes. Copies and fills go through the default stream, which
+  // the stream of a run does not wait for, so they end here.
   void make_workspace(size_t size) {
     if (!workspace_) must(cuda.allocate(&workspace_, size + 64), "cuMemAlloc");
     must(cuda.fill(workspace_, 0xff, size + 64), "cuMemsetD8");
+    must(cuda.wait(), "cuCtxSynchronize");
     args_.workspace = reinterpret_cast<void*>(workspace_);
     args_.workspace_size = size;
   }
@@ -185,7 +205,7 @@ void* new_stream() {
   return stream;
 }
 
-Report run_numerics(const Problem& problem) {
+Report run_once(const Problem& problem, bool compared) {
   const Data data = make_data(problem);
   Placement placement(problem, data);
   Planned planned;
@@ -197,8 +217,13 @@ Report run_numerics(const Problem& problem) {
   attn_error error{};
   if (attn_run(planned.plan, &device.args(), &error) != ATTN_OK) return failed(error.message);
   must(cuda.stream_wait(device.args().stream), "cuStreamSynchronize");
-  return compare(problem, data, placement, device, report);
+  return compared ? compare(problem, data, placement, device, report) : report;
 }
+
+Report run_numerics(const Problem& problem) { return run_once(problem, true); }
+
+// For a profiler: problems too large for the reference.
+Report run_profile(const Problem& problem) { return run_once(problem, false); }
 
 // The plan's first run is recorded; the graph then runs three times on a dirty workspace.
 Report run_graph(const Problem& problem) {
@@ -328,6 +353,42 @@ Cases small_cases() {
                       "f16-d256-causal-130", "f32-d64-causal-130"});
 }
 
+// The main kernels, each with enough work for all multiprocessors.
+Cases profile_cases() {
+  Cases cases;
+  const auto add = [&](const char* name, attn_dtype dtype, int64_t dim, int64_t seqlen,
+                       auto change) {
+    Problem p;
+    p.name = name;
+    p.heads_q = p.heads_kv = 2048 / dim;
+    p.head_dim = p.head_dim_v = dim;
+    p.seqlens_q = p.seqlens_k = {seqlen};
+    set_types(p, dtype);
+    change(p);
+    cases[name] = p;
+  };
+  const auto causal = [](Problem& p) { p.causal = true; };
+  add("bf16-d64-causal-4096", ATTN_DTYPE_BF16, 64, 4096, causal);
+  add("bf16-d128-causal-4096", ATTN_DTYPE_BF16, 128, 4096, causal);
+  add("bf16-d128-full-4096", ATTN_DTYPE_BF16, 128, 4096, [](Problem&) {});
+  add("bf16-d256-causal-4096", ATTN_DTYPE_BF16, 256, 4096, causal);
+  // The mma.sync family.
+  add("bf16-d128-bias-2048", ATTN_DTYPE_BF16, 128, 2048, [](Problem& p) {
+    p.bias.present = true;
+    p.bias.broadcast = 0b0011;  // the same for all sequences and heads
+  });
+  add("f32-d128-causal-2048", ATTN_DTYPE_F32, 128, 2048, causal);
+  // One query each, K and V split in chunks, which a second kernel combines.
+  add("bf16-d128-decode-8192", ATTN_DTYPE_BF16, 128, 8192, [](Problem& p) {
+    p.heads_q = 32;
+    p.heads_kv = 8;
+    p.seqlens_q = {1, 1};
+    p.seqlens_k = {8192, 8192};
+    p.kv_chunk = 512;
+  });
+  return cases;
+}
+
 struct Part {
   Cases (*cases)();
   Report (*run)(const Problem&);
@@ -335,6 +396,7 @@ struct Part {
 const std::map<std::string, Part> kParts = {{"numerics", {grid_cases, run_numerics}},
                                             {"graph", {few_cases, run_graph}},
                                             {"streams", {few_cases, run_streams}},
+                                            {"profile", {profile_cases, run_profile}},
                                             {"sanitizer", {small_cases, run_numerics}}};
 
 std::string quoted(const std::string& text) {
@@ -346,22 +408,22 @@ std::string quoted(const std::string& text) {
   return result + "\"";
 }
 
-int tell_device() {
-  open_cuda();
-  int device, version;
-  char name[128];
-  must(cuda.device_get(&device, 0), "cuDeviceGet");
-  must(cuda.device_name(name, sizeof name, device), "cuDeviceGetName");
-  must(cuda.driver_version(&version), "cuDriverGetVersion");
-  std::printf("{\"status\": \"pass\", \"device\": %s, \"cuda\": \"%d.%d\"}\n", quoted(name).c_str(),
-              version / 1000, version % 1000 / 10);
-  return 0;
-}
-
 int tell(const Report& report) {
   std::printf("{\"status\": %s, \"words\": %s, \"kernel\": %s}\n", quoted(report.status).c_str(),
               quoted(report.words).c_str(), quoted(report.kernel).c_str());
   return report.status == "fail";
+}
+
+int tell_device() {
+  open_cuda();
+  int device, version;
+  char name[128], words[160];
+  must(cuda.device_get(&device, 0), "cuDeviceGet");
+  must(cuda.device_name(name, sizeof name, device), "cuDeviceGetName");
+  must(cuda.driver_version(&version), "cuDriverGetVersion");
+  std::snprintf(words, sizeof words, "%s, driver for CUDA %d.%d", name, version / 1000,
+                version % 1000 / 10);
+  return tell({"pass", words, ""});
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 #ifndef ATTN_CUDA_KERNELS_WGMMA_EPILOGUE_CUH_
 #define ATTN_CUDA_KERNELS_WGMMA_EPILOGUE_CUH_
 
+#include "output.cuh"
 #include "wgmma_exact.cuh"
 
 namespace attn::cuda {
@@ -26,39 +27,28 @@ struct Epilogue {
   }
   __device__ __forceinline__ bool split() const { return attend.num_chunks > 1; }
 
-  // Row of a chunk's results.
-  __device__ __forceinline__ int64_t partial_row(int query, int head) const {
-    return work.chunk * attend.partial_chunk_rows +
-           work.sequence.index * attend.partial_batch_rows + head * attend.partial_head_rows +
-           work.sequence.q_row + query;
-  }
-
   __device__ __forceinline__ void store_lse(int query, int head, float lse) const {
     if (split()) {
-      attend.partial_lse[partial_row(query, head)] = lse;
-    } else if (attend.lse.data) {
-      *element_at<float>(attend.lse, work.sequence.index, head, work.sequence.q_row + query) = lse;
+      attend.partial_lse[partial_row(attend, work.sequence, work.chunk, head, query)] = lse;
+    } else {
+      cuda::store_lse(attend, work.sequence, head, query, lse);
     }
   }
 
   __device__ __forceinline__ void store_element(int query, int head, int column, float x) const {
     if (column >= attend.head_dim_v) return;
     if (split()) {
-      attend.partial_o[partial_row(query, head) * attend.head_dim_v + column] = x;
-      return;
-    }
-    const int64_t row = work.sequence.q_row + query;
-    if (attend.o_dtype == ATTN_DTYPE_F32) {
-      element_at<float>(attend.o, work.sequence.index, head, row)[column] = x;
+      const int64_t row = partial_row(attend, work.sequence, work.chunk, head, query);
+      attend.partial_o[row * attend.head_dim_v + column] = x;
     } else {
-      element_at<uint16_t>(attend.o, work.sequence.index, head, row)[column] =
-          attend.o_dtype == ATTN_DTYPE_F16 ? F16::from_float(x) : BF16::from_float(x);
+      const int64_t row =
+          row_index(attend.o, work.sequence.index, head, work.sequence.q_row + query);
+      store_as(attend.o_dtype, attend.o.data, row + column * attend.o.strides[3], x);
     }
   }
 
-  // A tile without keys: zeros, or NaN for a bad request.
+  // A tile without keys: zeros, or NaN for the rows of a bad request.
   __device__ __forceinline__ void store_nothing() const {
-    const bool bad = work.state == kBadWork;
     const int queries = queries_of(attend);
 #pragma unroll 1
     for (int row = static_cast<int>(threadIdx.x) % kWarpgroup / kWarpSize;
@@ -66,6 +56,8 @@ struct Epilogue {
       const int query = q_begin() + row % queries;
       const int head = work.head * attend.gqa_pack + row / queries;
       if (query >= q_extent()) continue;
+      const bool real = query < work.sequence.seqlen_q;
+      const bool bad = real && work.state == kBadWork;
       if (!split() || bad) {
 #pragma unroll 1
         for (int column = lane_index(); column < attend.head_dim_v; column += kWarpSize) {
@@ -73,8 +65,7 @@ struct Epilogue {
         }
       }
       if (lane_index() == 0) {
-        const bool sink = Tile::Features && !split() && attend.features & ATTN_SINK &&
-                          query < work.sequence.seqlen_q;
+        const bool sink = real && Tile::Features && !split() && attend.features & ATTN_SINK;
         store_lse(query, head,
                   bad    ? quiet_nan()
                   : sink ? attend.sink[head * attend.sink_stride]

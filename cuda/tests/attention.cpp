@@ -72,7 +72,14 @@ int64_t longest(const std::vector<int>& lengths) {
 
 constexpr uint8_t kUntouched = 0xff;  // NaN in every type
 
+bool contains(const std::vector<int>& list, int b) {
+  return std::find(list.begin(), list.end(), b) != list.end();
+}
+
 }  // namespace
+
+bool Case::is_spoiled(int b) const { return contains(spoiled, b); }
+bool Case::is_orphan(int b) const { return contains(orphans, b); }
 
 // ---- memory
 
@@ -170,7 +177,7 @@ Problem::Problem(const Case& c) : params{}, what(c), state_(c.seed * 77 + 5) {
     total_q += c.seqlens_q[i];
     total_k += c.seqlens_k[i];
     lengths_q_.push_back(c.seqlens_q[i]);
-    lengths_k_.push_back(c.bad_length_of == b ? longest_k_ + 5 : c.seqlens_k[i]);
+    lengths_k_.push_back(c.seqlens_k[i]);
     pages += (c.seqlens_k[i] + c.page_size - 1) / c.page_size;
   }
   cu_q_.push_back(static_cast<int32_t>(total_q));
@@ -342,6 +349,13 @@ Problem::Problem(const Case& c) : params{}, what(c), state_(c.seed * 77 + 5) {
     table_[static_cast<size_t>(c.bad_page_of * table_columns_ + c.bad_page)] =
         c.bad_page % 2 ? -1 : 1 << 30;
   }
+  if (c.bad_bit == ATTN_REQUEST_BAD_POSITION) {
+    starts_q_[static_cast<size_t>(c.bad_entry)] = c.bad_value;
+  } else if (c.bad_bit) {
+    auto& list = c.bad_bit == ATTN_REQUEST_BAD_SEQLEN_Q ? (packed_q ? cu_q_ : lengths_q_)
+                                                        : (packed_k ? cu_k_ : lengths_k_);
+    list[static_cast<size_t>(c.bad_entry)] = static_cast<int32_t>(c.bad_value);
+  }
   clear_outputs();
 }
 
@@ -368,7 +382,7 @@ void Problem::make_partials(int chunks) {
 // ---- what is right
 
 bool Problem::bad(int b, int h, int i) const {
-  if (what.bad_length_of == b) return true;
+  if (what.is_spoiled(b)) return true;
   if (what.bad_page_of != b) return false;
   const int first = what.bad_page * what.page_size;
   for (int j = first; j < std::min(first + what.page_size, what.seqlens_k[static_cast<size_t>(b)]);
@@ -418,7 +432,10 @@ Expected Problem::expected() const {
   for (int b = 0; b < batch_; ++b) {
     for (int h = 0; h < what.heads_q; ++h) {
       const int kv = h / (what.heads_q / what.heads_kv);
-      for (int i = 0; i < what.seqlens_q[static_cast<size_t>(b)]; ++i) {
+      // Without a length, all rows are a sequence's own.
+      const bool no_length = what.bad_bit == ATTN_REQUEST_BAD_SEQLEN_Q && what.is_spoiled(b);
+      const int end = no_length ? longest_q_ : what.seqlens_q[static_cast<size_t>(b)];
+      for (int i = 0; i < end; ++i) {
         const size_t at = row(b, h, i);
         std::vector<int> keys;
         std::vector<double> scores;
@@ -499,6 +516,7 @@ bool close(double actual, double expected, double tolerance) {
 std::string Problem::difference(const Expected& e) const {
   const bool packed = what.q_layout == Layout::kPacked;
   for (int b = 0; b < batch_; ++b) {
+    if (what.is_orphan(b)) continue;
     for (int h = 0; h < what.heads_q; ++h) {
       const int end = packed ? what.seqlens_q[static_cast<size_t>(b)] : longest_q_;
       for (int i = 0; i < end; ++i) {

@@ -48,9 +48,16 @@ struct Case {
   bool nan_k = false;         // nan_keys are NaN in K as well
   uint64_t seed = 1;
   // Bad input, and what it makes of the sequence.
-  int bad_page_of = -1;    // a page of sequence b has no such number...
-  int bad_page = 0;        // ... the n-th one
-  int bad_length_of = -1;  // seqlens_k[b] is beyond the extent
+  int bad_page_of = -1;  // a page of sequence b has no such number...
+  int bad_page = 0;      // ... the n-th one
+  uint32_t bad_bit = 0;  // ATTN_REQUEST_BAD_*: an entry of that list holds what it must not
+  int bad_entry = 0;
+  int64_t bad_value = 0;
+  std::vector<int> spoiled;  // sequences that have the status bit; their rows become NaN...
+  std::vector<int> orphans;  // ... but for those that belong to nobody any more
+
+  bool is_spoiled(int b) const;
+  bool is_orphan(int b) const;
 };
 
 // Rows as [b][h][i]: index(b, h, i) rows of head_dim_v numbers.

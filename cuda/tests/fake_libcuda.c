@@ -20,6 +20,7 @@ enum {
   kNotFound = 500,
   kNoBinary = 209,
   kNotInitialized = 3,
+  kLaunchFailed = 719,
   kInvalidHandle = 400
 };
 enum { kModules = 64, kFunctions = 256, kStack = 64, kStreams = 16 };
@@ -38,6 +39,7 @@ static struct function {
 static struct stream { struct context* context; } streams[kStreams];
 static int32_t function_count, stream_count;
 static struct context* stack[kStack];
+static int32_t under_way; /* in the default stream, which other streams do not wait for */
 static fake_cuda fake;
 
 EXPORT fake_cuda* fake_cuda_state(void) { return &fake; }
@@ -408,6 +410,7 @@ static result fake_launch_kernel(void* handle, unsigned gx, unsigned gy, unsigne
   if (shared_bytes > 48 * 1024 && (int32_t)shared_bytes > function->shared_bytes) {
     violate("more shared memory than was set", function->symbol);
   }
+  if (stream && under_way) return kLaunchFailed;
   if (!gx || !gy || !gz || !bx || bx * by * bz > 1024 || gx > INT32_MAX || gy > 65535 || extra) {
     return kInvalidValue;
   }
@@ -481,8 +484,10 @@ EXPORT result cuMemFree_v2(uint64_t address) {
   free((void*)(uintptr_t)address);
   return kOk;
 }
+/* May go on in the default stream when the call returns, as cuMemsetD8 does. */
 EXPORT result cuMemcpyHtoD_v2(uint64_t to, const void* from, size_t size) {
   memcpy((void*)(uintptr_t)to, from, size);
+  under_way = 1;
   return kOk;
 }
 EXPORT result cuMemcpyDtoH_v2(void* to, uint64_t from, size_t size) {
@@ -491,6 +496,11 @@ EXPORT result cuMemcpyDtoH_v2(void* to, uint64_t from, size_t size) {
 }
 EXPORT result cuMemsetD8_v2(uint64_t address, unsigned char value, size_t size) {
   memset((void*)(uintptr_t)address, value, size);
+  under_way = 1;
+  return kOk;
+}
+EXPORT result cuCtxSynchronize(void) {
+  under_way = 0;
   return kOk;
 }
 EXPORT result cuStreamCreate(void** stream, unsigned flags) {
@@ -519,8 +529,8 @@ EXPORT result cuGraphInstantiateWithFlags(void** executable, void* graph,
   return kOk;
 }
 EXPORT result cuGraphLaunch(void* executable, void* stream) {
-  (void)executable, (void)stream;
-  return kOk;
+  (void)executable;
+  return stream && under_way ? kLaunchFailed : kOk;
 }
 
 EXPORT result cuDriverGetVersion(int32_t* version) {

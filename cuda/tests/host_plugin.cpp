@@ -2,9 +2,12 @@
 // chosen, what is launched, in which order the driver is called, and that every failure has a
 // status, words and no leak.
 #include <attn/attn.h>
+#include <attn/backend.h>
+#include <dlfcn.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <string>
@@ -443,7 +446,9 @@ void launches_of_the_wgmma_family() {
   CHECK(launch.grid[0] == 3 && launch.block[0] == 384, "%u blocks", launch.grid[0]);
   const WgmmaParams p = launched<WgmmaParams>(0);
   CHECK(p.attend.gqa_pack == 2 && p.attend.tiles_q == 4 && p.attend.num_tiles == 2 * 2 * 4);
+  // The counter of tiles is cleared before the launch.
   CHECK(p.attend.tile_counter == problem.args.workspace && !p.attend.status);
+  CHECK(fake().cleared == problem.args.workspace && fake().cleared_bytes == 4);
   CHECK(p.use_o_map == 1);
   if (!CHECK(fake().map_count == 4, "%d maps", fake().map_count)) return;
   const fake_map& q = fake().maps[0];
@@ -534,6 +539,130 @@ void captures() {
     attn_context_destroy(context);
     check_clean("capture");
   }
+}
+
+// Runs of one plan that are under way at once share nothing that is written to.
+void distinct_workspaces() {
+  fake_cuda_reset();
+  Problem problem;
+  problem.config.kv_chunk = 128;
+  problem.config.features = ATTN_SEQLENS_K;
+  problem.args.seqlens_k = &problem.seqlens_k;
+  attn_context* context = new_context();
+  attn_plan* plan = problem.plan(context);
+  const size_t size = problem.args.workspace_size;
+  std::vector<char> own(2 * size + 64);
+  fake().ranges[fake().range_count++] = {own.data(), own.size(), 2, 0, 0};
+  char* begin = own.data() + (64 - reinterpret_cast<uintptr_t>(own.data()) % 64) % 64;
+  for (int32_t i = 0; i < 2; ++i, begin += size) {
+    problem.args.workspace = begin;
+    CHECK_OK(attn_run(plan, &problem.args, nullptr));
+    const AttendParams p = launched<AttendParams>(2 * i);
+    for (const void* pointer :
+         {static_cast<const void*>(p.status), static_cast<const void*>(p.partial_o),
+          static_cast<const void*>(p.partial_lse)}) {
+      CHECK(pointer >= begin && pointer < begin + size);
+    }
+    CHECK(fake().cleared == begin);
+  }
+  attn_plan_destroy(plan);
+  attn_context_destroy(context);
+  check_clean("workspaces");
+}
+
+#if !defined(__SANITIZE_ADDRESS__)  // which brings a malloc of its own
+// Counted by malloc_counter.c of abi_tests, which CTest preloads.
+void runs_allocate_nothing() {
+  using Counter = long (*)();
+  const auto requests = reinterpret_cast<Counter>(dlsym(RTLD_DEFAULT, "malloc_counter_requests"));
+  if (!CHECK(requests != nullptr, "malloc_counter is not preloaded")) return;
+  for (const bool is_wgmma : {false, true}) {
+    for (const bool trusted : {false, true}) {
+      fake_cuda_reset();
+      Problem problem;
+      if (!is_wgmma) problem.config.kv_chunk = 128;
+      if (trusted) problem.config.flags = ATTN_PLAN_TRUST_POINTERS;
+      attn_context* context = new_context();
+      attn_plan* plan = problem.plan(context);
+      attn_error error{};
+      const long before = requests();
+      attn_status status = attn_run(plan, &problem.args, &error);
+      if (status == ATTN_OK) status = attn_run(plan, &problem.args, &error);
+      problem.args.workspace_size = 0;
+      const attn_status refused = attn_run(plan, &problem.args, &error);
+      const long after = requests();
+      CHECK_OK(status);
+      CHECK(refused == ATTN_ERROR_WORKSPACE && after == before, "%ld requests", after - before);
+      attn_plan_destroy(plan);
+      attn_context_destroy(context);
+    }
+  }
+}
+#endif
+
+// Strides beyond 2^31 elements, and tensors of more, keep all their bits.
+void large_tensors() {
+  const int64_t far = (int64_t{1} << 33) + 64;
+  for (const bool is_wgmma : {false, true}) {
+    fake_cuda_reset();
+    Problem problem;
+    problem.config.flags = ATTN_PLAN_TRUST_POINTERS;  // such memory is not there
+    if (!is_wgmma) problem.config.softcap = 30;
+    problem.q.strides[0] = problem.k.strides[0] = problem.v.strides[0] = far;
+    problem.o.strides[0] = far;
+    problem.o.byte_offset = 4 * far;  // behind the others
+    problem.k.strides[1] = far / 2;
+    fake().param_bytes = is_wgmma ? sizeof(WgmmaParams) : sizeof(AttendParams);
+    problem.run_once();
+    const AttendParams p = is_wgmma ? launched<WgmmaParams>(0).attend : launched<AttendParams>(0);
+    CHECK(p.q.strides[0] == far && p.o.strides[0] == far && p.k.strides[1] == far / 2);
+    if (is_wgmma) {
+      CHECK(fake().maps[0].strides[2] == static_cast<uint64_t>(2 * far));
+      CHECK(fake().maps[1].strides[1] == static_cast<uint64_t>(far));
+    }
+  }
+}
+
+// More CTAs than a grid has: the persistent kernels need no more, the others refuse.
+void more_tiles_than_a_grid() {
+  for (const bool is_wgmma : {false, true}) {
+    fake_cuda_reset();
+    Problem problem;
+    constexpr int64_t kMany = int64_t{1} << 28;
+    problem.config.flags = ATTN_PLAN_TRUST_POINTERS;
+    if (!is_wgmma) problem.config.softcap = 30;
+    problem.config.max_batch = kMany;
+    for (attn_tensor* t : {&problem.q, &problem.k, &problem.v, &problem.o}) t->shape[0] = kMany;
+    problem.o.byte_offset = int64_t{1} << 45;
+    attn_context* context = new_context();
+    attn_plan* plan = problem.plan(context);
+    attn_error error{};
+    const attn_status status = attn_run(plan, &problem.args, &error);
+    if (is_wgmma) {
+      CHECK(status == ATTN_OK && fake().launches[0].grid[0] == 132, "%s", error.message);
+    } else {
+      check_failure("tiles", status, error, {ATTN_ERROR_UNSUPPORTED});
+      CHECK(mentions(error.message, "batch") && fake().launch_count == 0, "%s", error.message);
+    }
+    attn_plan_destroy(plan);
+    attn_context_destroy(context);
+    check_clean("tiles");
+  }
+}
+
+// A plugin that reads more of attn_host than its library has.
+void libraries_that_are_older() {
+  void* module = dlopen((std::string(std::getenv("ATTN_BACKEND_DIR")) + "/libattn_cuda.so").c_str(),
+                        RTLD_NOW | RTLD_LOCAL);
+  if (!CHECK(module != nullptr, "%s", dlerror())) return;
+  const auto entry = reinterpret_cast<const attn_backend* (*)()>(dlsym(module, "attn_backend_v1"));
+  attn_host host{};
+  host.struct_size = sizeof host - 8;
+  attn_error error{};
+  CHECK(entry()->probe(&host, &error) == ATTN_ERROR_UNAVAILABLE);
+  CHECK(mentions(error.message, "older") && std::strstr(error.message, attn_version_string()), "%s",
+        error.message);
+  dlclose(module);
 }
 
 void pointers() {
@@ -719,17 +848,80 @@ void merges() {
   CHECK_OK(attn_merge(context, &args, nullptr));
   fake().capturing = 0;
 
-  o_parts.assign(41, &parts[0]);
-  lse_parts.assign(41, &lses[0]);
-  args.count = 41;
-  args.o_parts = o_parts.data();
-  args.lse_parts = lse_parts.data();
-  attn_error error{};
-  const attn_status status = attn_merge(context, &args, &error);
-  check_failure("41 parts", status, error, {ATTN_ERROR_UNSUPPORTED});
-  CHECK(mentions(error.message, "count"), "%s", error.message);
   attn_context_destroy(context);  // unloads the plugin, which gives the device back
   check_clean("merge");
+}
+
+// More parts than a launch's parameters hold are merged on top of what there is so far, in order; a
+// part that is an output's own view comes first, and the sink last.
+void merges_of_many() {
+  constexpr int kMany = 130, kInPlace = 100, kMost = attn::cuda::kMaxMergeParts;
+  fake_cuda_reset();
+  Problem memory;
+  fake().param_bytes = sizeof(MergeParams);
+  const int64_t shape[] = {1, 2, 2, 8}, heads[] = {2};
+  std::vector<attn_tensor> o(kMany), lse(kMany);
+  std::vector<const attn_tensor*> o_parts, lse_parts;
+  for (size_t i = 0; i < kMany; ++i) {
+    memory.place(&o[i], 0, ATTN_DTYPE_F32, 4, shape);
+    memory.place(&lse[i], 1, ATTN_DTYPE_F32, 3, shape);
+    o[i].byte_offset = i * 1024;
+    lse[i].byte_offset = i * 64;
+    o_parts.push_back(&o[i]);
+    lse_parts.push_back(&lse[i]);
+  }
+  attn_tensor sink, half, apart;
+  memory.place(&sink, 2, ATTN_DTYPE_F32, 1, heads);
+  memory.place(&half, 3, ATTN_DTYPE_F16, 4, shape);
+  memory.place(&apart, 4, ATTN_DTYPE_F32, 4, shape);
+  attn_merge_args args = ATTN_MERGE_ARGS_INIT;
+  args.count = kMany;
+  args.o_parts = o_parts.data();
+  args.lse_parts = lse_parts.data();
+  args.o = &apart;
+  args.lse = &lse[kInPlace];
+  args.sink = &sink;
+  args.stream = fake_cuda_stream(0, 1);
+  attn_context* context = new_context();
+  CHECK_OK(attn_merge(context, &args, nullptr));
+  std::vector<int> seen;
+  CHECK(fake().launch_count == 3, "%d launches", fake().launch_count);
+  for (int32_t l = 0; l < fake().launch_count; ++l) {
+    const MergeParams p = launched<MergeParams>(l);
+    CHECK(p.count <= kMost && p.o.data == apart.data && (p.sink != nullptr) == (l == 2));
+    for (int i = 0; i < p.count; ++i) {
+      const auto at = reinterpret_cast<const char*>(p.parts[i].o) - static_cast<char*>(o[0].data);
+      const auto at_lse =
+          reinterpret_cast<const char*>(p.parts[i].lse) - static_cast<char*>(lse[0].data);
+      if (l > 0 && i == 0) {  // what there is so far
+        CHECK(p.parts[0].o == p.o.data && p.parts[0].lse == p.lse.data);
+        CHECK(p.parts[0].o_strides[1] == p.o.strides[1]);
+        continue;
+      }
+      seen.push_back(static_cast<int>(at / 1024));
+      CHECK(at_lse == 64 * seen.back());
+    }
+  }
+  std::vector<int> expected = {kInPlace};
+  for (int i = 0; i < kMany; ++i) {
+    if (i != kInPlace) expected.push_back(i);
+  }
+  CHECK(seen == expected);
+
+  // Without an f32 o and lse there is no place for what there is so far; few parts need none.
+  for (const bool is_half : {false, true}) {
+    args.o = is_half ? &half : &apart;
+    args.lse = is_half ? &lse[kInPlace] : nullptr;
+    args.count = kMost;
+    CHECK_OK(attn_merge(context, &args, nullptr));
+    args.count = kMost + 1;
+    attn_error error{};
+    const attn_status status = attn_merge(context, &args, &error);
+    check_failure("many parts", status, error, {ATTN_ERROR_UNSUPPORTED});
+    CHECK(mentions(error.message, "count") && mentions(error.message, "lse"), "%s", error.message);
+  }
+  attn_context_destroy(context);
+  check_clean("merge of many");
 }
 
 }  // namespace
@@ -737,23 +929,33 @@ void merges() {
 
 int main(int argc, char** argv) {
   using namespace attn_test;
-  const Test tests[] = {TEST(listing_touches_no_device),
-                        TEST(drivers_that_are_refused),
-                        TEST(order_of_calls),
-                        TEST(choices),
-                        TEST(devices_that_are_not_there),
-                        TEST(plans_that_fail),
-                        TEST(launches_of_the_mma_family),
-                        TEST(launches_of_the_wgmma_family),
-                        TEST(unaligned_runs),
-                        TEST(splits),
-                        TEST(nothing_to_do),
-                        TEST(captures),
-                        TEST(pointers),
-                        TEST(streams),
-                        TEST(runs_that_fail),
-                        TEST(two_devices),
-                        TEST(forks),
-                        TEST(merges)};
+  const Test tests[] = {
+    TEST(listing_touches_no_device),
+    TEST(drivers_that_are_refused),
+    TEST(order_of_calls),
+    TEST(choices),
+    TEST(devices_that_are_not_there),
+    TEST(plans_that_fail),
+    TEST(launches_of_the_mma_family),
+    TEST(launches_of_the_wgmma_family),
+    TEST(unaligned_runs),
+    TEST(splits),
+    TEST(nothing_to_do),
+    TEST(captures),
+    TEST(distinct_workspaces),
+#if !defined(__SANITIZE_ADDRESS__)
+    TEST(runs_allocate_nothing),
+#endif
+    TEST(large_tensors),
+    TEST(more_tiles_than_a_grid),
+    TEST(libraries_that_are_older),
+    TEST(pointers),
+    TEST(streams),
+    TEST(runs_that_fail),
+    TEST(two_devices),
+    TEST(forks),
+    TEST(merges),
+    TEST(merges_of_many)
+  };
   return run_tests("cuda host side", argc, argv, tests);
 }

@@ -190,6 +190,29 @@ def test_watchdog_bounds_waits(tmp_path: Path) -> None:
             assert (word in text) == expected, word
 
 
+def test_a_system_toolkit_without_a_network(tmp_path: Path) -> None:
+    """CMake alone, with an nvcc in the path and nothing else of CUDA's, makes the same images: one
+    module stands for all."""
+    source = Path(__file__).resolve().parents[2]
+    for link in (nvcc().parent.parent).iterdir():  # a toolkit's own folder, as in /usr/local
+        (tmp_path / "cuda").mkdir(exist_ok=True)
+        (tmp_path / "cuda" / link.name).symlink_to(link)
+    build = tmp_path / "build"
+    names = [image.name for image in IMAGES if image.name.startswith("merge.")]
+    steps = [
+        f"cmake -S {source} -B {build} -G Ninja -DCMAKE_BUILD_TYPE=Release -DATTN_CUDA=ON",
+        f"cmake --build {build} --target {' '.join(f'cuda/images/{name}' for name in names)}",
+    ]
+    alone = ["unshare", "--map-root-user", "--net"]
+    if subprocess.run([*alone, "true"], capture_output=True).returncode != 0:
+        alone = []  # then only PATH keeps it from what is elsewhere
+    for step in steps:
+        run(*alone, "env", "-i", f"PATH={tmp_path}/cuda/bin:/usr/bin:/bin", *step.split())
+    assert f"{tmp_path}/cuda/bin/nvcc" in (build / "CMakeCache.txt").read_text()
+    for name in names:
+        assert (build / "cuda/images" / name).read_bytes() == (BUILD / "images" / name).read_bytes()
+
+
 @cache
 def toolkit_header(name: str) -> str:
     for folder in (nvcc().parent.parent / "include", Path("/usr/include")):

@@ -13,7 +13,7 @@ import pytest
 HERE = Path(__file__).resolve().parent
 MEASURE = HERE.parent / "gpu" / "measure.py"
 GPU = HERE.parent / "gpu" / "gpu.py"
-FOLDER = Path(os.environ.get("ATTN_CUDA_TESTS", "build/cuda_tests/release"))
+FOLDER = Path(os.environ.get("ATTN_CUDA_TESTS", "build/cuda_tests/release")).resolve()
 
 
 @pytest.fixture
@@ -86,6 +86,7 @@ def test_ceilings(env: dict[str, str]) -> None:
     product = figures(env, "ceilings", "matrix-product")
     assert product == pytest.approx({"TFLOP/s": 2 * 8192**3 / 1e-3 / 1e12})
     assert figures(env, "ceilings", "reduction") == pytest.approx({"TB/s": 2**32 / 1e-3 / 1e12})
+    assert figures(env, "ceilings", "host-time")["us"] > 0
 
 
 def test_every_case_is_named_once(env: dict[str, str]) -> None:
@@ -100,10 +101,29 @@ def test_bad_arguments(env: dict[str, str]) -> None:
         assert run.returncode == 2
 
 
+def test_serving_goes_on_whatever_becomes_of_a_case(env: dict[str, str]) -> None:
+    """Cases that raise, hang and crash are told apart; the next one is measured."""
+    cases = ["bench nonsense", "ceilings matrix-product", "bench bf16-d64-full-1024"]
+    cases += ["ceilings reduction"]
+    run = subprocess.run(
+        [sys.executable, MEASURE, "serve", "1"],
+        input="\n".join(cases) + "\n",
+        env={**env, "STUB_HANGS": "matmul", "STUB_CRASHES": "attn"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert run.returncode == 0, run.stderr
+    found = [json.loads(line) for line in run.stdout.splitlines()]
+    assert [f["status"] for f in found] == ["error", "timeout", "error", "measured"]
+    assert "ValueError" in found[0]["words"] and "SIGSEGV" in found[2]["words"]
+
+
 def test_the_whole_command(env: dict[str, str], tmp_path: Path) -> None:
-    """./dev gpu with three parts: all results, in the text, the JSON and the picture."""
-    command = [sys.executable, GPU, "--runner", FOLDER / "gpu_runner", "--out", tmp_path / "out"]
-    command += ["--variants", tmp_path / "variants", "--only", "d128-full-8192"]
+    """./dev gpu with two parts: all results, in the text, the JSON and the picture."""
+    (tmp_path / "gpu_runner").symlink_to(FOLDER / "gpu/gpu_runner")
+    command = [sys.executable, GPU, "--kit", tmp_path, "--out", tmp_path / "out"]
+    command += ["--only", "d128-full-8192"]
     run = subprocess.run(
         [*command, "bench", "sweep"],
         env={**env, "LD_LIBRARY_PATH": str(FOLDER / "driver")},

@@ -1,4 +1,6 @@
 // The mma.sync family on the emulator, against float64.
+#include <sys/mman.h>
+
 #include <cmath>
 #include <cstdio>
 #include <cstring>
@@ -87,9 +89,9 @@ void check(attn_test::Results& results, const Case& c) {
     }
     if (difference.empty()) difference = problem.difference(expected);
     for (int b = 0; b < problem.params.batch && difference.empty(); ++b) {
-      const uint32_t right = c.bad_page_of == b     ? ATTN_REQUEST_BAD_PAGE
-                             : c.bad_length_of == b ? ATTN_REQUEST_BAD_SEQLEN_K
-                                                    : 0;
+      const uint32_t right = c.bad_page_of == b                  ? ATTN_REQUEST_BAD_PAGE
+                             : c.is_spoiled(b) || c.is_orphan(b) ? c.bad_bit
+                                                                 : 0;
       if (problem.status(b) != right) difference = "status of " + std::to_string(b);
     }
     results.check(c.name + " on " + kernel.symbol, difference);
@@ -179,10 +181,43 @@ std::vector<Case> cases() {
     c.k_layout = Layout::kPaged, c.page_size = 16, c.seqlens_q = {90, 90}, c.seqlens_k = {120, 120};
     c.causal = true, c.bad_page_of = 1, c.bad_page = 5;
   });
-  add("a bad length", [](Case& c) {
-    c.k_layout = c.q_layout = Layout::kLengths, c.seqlens_q = {30, 40}, c.seqlens_k = {40, 50};
-    c.bad_length_of = 0;
-  });
+  for (const auto bit : {ATTN_REQUEST_BAD_SEQLEN_Q, ATTN_REQUEST_BAD_SEQLEN_K}) {
+    for (const int length : {-1, 51}) {
+      add("a bad length", [&](Case& c) {
+        c.k_layout = c.q_layout = Layout::kLengths, c.seqlens_q = {30, 40}, c.seqlens_k = {40, 50};
+        c.bad_bit = bit, c.bad_value = length, c.spoiled = {0};
+      });
+    }
+  }
+  // An offset before all rows, one beyond them and one out of order: the sequences around it have
+  // no rows of their own.
+  const struct {
+    int entry;
+    int64_t value;
+    std::vector<int> spoiled, orphans, spoiled_by_keys;
+  } offsets[] = {{1, -5, {0}, {1}, {0, 1}},
+                 {1, 2000000000, {0, 2}, {1}, {0, 1, 2}},
+                 {2, 20, {0}, {1, 2}, {0, 1, 2}}};
+  for (const auto& offset : offsets) {
+    const auto packed = [&](Case& c) {
+      c.q_layout = c.k_layout = Layout::kPacked, c.causal = true;
+      c.seqlens_q = {40, 40, 40, 7}, c.seqlens_k = {50, 50, 50, 9};
+      c.bad_entry = offset.entry, c.bad_value = offset.value;
+    };
+    add("a bad offset of queries", [&](Case& c) {
+      packed(c), c.bad_bit = ATTN_REQUEST_BAD_SEQLEN_Q;
+      c.spoiled = offset.spoiled, c.orphans = offset.orphans;
+    });
+    add("a bad offset of keys", [&](Case& c) {
+      packed(c), c.bad_bit = ATTN_REQUEST_BAD_SEQLEN_K, c.spoiled = offset.spoiled_by_keys;
+    });
+  }
+  for (const int64_t start : {INT64_MIN, INT64_MAX}) {
+    add("a bad position", [&](Case& c) {
+      c.seqlens_q = c.seqlens_k = {40, 40}, c.q_start = {0, 0}, c.causal = true;
+      c.bad_bit = ATTN_REQUEST_BAD_POSITION, c.bad_value = start, c.spoiled = {0};
+    });
+  }
   add("softcap", [](Case& c) { c.softcap = 3, c.causal = true, c.magnitude = 4; });
   add("softcap f32", [](Case& c) { c.softcap = 20, c.dtype = ATTN_DTYPE_F32, c.magnitude = 8; });
   add("negative scale", [](Case& c) { c.scale = -0.3f, c.causal = true; });
@@ -272,14 +307,14 @@ std::vector<Case> cases() {
   });
   add("split with a bad length", [](Case& c) {
     c.kv_chunk = 112, c.k_layout = Layout::kLengths, c.seqlens_q = {3, 3}, c.seqlens_k = {200, 150};
-    c.bad_length_of = 1;
+    c.bad_bit = ATTN_REQUEST_BAD_SEQLEN_K, c.bad_entry = 1, c.bad_value = 201, c.spoiled = {1};
   });
   return all;
 }
 
-// attn_merge of random parts, in place too.
-std::string merge_parts(bool in_place, bool sink) {
-  constexpr int kParts = 3, kHeads = 2, kRows = 5, kDim = 40;
+// attn_merge of random parts, in place too; `most` of them in a launch, the others on top of it.
+std::string merge_parts(bool in_place, bool sink, int most) {
+  constexpr int kParts = 5, kHeads = 2, kRows = 5, kDim = 40;
   attn::emulator::Random random(5);
   const auto number = [&] { return static_cast<float>(random.below(2001)) / 1000 - 1; };
   std::vector<std::vector<float>> o(kParts, std::vector<float>(kHeads * kRows * kDim));
@@ -312,19 +347,27 @@ std::string merge_parts(bool in_place, bool sink) {
   params.o = {in_place ? o[1].data() : out.data(), {kHeads * kRows * kDim, kRows * kDim, kDim, 1}};
   params.lse = {in_place ? lse[1].data() : out_lse.data(), {kHeads * kRows, kRows, 1, 0}};
   params.o_dtype = ATTN_DTYPE_F32;
-  params.sink = sink ? sinks.data() : nullptr;
   params.sink_stride = 1;
-  params.count = kParts;
-  for (size_t p = 0; p < kParts; ++p) {
-    params.parts[p] = {o[p].data(),
-                       {kHeads * kRows * kDim, kRows * kDim, kDim, 1},
-                       lse[p].data(),
-                       {kHeads * kRows, kRows, 1}};
-  }
   attn::emulator::Launch grid;
   grid.grid.x = 2;
   grid.block.x = 128;
-  const std::string error = run(grid, [&] { attn_test::merge_kernel()(params); });
+  const auto add = [&](float* part_o, float* part_lse) {
+    params.parts[params.count++] = {part_o,
+                                    {kHeads * kRows * kDim, kRows * kDim, kDim, 1},
+                                    part_lse,
+                                    {kHeads * kRows, kRows, 1}};
+  };
+  std::string error;
+  for (const size_t p : {1, 0, 2, 3, 4}) {  // in place, part 1
+    if (params.count == most) {
+      error += run(grid, [&] { attn_test::merge_kernel()(params); });
+      params.count = 0;
+      add(static_cast<float*>(params.o.data), static_cast<float*>(params.lse.data));
+    }
+    add(o[p].data(), lse[p].data());
+  }
+  params.sink = sink ? sinks.data() : nullptr;
+  error += run(grid, [&] { attn_test::merge_kernel()(params); });
   if (!error.empty()) return error;
   const auto* got_o = static_cast<const float*>(params.o.data);
   const auto* got_lse = static_cast<const float*>(params.lse.data);
@@ -391,6 +434,54 @@ std::string bits_difference(const std::vector<const char*>& symbols, int kv_chun
   return "";
 }
 
+// Sequences and heads that are more than 2^31 elements apart give the same bits.
+std::string far_apart(const char* symbol) {
+  const KernelInfo* kernel = nullptr;
+  for (const KernelInfo& row : attn::cuda::kMmaKernels) {
+    if (std::strcmp(row.symbol, symbol) == 0 && attn_test::attend_kernel(symbol)) kernel = &row;
+  }
+  if (!kernel) return kAllKernels ? std::string("no kernel ") + symbol : "";
+  Case c;
+  c.dtype = kernel->dtype, c.heads_q = c.heads_kv = 2, c.causal = true;
+  c.seqlens_q = {30, 30}, c.seqlens_k = {70, 70};
+  c.nan_keys = {69};  // the exact path, too
+  attn_test::Problem near(c), far(c);
+  // Address space, of which few pages are touched.
+  constexpr int64_t kFar = (int64_t{1} << 31) + 64, kBytes = 3 * kFar * 4 + (1 << 20);
+  const auto move = [&](attn::cuda::TensorView& view, int64_t rows, int64_t element) {
+    const attn::cuda::TensorView from = view;
+    auto* base = static_cast<char*>(mmap(nullptr, kBytes, PROT_READ | PROT_WRITE,
+                                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+    view.data = base;
+    view.strides[0] = 2 * kFar, view.strides[1] = kFar;
+    for (int part = 0; part < 4; ++part) {
+      const int64_t at = part / 2 * from.strides[0] + part % 2 * from.strides[1];
+      std::memcpy(base + part * kFar * element, static_cast<const char*>(from.data) + at * element,
+                  static_cast<size_t>(rows * from.strides[2] * element));
+    }
+  };
+  const int size = c.dtype == ATTN_DTYPE_F32 ? 4 : 2;
+  move(far.params.q, 30, size), move(far.params.k, 70, size), move(far.params.v, 70, size);
+  move(far.params.o, 30, size), move(far.params.lse, 30, 4);
+  for (attn_test::Problem* problem : {&near, &far}) {
+    const std::string error = launch(*kernel, *problem, 1);
+    if (!error.empty()) return error;
+  }
+  const auto differ = [](const attn::cuda::TensorView& a, const attn::cuda::TensorView& b, int part,
+                         int64_t element) {
+    const auto at = [&](const attn::cuda::TensorView& view) {
+      const int64_t index = part / 2 * view.strides[0] + part % 2 * view.strides[1];
+      return static_cast<const char*>(view.data) + index * element;
+    };
+    return std::memcmp(at(a), at(b), static_cast<size_t>(30 * a.strides[2] * element)) != 0;
+  };
+  for (int part = 0; part < 4; ++part) {
+    if (differ(near.params.o, far.params.o, part, size)) return "other bits of O";
+    if (differ(near.params.lse, far.params.lse, part, 4)) return "other bits of LSE";
+  }
+  return "";
+}
+
 }  // namespace
 
 // With an argument: only cases whose name contains it.
@@ -404,14 +495,22 @@ int main(int argc, char** argv) {
     const std::vector<std::vector<const char*>> groups = {
         {"attn_mma_bf16_d64_q128", "attn_mma_bf16_d64_q64"},
         {"attn_mma_bf16_d64_q128_features", "attn_mma_bf16_d64_q64_features"},
+        {"attn_mma_f16_d128_q128", "attn_mma_f16_d128_q64"},
         {"attn_mma_f32_d64"}};
     for (const auto& group : groups) {
       for (const int kv_chunk : {0, 224}) results.check("bits", bits_difference(group, kv_chunk));
     }
   }
+  if (std::string("far apart").find(only) != std::string::npos) {
+    for (const char* symbol : {"attn_mma_bf16_d64_q128", "attn_mma_f32_d64"}) {
+      results.check(std::string("far apart on ") + symbol, far_apart(symbol));
+    }
+  }
   if (std::string("merge").find(only) != std::string::npos) {
     for (const bool in_place : {false, true}) {
-      for (const bool sink : {false, true}) results.check("merge", merge_parts(in_place, sink));
+      for (const bool sink : {false, true}) {
+        for (const int most : {2, 5}) results.check("merge", merge_parts(in_place, sink, most));
+      }
     }
   }
   if (only.empty() && kAllKernels) {

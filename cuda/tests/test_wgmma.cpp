@@ -1,4 +1,7 @@
 // The wgmma kernels on the emulator, against attention in float64.
+#include <sys/mman.h>
+
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -31,28 +34,45 @@ struct Case {
   bool alibi = false, sink = false;
   int kv_chunk = 0;
   bool o_f32 = false, use_o_map = true;
+  int o_step = 1;           // between columns of O
   bool nan_values = false;  // NaN and infinity in V where the last query only, or nobody, attends
   int64_t q_start = std::numeric_limits<int64_t>::min();
-  int bad_page = -1;  // a sequence
+  int bad_page = -1;     // a sequence
+  uint32_t bad_bit = 0;  // ATTN_REQUEST_BAD_*: an entry of that list holds what it must not
+  int bad_entry = 0;
+  int bad_value = 0;
+  std::vector<int> spoiled = {};  // sequences that have the status bit; their rows become NaN...
+  std::vector<int> orphans = {};  // ... but for those that belong to nobody any more
+  bool far_apart = false;         // sequences, or pages, are more than 2^32 elements apart
   int ctas = 3;
   bool dynamic = true;
 };
 
 struct Tensor {  // [outer][rows][heads][dim], 16-bit, with NaN between rows of the heads
   std::vector<uint16_t> data;
-  int64_t heads, rows, stride;
-  void init(int64_t outer, int64_t n, int64_t h, int64_t dim) {
-    heads = h, rows = n;
-    stride = (dim + 7) / 8 * 8 + 8;
-    data.assign(static_cast<size_t>(outer * n * h * stride + 64), 0xffff);
+  uint16_t* base;  // aligned to 64 bytes
+  int64_t heads, rows, stride, outer_stride, step;
+  void init(int64_t outer, int64_t n, int64_t h, int64_t dim, bool far_apart, int columns_apart) {
+    heads = h, rows = n, step = columns_apart;
+    stride = (dim * step + 7) / 8 * 8 + 8;
+    outer_stride = rows * heads * stride;
+    if (far_apart) {  // address space, of which few pages are touched
+      outer_stride = (int64_t{1} << 32) + 64;
+      const auto size = static_cast<size_t>(2 * outer * outer_stride);
+      base = static_cast<uint16_t*>(mmap(nullptr, size, PROT_READ | PROT_WRITE,
+                                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+    } else {
+      data.assign(static_cast<size_t>(outer * outer_stride + 64), 0);
+      base = data.data() + (64 - reinterpret_cast<uintptr_t>(data.data()) % 64) / 2 % 32;
+    }
+    for (int64_t o = 0; o < outer; ++o) {
+      std::fill_n(base + o * outer_stride, rows * heads * stride, uint16_t{0xffff});
+    }
   }
   uint16_t& at(int64_t o, int64_t r, int64_t h, int64_t d) {
-    return data[static_cast<size_t>(((o * rows + r) * heads + h) * stride + d) + pad()];
+    return base[o * outer_stride + (r * heads + h) * stride + d * step];
   }
-  size_t pad() const { return (64 - reinterpret_cast<uintptr_t>(data.data()) % 64) / 2 % 32; }
-  attn::cuda::TensorView view() {
-    return {data.data() + pad(), {rows * heads * stride, stride, heads * stride, 1}};
-  }
+  attn::cuda::TensorView view() { return {base, {outer_stride, stride, heads * stride, step}}; }
 };
 
 class Run {
@@ -69,12 +89,13 @@ class Run {
     }
     const int pages = c.page_size ? (c.seqlen_k + c.page_size - 1) / c.page_size : 0;
     q_.init(c.packed_q ? 1 : c.batch, c.packed_q ? cu_q_.back() + 5 : c.seqlen_q, c.heads_q,
-            c.head_dim);
-    o_.init(c.packed_q ? 1 : c.batch, c.packed_q ? cu_q_.back() + 5 : c.seqlen_q, c.heads_q, dv_);
+            c.head_dim, c.far_apart, 1);
+    o_.init(c.packed_q ? 1 : c.batch, c.packed_q ? cu_q_.back() + 5 : c.seqlen_q, c.heads_q, dv_,
+            c.far_apart, c.o_step);
     const int64_t outer = c.page_size ? pages * c.batch + 2 : c.packed_k ? 1 : c.batch;
     const int64_t rows = c.page_size ? c.page_size : c.packed_k ? cu_k_.back() + 5 : c.seqlen_k;
-    k_.init(outer, rows, c.heads_kv, c.head_dim);
-    v_.init(outer, rows, c.heads_kv, dv_);
+    k_.init(outer, rows, c.heads_kv, c.head_dim, c.far_apart, 1);
+    v_.init(outer, rows, c.heads_kv, dv_, c.far_apart, 1);
     table_.assign(size_t(pages * c.batch), 1 << 20);
     for (int b = 0; b < c.batch; ++b) {
       for (int p = 0; p * c.page_size < lengths_k_[size_t(b)] && c.page_size; ++p) {
@@ -137,14 +158,20 @@ class Run {
     p.head_dim = c.head_dim, p.head_dim_v = dv_;
     p.seqlen_q = c.seqlen_q, p.seqlen_k = c.seqlen_k, p.page_size = c.page_size;
     p.total_q = cu_q_.back(), p.total_k = cu_k_.back(), p.num_pages = outer;
+    seen_q_ = c.packed_q ? cu_q_ : lengths_q_;
+    seen_k_ = c.packed_k ? cu_k_ : lengths_k_;
+    if (c.bad_bit) {
+      (c.bad_bit == ATTN_REQUEST_BAD_SEQLEN_Q ? seen_q_ : seen_k_)[size_t(c.bad_entry)] =
+          c.bad_value;
+    }
     if (c.packed_q)
-      p.cu_seqlens_q = {cu_q_.data(), 1};
+      p.cu_seqlens_q = {seen_q_.data(), 1};
     else if (!c.seqlens_q.empty())
-      p.seqlens_q = {lengths_q_.data(), 1};
+      p.seqlens_q = {seen_q_.data(), 1};
     if (c.packed_k)
-      p.cu_seqlens_k = {cu_k_.data(), 1};
+      p.cu_seqlens_k = {seen_k_.data(), 1};
     else if (!c.seqlens_k.empty())
-      p.seqlens_k = {lengths_k_.data(), 1};
+      p.seqlens_k = {seen_k_.data(), 1};
     p.block_table = table_.data();
     p.block_table_strides[0] = columns_, p.block_table_strides[1] = 1;
     p.block_table_columns = columns_;
@@ -215,8 +242,18 @@ class Run {
     bits = c_.dtype == ATTN_DTYPE_F16 ? attn::emulator::to_half(x) : attn::emulator::to_bfloat(x);
   }
 
+  static bool contains(const std::vector<int>& list, int b) {
+    return std::find(list.begin(), list.end(), b) != list.end();
+  }
+
   std::string compare() {
     for (int b = 0; b < c_.batch; ++b) {
+      const bool orphan = contains(c_.orphans, b);
+      const uint32_t right = b == c_.bad_page                    ? ATTN_REQUEST_BAD_PAGE
+                             : orphan || contains(c_.spoiled, b) ? c_.bad_bit
+                                                                 : 0;
+      if (status_[size_t(b)] != right) return "status of " + std::to_string(b);
+      if (orphan) continue;
       for (int h = 0; h < c_.heads_q; ++h) {
         const int extent = c_.packed_q ? lengths_q_[size_t(b)] : c_.seqlen_q;
         for (int i = 0; i < extent; ++i) {
@@ -231,8 +268,10 @@ class Run {
     // What lies between and behind the rows is as it was.
     for (int64_t r = 0; r < o_.rows && !c_.o_f32; ++r) {
       for (int h = 0; h < c_.heads_q; ++h) {
-        for (int64_t d = (c_.packed_q && r >= cu_q_.back()) ? 0 : dv_; d < o_.stride; ++d) {
-          if (o_.at(0, r, h, d) != 0xffff) return "O was written outside of its rows";
+        const bool owned = !c_.packed_q || r < cu_q_.back();
+        for (int64_t x = 0; x < o_.stride; ++x) {
+          if (owned && x < dv_ * o_.step && x % o_.step == 0) continue;
+          if ((&o_.at(0, r, h, 0))[x] != 0xffff) return "O was written outside of its rows";
         }
       }
     }
@@ -269,7 +308,10 @@ class Run {
     double total = top == -INFINITY ? 0 : std::exp(sink - top);
     for (double x : s) total += x == -INFINITY ? 0 : std::exp(x - top);
     const double lse = total == 0 ? -INFINITY : top + std::log(total);
-    const bool bad = b == c_.bad_page;
+    // Rows past the end are 0 whatever the keys are; without a length, all rows are a sequence's
+    // own.
+    const bool bad = b == c_.bad_page ||
+                     (contains(c_.spoiled, b) && (real || c_.bad_bit == ATTN_REQUEST_BAD_SEQLEN_Q));
 
     const int64_t row = (c_.packed_q ? cu_q_[size_t(b)] + i : i) + h * lse_rows_ +
                         (c_.packed_q ? 0 : int64_t{b} * c_.heads_q * lse_rows_);
@@ -308,7 +350,6 @@ class Run {
                std::to_string(expected) + " +- " + std::to_string(tolerance);
       }
     }
-    if (bad && status_[size_t(b)] != ATTN_REQUEST_BAD_PAGE) return "the status is not set";
     return "";
   }
   const Case& c_;
@@ -316,6 +357,7 @@ class Run {
   int64_t columns_ = 0, lse_rows_ = 0;
   uint64_t state_ = 88172645463325252u;
   std::vector<int> lengths_q_, lengths_k_, cu_q_, cu_k_, table_;
+  std::vector<int> seen_q_, seen_k_;  // lengths or offsets as the device has them
   Tensor q_, k_, v_, o_;
   std::vector<float> slopes_, sinks_, lse_, o32_, partial_o_, partial_lse_;
   std::vector<uint32_t> status_;
@@ -463,6 +505,58 @@ int main(int argc, char** argv) {
                    .page_size = 64});
   cases.push_back(
       {.name = "bad page", .batch = 2, .seqlens_k = {300, 141}, .page_size = 16, .bad_page = 1});
+  for (const int length : {-1, 301}) {
+    for (const auto bit : {ATTN_REQUEST_BAD_SEQLEN_Q, ATTN_REQUEST_BAD_SEQLEN_K}) {
+      cases.push_back({.name = "bad length",
+                       .batch = 2,
+                       .seqlens_q = {150, 200},
+                       .seqlens_k = {300, 141},
+                       .bad_bit = bit,
+                       .bad_value = length,
+                       .spoiled = {0}});
+    }
+  }
+  // An offset before all rows, one beyond them and one out of order: the sequences around it have
+  // no rows of their own.
+  const struct {
+    int entry, value;
+    std::vector<int> spoiled, orphans, spoiled_by_keys;
+  } offsets[] = {{1, -5, {0}, {1}, {0, 1}},
+                 {1, 2000000000, {0, 2}, {1}, {0, 1, 2}},
+                 {2, 20, {0}, {1, 2}, {0, 1, 2}}};
+  for (const auto& offset : offsets) {
+    Case c{.name = "bad offset of queries", .batch = 4, .causal = true};
+    c.seqlen_q = 40, c.seqlens_q = {40, 40, 40, 7};
+    c.seqlen_k = 50, c.seqlens_k = {50, 50, 50, 9};
+    c.packed_q = c.packed_k = true;
+    c.bad_bit = ATTN_REQUEST_BAD_SEQLEN_Q, c.bad_entry = offset.entry, c.bad_value = offset.value;
+    c.spoiled = offset.spoiled, c.orphans = offset.orphans;
+    cases.push_back(c);
+    c.name = "bad offset of keys", c.bad_bit = ATTN_REQUEST_BAD_SEQLEN_K;
+    c.spoiled = offset.spoiled_by_keys, c.orphans = {};
+    cases.push_back(c);
+  }
+  cases.push_back({.name = "columns of O apart",
+                   .batch = 2,
+                   .causal = true,
+                   .seqlens_q = {200, 70},
+                   .seqlens_k = {300, 0},
+                   .use_o_map = false,
+                   .o_step = 2,
+                   .nan_values = true});
+  for (const bool use_o_map : {false, true}) {
+    cases.push_back({.name = "far apart",
+                     .batch = 2,
+                     .causal = true,
+                     .use_o_map = use_o_map,
+                     .nan_values = true,
+                     .far_apart = true});
+  }
+  cases.push_back({.name = "pages far apart",
+                   .batch = 2,
+                   .seqlens_k = {300, 141},
+                   .page_size = 64,
+                   .far_apart = true});
   cases.push_back({.name = "NaN in V", .causal = true, .nan_values = true});
   cases.push_back({.name = "NaN in V, packed, f32",
                    .batch = 2,

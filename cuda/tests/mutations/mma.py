@@ -243,6 +243,31 @@ MISTAKES = [
         "expf(lse_of(p))",
     ),
     Mistake("LSE is written before all parts are read", COMBINE, "    warp_sync();\n", ""),
+    # What the host cannot see.
+    Mistake(
+        "rows are counted in 32 bits",
+        PARTIAL,
+        "return b * t.strides[0] + h * t.strides[1] + row * t.strides[2];",
+        "return static_cast<int32_t>(b * t.strides[0] + h * t.strides[1] + row * t.strides[2]);",
+    ),
+    Mistake(
+        "a sequence behind a bad offset is taken for good",
+        SEQUENCE,
+        "  if (b > 0) bad |= entry(b - 1) > begin;\n",
+        "",
+    ),
+    Mistake(
+        "a sequence before a bad offset is taken for good",
+        SEQUENCE,
+        "  if (b + 1 < batch) bad |= entry(b + 2) < end;\n",
+        "",
+    ),
+    Mistake(
+        "any position is taken for good",
+        SEQUENCE,
+        "if (q_clamped != q_start || k_clamped != k_start) s.bad",
+        "if (false) s.bad",
+    ),
 ]
 
 if __name__ == "__main__":

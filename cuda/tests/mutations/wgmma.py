@@ -11,6 +11,7 @@ WORK = "wgmma_scheduler.cuh"
 EPILOGUE = "wgmma_epilogue.cuh"
 KERNEL = "wgmma_kernel.cuh"
 TILE = "wgmma_tile.cuh"
+PARTIAL = "output.cuh"
 
 MISTAKES = [
     # Phases and barriers.
@@ -228,10 +229,22 @@ MISTAKES = [
         "const bool empty = factor == 0;",
     ),
     Mistake(
-        "a chunk's rows",
+        "rows past a length are NaN for bad keys",
         EPILOGUE,
-        "work.chunk * attend.partial_chunk_rows",
-        "work.chunk * int64_t{7}",
+        "const bool bad = real && work.state == kBadWork;",
+        "const bool bad = work.state == kBadWork;",
+    ),
+    Mistake(
+        "columns of O are next to each other",
+        EPILOGUE,
+        "row + column * attend.o.strides[3]",
+        "row + column",
+    ),
+    Mistake(
+        "a chunk's rows",
+        PARTIAL,
+        "return chunk * params.partial_chunk_rows",
+        "return chunk * int64_t{7}",
     ),
 ]
 

@@ -1,8 +1,12 @@
-"""The clock of a GPU that works in order, and events on it. STUB_LOG names a file of what ran."""
+"""The clock of a GPU that works in order, and events on it. STUB_LOG names a file of what ran,
+STUB_HANGS and STUB_CRASHES what does so.
+"""
 
 from __future__ import annotations
 
 import os
+import signal
+import time
 
 # Seconds.
 COSTS = {
@@ -21,6 +25,10 @@ now = 0.0
 def work(what: str) -> None:
     global now
     now += COSTS[what]
+    if what == os.environ.get("STUB_HANGS"):
+        time.sleep(60)
+    if what == os.environ.get("STUB_CRASHES"):
+        os.kill(os.getpid(), signal.SIGSEGV)
     if path := os.environ.get("STUB_LOG"):
         with open(path, "a") as log:
             log.write(what + "\n")
@@ -29,6 +37,10 @@ def work(what: str) -> None:
 def _sleep(cycles: int) -> None:
     global now
     now += cycles / 2e9
+
+
+def synchronize() -> None:
+    pass
 
 
 def is_available() -> bool:
