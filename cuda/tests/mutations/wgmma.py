@@ -250,5 +250,5 @@ MISTAKES = [
 
 if __name__ == "__main__":
     sys.exit(
-        run(Family("wgmma", ["test_wgmma.cpp"], "wgmma_launch.cpp", ["", "2"], 120, True), MISTAKES)
+        run(Family("wgmma", ["test_wgmma.cpp"], "wgmma_launch.cpp", ["", "2"], 180, True), MISTAKES)
     )
