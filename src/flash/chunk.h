@@ -332,10 +332,10 @@ struct Block {
   bool has_gaps;  // columns of a group that no step computes
   int64_t end;    // of the columns that steps are of
   struct Step {
-    int64_t head;
-    int64_t together;  // the first column of the keys that are worked on together
-    int64_t column;
-    int64_t keys;
+    int32_t head;
+    int32_t together;  // the first column of the keys that are worked on together
+    int32_t column;
+    int32_t keys;
   } steps[kMaxSteps * kMaxHeads];
 
   int groups_begin(int64_t head) const { return head == 0 ? 0 : groups_end[head - 1]; }
@@ -382,7 +382,9 @@ void set_block(const ChunkArgs& args, const Scratch& scratch, int64_t key, int64
   for (int64_t first = round_down(begin, step_keys); first < end; first += together) {
     for (int64_t head = 0; head < args.heads_kv; ++head) {
       for (int64_t column = first; column < min(first + together, end); column += step_keys) {
-        const Block::Step step = {head, first, column, min(step_keys, end - column)};
+        const Block::Step step = {static_cast<int32_t>(head), static_cast<int32_t>(first),
+                                  static_cast<int32_t>(column),
+                                  static_cast<int32_t>(min(step_keys, end - column))};
         if (attends<Stage>(tile, *block, step)) {
           block->steps[block->num_steps++] = step;
         } else {

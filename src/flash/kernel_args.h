@@ -22,7 +22,7 @@ namespace attn::flash {
 constexpr int64_t kMaxTileK = 4096;
 // Of a tile that is attended by chunks.
 constexpr int64_t kMaxChunkRows = 96;
-constexpr int64_t kMaxChunkHeads = 16;  // kv heads
+constexpr int64_t kMaxChunkHeads = 8;  // kv heads
 
 // How numbers are stored in the caller's memory.
 enum class Storage : int32_t { kF32, kF16, kBF16, kI8, kF8E4M3 };
