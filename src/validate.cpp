@@ -559,8 +559,8 @@ class RunChecker : Checker {
     return is_readable() ? scale_values(arg) : ATTN_OK;
   }
 
-  // The scales of all keys, and of nothing beyond the lengths. All workers look, since one alone
-  // would take as long as many take for the run; the first part that has a bad one reports it.
+  // The scales of all keys, and of nothing beyond the lengths. All workers look, since it is a few
+  // percent of what a step of decoding reads; the first part that has a bad one reports it.
   attn_status scale_values(const Argument& arg) {
     if (s_.seqlen_k == 0) return ATTN_OK;
     const int64_t share = (s_.seqlen_k + host_.concurrency - 1) / host_.concurrency;

@@ -633,8 +633,8 @@ MISTAKES = [
     Mistake(
         "flash: the last kv heads of a sequence are left out",
         DECODE,
-        "const int64_t of_sequence = ceil_div(run.problem.heads_kv, heads_kv);",
-        "const int64_t of_sequence = run.problem.heads_kv / heads_kv;",
+        "return ceil_div(run.problem.heads_kv, heads_kv);",
+        "return run.problem.heads_kv / heads_kv;",
     ),
     # Promises about bits.
     Mistake(

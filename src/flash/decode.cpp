@@ -10,10 +10,10 @@
 namespace attn::flash {
 namespace {
 
-constexpr int64_t kLongPiece = 32 << 10;  // bytes, from which on memory does not care
+constexpr int64_t kLongPiece = 32 << 10;  // bytes: from there on heads are read one by one
 constexpr int64_t kChunksPerWorker = 4;   // so many that an uneven share costs little
 
-// A unit whose queries are few, and more kv heads of its sequence.
+// A unit whose queries are few; it may have several kv heads of its sequence.
 struct ChunkedUnit : Unit {
   int64_t heads_kv = 1;     // from head_kv on
   int64_t first_chunk = 0;  // the first one that some query needs
@@ -58,6 +58,10 @@ int64_t heads_kv_of_unit(const Run& run) {
   int64_t heads = std::min({kMaxChunkRows / rows, kMaxChunkHeads, run.problem.heads_kv});
   while (heads > 1 && chunks * ceil_div(run.problem.heads_kv, heads) < wanted) heads /= 2;
   return std::max<int64_t>(heads, 1);
+}
+
+int64_t units_of_sequence(const Run& run, int64_t heads_kv) {
+  return ceil_div(run.problem.heads_kv, heads_kv);
 }
 
 int64_t heads_of(const Run& run, const ChunkedUnit& unit) {
@@ -141,7 +145,7 @@ void merge_task(void* arg, int64_t task, int32_t worker) {
 
 // Makes a batch of units from `next` on, as many as fit; returns the number of the one after them.
 int64_t gather(const Run& run, int64_t heads_kv, int64_t next, Batch<ChunkedUnit>* batch) {
-  const int64_t of_sequence = ceil_div(run.problem.heads_kv, heads_kv);
+  const int64_t of_sequence = units_of_sequence(run, heads_kv);
   char* partials = workspace_at(run, run.workspace.packed_offset);
   const char* const end = partials + run.workspace.packed_size;
   for (batch->size = 0; next < run.shape.batch * of_sequence && batch->size < kMaxUnits; ++next) {
@@ -207,7 +211,7 @@ attn_status decode(const Run& run, attn_error* error) {
   void* const units = workspace_at(run, run.workspace.units_offset);
   Decode decode{run, {static_cast<ChunkedUnit*>(units), 0}};
   const Batch<ChunkedUnit>& batch = decode.batch;
-  for (int64_t next = 0; next < run.shape.batch * ceil_div(run.problem.heads_kv, heads_kv);) {
+  for (int64_t next = 0; next < run.shape.batch * units_of_sequence(run, heads_kv);) {
     next = gather(run, heads_kv, next, &decode.batch);
     ATTN_TRY(parallel_for(run, batch.num_tasks(&ChunkedUnit::chunk_tasks_end), chunk_task, &decode,
                           error));

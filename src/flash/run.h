@@ -1,9 +1,10 @@
 // A run of the flash backend, as its host side sees it: flash.cpp plans it, operands.cpp says where
 // its tensors lie, prefill.cpp and decode.cpp cut it into tasks. The arithmetic is in kernel.h.
 //
-// A run has batch * heads_kv units. Those of a sequence with more than kShortQueries queries are
-// packed and computed in tiles of one head (prefill); those of the other sequences are computed
-// chunk by chunk in tiles of as many heads as fit (decode). One run may have both.
+// A unit is a kv head of a sequence, where that has more than kShortQueries queries: packed and
+// computed in tiles of one head (prefill). The other sequences' units have one kv head or several
+// and are computed chunk by chunk, in tiles of as many heads as fit (decode). One run may have
+// both.
 #ifndef ATTN_FLASH_RUN_H_
 #define ATTN_FLASH_RUN_H_
 
@@ -53,7 +54,7 @@ struct Run {
   TileShape chunk_shape;
   Workspace workspace;
   int64_t heads_per_kv;  // query heads that read the same K and V
-  int64_t total_units;
+  int64_t total_units;   // batch * heads_kv
 };
 
 inline char* workspace_at(const Run& run, size_t offset) {
