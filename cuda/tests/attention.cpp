@@ -298,7 +298,12 @@ Problem::Problem(const Case& c) : params{}, what(c), state_(c.seed * 77 + 5) {
   if (c.block_q) {
     blocks_ = place(ATTN_DTYPE_U8, batch_, c.heads_q, (longest_q_ + c.block_q - 1) / c.block_q,
                     (longest_k_ + c.block_k - 1) / c.block_k, 0, 1);
-    for (int64_t i = 0; i < batch_ * blocks_.strides[0]; ++i) set(blocks_, i, random() > 0 ? 0 : 4);
+    for (int64_t i = 0; i < batch_ * blocks_.strides[0]; ++i) {
+      const int64_t query_block = i % blocks_.strides[1] / blocks_.strides[2];
+      const int64_t key_block = i % blocks_.strides[2];
+      const bool attends = c.block_diagonal ? query_block == key_block : random() <= 0;
+      set(blocks_, i, attends ? 4 : 0);
+    }
     p.block_mask = blocks_.bytes.data();
     std::copy(blocks_.strides, blocks_.strides + 4, p.block_mask_strides);
     p.block_q = c.block_q, p.block_k = c.block_k;

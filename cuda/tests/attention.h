@@ -37,6 +37,7 @@ struct Case {
   int alibi = 0;  // rank of the slopes
   bool sink = false;
   int block_q = 0, block_k = 0;  // 0: no block mask
+  bool block_diagonal = false;   // query block i attends to key block i alone; else drawn
   bool lse = true;
   bool pack = false;          // rows of a group of heads in one tile
   int row_gap = 0;            // elements between rows, to spoil alignment

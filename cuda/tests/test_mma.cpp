@@ -254,6 +254,11 @@ std::vector<Case> cases() {
   });
   add("block mask",
       [](Case& c) { c.block_q = 20, c.block_k = 33, c.seqlens_q = {150}, c.seqlens_k = {300}; });
+  // Every tile of keys has queries, first and last ones of their tile, that alone need it.
+  add("block mask of a diagonal", [](Case& c) {
+    c.block_q = 20, c.block_k = 33, c.block_diagonal = true;
+    c.seqlens_q = {150}, c.seqlens_k = {300};
+  });
   add("block mask of one element, packed heads", [](Case& c) {
     c.block_q = 1, c.block_k = 1, c.pack = true, c.heads_q = 4, c.seqlens_q = {20};
   });

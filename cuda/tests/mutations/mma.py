@@ -171,6 +171,12 @@ MISTAKES = [
         "row_of(tile, tile.rows - 1).query / params.block_q;\n  end",
         "first_query;\n  end",
     ),
+    Mistake(
+        "block mask: the tile's first queries are overlooked",
+        SCORES,
+        "row_of(tile, 0).query / params.block_q;\n  const int32_t last",
+        "row_of(tile, tile.rows - 1).query / params.block_q;\n  const int32_t last",
+    ),
     # Softmax.
     Mistake("O is not rescaled", SOFTMAX, "acc.o[block][n][half * 2 + 1] *= alpha;", ""),
     Mistake(

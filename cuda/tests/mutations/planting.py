@@ -124,7 +124,8 @@ def run(family: Family, all_mistakes: list[Mistake]) -> int:
         clean = judge(0, None)
         if clean:
             sys.exit(f"the tests fail without any mistake: {clean}")
-        failures = skipped = 0
+        failures: list[str] = []
+        skipped = 0
         with ThreadPoolExecutor(options.j) as pool:
             results = pool.map(judge, range(1, len(mistakes) + 1), mistakes)
             for mistake, words in zip(mistakes, results, strict=True):
@@ -134,12 +135,15 @@ def run(family: Family, all_mistakes: list[Mistake]) -> int:
                     continue
                 noticed = words and not words.startswith("DOES NOT")
                 explained = not words and bool(mistake.survives)
-                failures += not noticed and not explained
                 verdict = "noticed" if noticed else words or "NOT NOTICED"
+                if not noticed and not explained:
+                    failures.append(f"{verdict}: {mistake.what}")
                 if explained:
                     verdict, words = "explained", mistake.survives
                 seconds = time.monotonic() - start
                 print(f"{verdict:14} {seconds:5.0f} s  {mistake.what}: {words[:150]}", flush=True)
-    passed = len(mistakes) - failures - skipped
-    print(f"{passed} passed, {failures} failed, {skipped} skipped in {len(mistakes)} mistakes")
+    for failure in failures:  # once more, where a shortened log still shows them
+        print(failure)
+    passed = len(mistakes) - len(failures) - skipped
+    print(f"{passed} passed, {len(failures)} failed, {skipped} skipped in {len(mistakes)} mistakes")
     return 1 if failures else 0
