@@ -45,7 +45,8 @@ static_assert(ATTN_K_START == 64 && ATTN_BIAS == 128 && ATTN_BIAS_RANGE == 256);
 static_assert(ATTN_MASK == 512 && ATTN_MASK_RANGE == 1024 && ATTN_ALIBI == 2048);
 static_assert(ATTN_SINK == 4096 && ATTN_BLOCK_MASK == 8192);
 static_assert(ATTN_ISA_AUTO == 0 && ATTN_ISA_SCALAR == 1 && ATTN_ISA_AVX2 == 2);
-static_assert(ATTN_ISA_AVX512 == 3 && ATTN_ISA_NEON == 4 && ATTN_ISA_AVX512_BF16 == 5);
+static_assert(ATTN_ISA_AVX512 == 3 && ATTN_ISA_NEON == 4 && ATTN_ISA_AVX512_BF16 == 5 &&
+              ATTN_ISA_AMX_BF16 == 6);
 static_assert(ATTN_LOG_DEBUG == 1 && ATTN_LOG_INFO == 2 && ATTN_LOG_WARNING == 3);
 static_assert(ATTN_PLAN_FORWARD == 0 && ATTN_LAYOUT_PADDED == 0 && ATTN_LAYOUT_PACKED == 1);
 static_assert(ATTN_LAYOUT_PAGED == 2 && ATTN_ALIGN_BOTTOM_RIGHT == 0 && ATTN_ALIGN_TOP_LEFT == 1);

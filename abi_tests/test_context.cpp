@@ -38,7 +38,7 @@ void bad_fields() {
     config.num_threads = threads;
     expect_refused("num_threads", config, {kInvalid}, {"num_threads"}, std::to_string(threads));
   }
-  for (const attn_isa isa : {-1, 6, 1000}) {
+  for (const attn_isa isa : {-1, 7, 1000}) {
     config = good;
     config.isa = isa;
     expect_refused("isa", config, {kInvalid}, {"isa"}, std::to_string(isa));
@@ -152,7 +152,7 @@ void instruction_sets() {
     attn_context_destroy(by_config);
     unsetenv("ATTN_FORCE_ISA");
   }
-  CHECK(seen == (std::set<attn_isa>{1, 2, 3, 4, 5}), "%zu instruction sets", seen.size());
+  CHECK(seen == (std::set<attn_isa>{1, 2, 3, 4, 5, 6}), "%zu instruction sets", seen.size());
   for (const char* value : {"sse9", "AVX512,", " "}) {
     setenv("ATTN_FORCE_ISA", value, 1);
     attn_context* none = nullptr;

@@ -6,11 +6,12 @@
 //       limit_fma_bf16_{isa}_{N}t        the same of pairs of bf16, where the library uses them
 //       limit_read_{N}t                  reading 1 GiB
 //       limit_read_{4k|8k}_blocks_{N}t   the same in blocks in a random order, as pages lie
-//       prefill_{type}[_h{H}]_d{D}_s{S}_{full|causal}[_{feature}]_{N}t[_avx2]/{who}
+//       prefill_{type}[_h{H}]_d{D}_s{S}_{full|causal}[_{feature}]_{N}t[_{isa}]/{who}
 //       block_{type}_h{HQ}_{HKV}_d{D}_q{Q}_s{S}_causal[_tree]_{N}t/{who}
 //       decode_{type}_h{HQ}_{HKV}_d{D}_s{S}[_{feature}]_{N}t/{who}
 // each with one thread and with N (--threads, by default the CPUs that the process may use), all
-// but the plain prefill rows with one thread. A suffix says that the instruction set is forced.
+// but the plain prefill rows with one thread. A suffix says that the instruction set is forced:
+// avx2, and amx_bf16 where products are of bf16.
 // Who: standard, flash, or tuned: flash with what attn_plan_autotune found.
 // Features: softcap, bias (f32), biasbf16, mask, alibi, page16, window511 (left 511, right 0),
 // packed64 (64 sequences, see packed_length), i8 (K and V, with a scale for each token and head);
@@ -500,11 +501,16 @@ void register_limits(const std::vector<attn_isa_info>& isas, const attn_context_
                                                       [isa](int) { bench::run_fma(isa, kSteps); });
                    });
   }
-  if (const double work = bench::bf16_flops_per_step(machine.isa) * kSteps * threads; work > 0) {
-    register_limit("limit_fma_bf16_" + std::string(machine.isa_name) + suffix, "flops_per_second",
-                   work, 0.02, [threads] {
-                     return bench::seconds_on_threads(threads,
-                                                      [](int) { bench::run_bf16(kSteps); });
+  for (const attn_isa_info& info : isas) {
+    const attn_isa isa = info.isa;
+    if (isa != machine.isa && isa != ATTN_ISA_AMX_BF16) continue;
+    const int64_t steps = isa == ATTN_ISA_AMX_BF16 ? kSteps / 8 : kSteps;  // of 16 cycles
+    const double work = bench::bf16_flops_per_step(isa) * static_cast<double>(steps) * threads;
+    if (work == 0) continue;
+    register_limit("limit_fma_bf16_" + std::string(info.name) + suffix, "flops_per_second", work,
+                   0.02, [isa, steps, threads] {
+                     return bench::seconds_on_threads(
+                         threads, [isa, steps](int) { bench::run_bf16(isa, steps); });
                    });
   }
   // Each thread's part of 1 GiB by read(buffer, thread).
@@ -527,20 +533,33 @@ void register_limits(const std::vector<attn_isa_info>& isas, const attn_context_
   }
 }
 
-// The machine's instruction sets as the library sees them, by name.
+// The machine's instruction sets as the library sees them, by name; for one of which the process
+// must ask, it has asked.
 std::vector<attn_isa_info> available_isas(const attn_context* context) {
   std::vector<attn_isa_info> available;
   for (int32_t i = 0; i < attn_context_isa_count(context); ++i) {
     attn_isa_info info = ATTN_ISA_INFO_INIT;
     attn_error error{};
     check(attn_context_get_isa(context, i, &info, &error), error);
-    if (info.available) available.push_back(info);
+    if (!info.available) continue;
+    make_context(1, info.isa);
+    available.push_back(info);
   }
   return available;
 }
 
+// Instruction sets other than the machine's own that rows of this type are measured with too.
+std::vector<attn_isa_info> forced_isas(const std::vector<attn_isa_info>& isas, attn_isa own, attn_dtype dtype) {
+  std::vector<attn_isa_info> forced;
+  for (const attn_isa_info& info : isas) {
+    const bool amx = info.isa == ATTN_ISA_AMX_BF16 && dtype == ATTN_DTYPE_BF16;
+    if (info.isa != own && (info.isa == ATTN_ISA_AVX2 || amx)) forced.push_back(info);
+  }
+  return forced;
+}
+
 // What a feature costs: each beside the plain row of the same length, but for the window's.
-void register_features(bool force_avx2) {
+void register_features(const std::vector<attn_isa_info>& isas, attn_isa own) {
   constexpr const char* kFeatures[] = {"softcap", "bias",     "biasbf16", "mask",     "alibi",
                                        "page16",  "packed64", "i8",       "window511"};
   for (attn_dtype dtype : {ATTN_DTYPE_F32, ATTN_DTYPE_BF16}) {
@@ -559,7 +578,9 @@ void register_features(bool force_avx2) {
           // Scores of 1 GiB a head are nothing to compare with.
           if (!window) add("", ATTN_ISA_AUTO, "standard");
           add("", ATTN_ISA_AUTO, "flash");
-          if (force_avx2) add("_avx2", ATTN_ISA_AVX2, "flash");
+          for (const attn_isa_info& forced : forced_isas(isas, own, dtype)) {
+            add("_" + std::string(forced.name), forced.isa, "flash");
+          }
         }
       }
     }
@@ -634,9 +655,6 @@ void register_rows(int threads) {
   const std::vector<attn_isa_info> isas = available_isas(context.get());
   for (int n : thread_counts) register_limits(isas, machine, n);
 
-  const bool force_avx2 = machine.isa != ATTN_ISA_AVX2 &&
-                          std::any_of(isas.begin(), isas.end(),
-                                      [](const auto& isa) { return isa.isa == ATTN_ISA_AVX2; });
   for (attn_dtype dtype : kTypes) {
     for (int64_t head_dim : kHeadDims) {
       for (int64_t seqlen : kSeqlens) {
@@ -649,14 +667,16 @@ void register_rows(int threads) {
             };
             for (const char* backend : kBackends) add("", ATTN_ISA_AUTO, backend);
             if (n == 1) add("", ATTN_ISA_AUTO, "tuned");
-            if (force_avx2) add("_avx2", ATTN_ISA_AVX2, "flash");
+            for (const attn_isa_info& forced : forced_isas(isas, machine.isa, dtype)) {
+              add("_" + std::string(forced.name), forced.isa, "flash");
+            }
           }
         }
       }
     }
   }
   register_small();
-  register_features(force_avx2);
+  register_features(isas, machine.isa);
   register_blocks();
   register_decode();
 }

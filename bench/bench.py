@@ -49,7 +49,7 @@ def parse_arguments():
     parser.add_argument(
         "--program",
         type=pathlib.Path,
-        default=ROOT / "build" / "bench" / "attn_bench",
+        default=ROOT / "build" / "bench" / "bench" / "attn_bench",
         help="the built attn_bench (default: %(default)s)",
     )
     arguments = parser.parse_args()

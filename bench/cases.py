@@ -11,7 +11,7 @@ _NAME = re.compile(
     r"(?:_h(?P<heads_q>\d+)(?:_(?P<heads_kv>\d+))?)?_d(?P<head_dim>\d+)(?:_q(?P<seqlen_q>\d+))?"
     r"_s(?P<seqlen>\d+)(?:_(?P<mask>full|causal))?"
     + _FEATURES
-    + r"_(?P<threads>\d+)t(?:_(?P<isa>[a-z0-9]+))?"
+    + r"_(?P<threads>\d+)t(?:_(?P<isa>avx2|amx_bf16))?"
 )
 _BYTES = {"f32": 4, "f16": 2, "bf16": 2, "i8": 1}
 _PACKED_LENGTHS = [50 + i * 29 % 64 * 11 for i in range(64)]  # as attn_bench has them

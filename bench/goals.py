@@ -37,8 +37,10 @@ def _worst(name, floor, aim, candidates):
     return Goal(name, floor, aim, candidates[where], where)
 
 
+_FORCED = {"avx2": "AVX2", "amx_bf16": "AMX"}  # what instruction sets are called here
+
 # (type, head_dim, forced instruction set) -> floor and aim of the fraction of the peak: bf16's own
-# where the machine has it, else f32's.
+# where the instruction set has it, else f32's.
 _STORAGE = {
     ("f32", 64, ""): (0.86, 0.90),
     ("f32", 128, ""): (0.91, 0.94),
@@ -52,6 +54,8 @@ _STORAGE = {
     ("bf16", 128, "avx2"): (0.85, None),
     ("f16", 64, "avx2"): (0.78, None),
     ("f16", 128, "avx2"): (0.85, None),
+    ("bf16", 64, "amx_bf16"): (None, None),
+    ("bf16", 128, "amx_bf16"): (None, None),
 }
 
 # (feature, type) -> floor and aim of the fraction over that of the row without the feature.
@@ -76,18 +80,18 @@ _FEATURES = {
 }
 
 
-def _storage_goals(results, select):
+def _storage_goals(results, peers, select):
     goals = []
     for (dtype, head_dim, isa), (floor, aim) in _STORAGE.items():
         rows = select(head_dim, dtype=dtype, isa=isa, causal=False, threads=1)
         spreads = {f"s{r.case.seqlen}": r.of_limit for r in rows if r.case.seqlen >= 1024}
-        peak = "f32"
+        peak = "bf16" if isa == "amx_bf16" else "f32"
         if dtype == "bf16" and not isa:
-            if any(limit.startswith("limit_fma_bf16_") for limit in results.limits):
+            if "limit_fma_bf16_avx512_bf16_1t" in results.limits:
                 peak = "bf16"
             else:  # by conversion, as with AVX2
                 floor, aim = _STORAGE[dtype, head_dim, "avx2"]
-        forced = ", AVX2 forced" if isa else ""
+        forced = f", {_FORCED[isa]} forced" if isa else ""
         name = f"{dtype}, of the {peak} FMA peak{forced}, full, S >= 1024, d{head_dim}"
         goals.append(_worst(name, floor, aim, spreads))
     for dtype in ("f32", "bf16", "f16"):
@@ -98,13 +102,29 @@ def _storage_goals(results, select):
                 if full:
                     spreads[f"d{head_dim}"] = ratio(row.fractions(), full.fractions())
         goals.append(_worst(f"{dtype}, causal against full, S = 4096", 0.95, 0.98, spreads))
+    for peer in peers:
+        for causal in (False, True):
+            spreads = {}
+            for head_dim in (64, 128):
+                for row in select(
+                    head_dim, dtype="bf16", isa="amx_bf16", causal=causal, threads=1
+                ):
+                    other = results.get(dataclasses.replace(row.case, isa=""), peer)
+                    if other:
+                        where = f"d{head_dim} s{row.case.seqlen}"
+                        spreads[where] = ratio(other.seconds, row.seconds)
+            mask = "causal" if causal else "full"
+            name = f"bf16, AMX forced, times as fast as {peer}, {mask}"
+            goals.append(_worst(name, None, None, spreads))
     return goals
 
 
 def _feature_goals(results, select):
     goals = []
-    for isa in ("", "avx2"):
+    for isa in ("", *_FORCED):
         for (feature, dtype), (floor, aim) in _FEATURES.items():
+            if isa == "amx_bf16" and dtype != "bf16":
+                continue
             spreads = {}
             for head_dim in (64, 128):
                 for row in select(head_dim, dtype=dtype, feature=feature, isa=isa):
@@ -113,7 +133,7 @@ def _feature_goals(results, select):
                     )
             name = f"{feature} against none, {dtype}"
             if isa:  # what the issue asks for is AVX-512's
-                name, floor, aim = f"{name}, AVX2 forced", None, None
+                name, floor, aim = f"{name}, {_FORCED[isa]} forced", None, None
             goals.append(_worst(name, floor, aim, spreads))
     return goals
 
@@ -253,7 +273,7 @@ def evaluate(results, peers):
         name = f"times as fast as standard, full, S >= 1024, d{head_dim}"
         goals.append(_worst(name, None, None, spreads))
 
-    goals += _storage_goals(results, select) + _feature_goals(results, select)
+    goals += _storage_goals(results, peers, select) + _feature_goals(results, select)
     goals += _block_goals(results, flash) + _decode_goals(results, flash)
     goals += _small_goals(results, peers, flash)
     goals.append(_tuning_goal(results))

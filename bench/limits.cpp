@@ -88,6 +88,25 @@ __attribute__((target("avx512f"))) void run_bf16_avx512(int64_t steps) {
   CHAINS_12(KEEP)
 }
 
+// Products of tiles, into four tiles of sums.
+__attribute__((target("amx-tile,amx-bf16"))) void run_bf16_amx(int64_t steps) {
+  struct alignas(64) {  // eight tiles of 16 rows of 64 bytes
+    uint8_t palette = 1;
+    uint8_t unused[15] = {};
+    uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+    uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+  } config;
+  asm volatile("ldtilecfg %0" : : "m"(config));
+  for (int64_t step = 0; step < steps; step += 4) {
+    asm volatile(
+        "tdpbf16ps %tmm5, %tmm4, %tmm0\n\t"
+        "tdpbf16ps %tmm6, %tmm4, %tmm1\n\t"
+        "tdpbf16ps %tmm5, %tmm7, %tmm2\n\t"
+        "tdpbf16ps %tmm6, %tmm7, %tmm3");
+  }
+  asm volatile("tilerelease");
+}
+
 __attribute__((target("avx512f"))) void run_fma_avx512(int64_t steps) {
   typedef float Vector __attribute__((vector_size(64)));
   const Vector x = Vector{} + 0.999f, y = Vector{} + 1.001f;
@@ -155,6 +174,7 @@ double fma_flops_per_step(attn_isa isa) {
 #if defined(__x86_64__)
     case ATTN_ISA_AVX512:
     case ATTN_ISA_AVX512_BF16:
+    case ATTN_ISA_AMX_BF16:
       return 12 * 16 * 2;
     case ATTN_ISA_AVX2:
       return 12 * 8 * 2;
@@ -175,6 +195,7 @@ void run_fma(attn_isa isa, int64_t steps) {
 #if defined(__x86_64__)
     case ATTN_ISA_AVX512:
     case ATTN_ISA_AVX512_BF16:
+    case ATTN_ISA_AMX_BF16:
       return run_fma_avx512(steps);
     case ATTN_ISA_AVX2:
       return run_fma_avx2(steps);
@@ -190,12 +211,22 @@ void run_fma(attn_isa isa, int64_t steps) {
   }
 }
 
-double bf16_flops_per_step(attn_isa isa) { return isa == ATTN_ISA_AVX512_BF16 ? 12 * 32 * 2 : 0; }
+double bf16_flops_per_step(attn_isa isa) {
+  switch (isa) {
+    case ATTN_ISA_AVX512_BF16:
+      return 12 * 32 * 2;
+    case ATTN_ISA_AMX_BF16:
+      return 16 * 16 * 32 * 2;
+    default:
+      return 0;
+  }
+}
 
-void run_bf16(int64_t steps) {
+void run_bf16(attn_isa isa, int64_t steps) {
 #if defined(__x86_64__)
-  run_bf16_avx512(steps);
+  isa == ATTN_ISA_AMX_BF16 ? run_bf16_amx(steps) : run_bf16_avx512(steps);
 #else
+  (void)isa;
   (void)steps;
 #endif
 }

@@ -23,9 +23,9 @@ double fma_flops_per_step(attn_isa isa);
 // For SCALAR this is what the compilers' baseline has: SSE2's multiply and add, or NEON.
 void run_fma(attn_isa isa, int64_t steps);
 
-// The same for dot products of pairs of bf16: 0 if `isa` has none.
+// The same for products of bf16: 0 if `isa` has none. A process must have asked for AMX_BF16.
 double bf16_flops_per_step(attn_isa isa);
-void run_bf16(int64_t steps);
+void run_bf16(attn_isa isa, int64_t steps);
 
 struct Free {
   void operator()(void* pointer) const;

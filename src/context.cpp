@@ -123,21 +123,23 @@ attn_status choose_isa(const Cpu& cpu, attn_isa forced, attn_isa* isa, attn_erro
     }
     if (forced == ATTN_ISA_AUTO) {
       return fail(error, ATTN_ERROR_INVALID_ARGUMENT,
-                  "ATTN_FORCE_ISA is '%.64s'; allowed: scalar, neon, avx2, avx512, avx512_bf16",
+                  "ATTN_FORCE_ISA is '%.64s'; allowed: scalar, neon, avx2, avx512, avx512_bf16, "
+                  "amx_bf16",
                   name);
     }
   }
   for (const IsaEntry& entry : cpu.isas) {
     if (entry.isa != forced) continue;
-    if (*entry.reason) {
+    const char* reason = *entry.reason ? entry.reason : ask_for_isa(forced);
+    if (*reason) {
       return fail(error, ATTN_ERROR_UNAVAILABLE, "%s is %s, which is not available: %s", source,
-                  entry.name, entry.reason);
+                  entry.name, reason);
     }
     *isa = forced;
     return ATTN_OK;
   }
   return fail(error, ATTN_ERROR_INVALID_ARGUMENT, "%s is %d; allowed: 0 (auto) to %d", source,
-              forced, ATTN_ISA_AVX512_BF16);
+              forced, ATTN_ISA_AMX_BF16);
 }
 
 attn_status choose_backend_dir(const char* configured, char* path, size_t size, attn_error* error) {

@@ -2,6 +2,9 @@
 #include "cpu.h"
 
 #include <sched.h>
+#if defined(__linux__) && defined(__x86_64__)
+#include <sys/syscall.h>
+#endif
 #include <unistd.h>
 
 #include <algorithm>
@@ -69,6 +72,38 @@ const char* avx512_bf16_reason() {
   return has(cpuid(7, 1).eax, kBf16) ? "" : "the processor lacks AVX512_BF16";
 }
 
+#if defined(__linux__)
+// Linux gives the tile registers to processes that ask: Documentation/arch/x86/xstate.rst.
+constexpr int kTileData = 18;  // the number of this part of the register state
+long ask_about_state(int operation, unsigned long argument) {
+  return syscall(SYS_arch_prctl, operation, argument);
+}
+bool offers_tiles() {
+  constexpr int kGetSupported = 0x1021;
+  uint64_t supported = 0;
+  return ask_about_state(kGetSupported, reinterpret_cast<unsigned long>(&supported)) == 0 &&
+         (supported >> kTileData & 1) != 0;
+}
+bool ask_for_tiles() {
+  constexpr int kRequest = 0x1023;
+  return ask_about_state(kRequest, kTileData) == 0;
+}
+#else
+bool offers_tiles() { return false; }
+bool ask_for_tiles() { return false; }
+#endif
+
+const char* amx_bf16_reason() {
+  constexpr unsigned kAmxBf16 = 1u << 22, kAmxTile = 1u << 24;
+  constexpr uint64_t kTileState = 0x60000;  // their configuration and their data
+  if (const char* reason = avx512_bf16_reason(); *reason) return reason;
+  if (!has(cpuid(7).edx, kAmxBf16 | kAmxTile)) return "the processor lacks AMX_TILE or AMX_BF16";
+  if ((saved_state() & kTileState) != kTileState || !offers_tiles()) {
+    return "the operating system does not offer the AMX registers";
+  }
+  return "";
+}
+
 // Whether 512-bit products of bf16 are faster than those of f32. Zen 4 does twice as many
 // multiplications in a cycle; of Intel's cores, Emerald Rapids was measured: half as many.
 bool has_fast_bf16() {
@@ -83,6 +118,8 @@ const char* neon_reason() { return "this is no AArch64 processor"; }
 const char* avx2_reason() { return "this is no x86-64 processor"; }
 const char* avx512_reason() { return "this is no x86-64 processor"; }
 const char* avx512_bf16_reason() { return "this is no x86-64 processor"; }
+const char* amx_bf16_reason() { return "this is no x86-64 processor"; }
+bool ask_for_tiles() { return false; }
 bool has_fast_bf16() { return false; }
 #if defined(__aarch64__)
 const char* neon_reason() { return ""; }
@@ -109,7 +146,8 @@ Cpu detect_cpu() {
            {ATTN_ISA_NEON, isa_name(ATTN_ISA_NEON), neon_reason()},
            {ATTN_ISA_AVX2, isa_name(ATTN_ISA_AVX2), avx2_reason()},
            {ATTN_ISA_AVX512, isa_name(ATTN_ISA_AVX512), avx512_reason()},
-           {ATTN_ISA_AVX512_BF16, isa_name(ATTN_ISA_AVX512_BF16), avx512_bf16_reason()}},
+           {ATTN_ISA_AVX512_BF16, isa_name(ATTN_ISA_AVX512_BF16), avx512_bf16_reason()},
+           {ATTN_ISA_AMX_BF16, isa_name(ATTN_ISA_AMX_BF16), amx_bf16_reason()}},
           ATTN_ISA_SCALAR,
           count_cpus(),
           0,
@@ -117,6 +155,7 @@ Cpu detect_cpu() {
           0};
   for (const IsaEntry& entry : cpu.isas) {
     if (entry.isa == ATTN_ISA_AVX512_BF16 && !has_fast_bf16()) continue;
+    if (entry.isa == ATTN_ISA_AMX_BF16) continue;
     if (!*entry.reason) cpu.best_isa = entry.isa;
   }
 #if defined(_SC_LEVEL1_DCACHE_SIZE)
@@ -125,6 +164,12 @@ Cpu detect_cpu() {
   cpu.l3_cache_size = cache_size(_SC_LEVEL3_CACHE_SIZE);
 #endif
   return cpu;
+}
+
+const char* ask_for_isa(attn_isa isa) {
+  if (isa != ATTN_ISA_AMX_BF16 || ask_for_tiles()) return "";
+  return "the operating system refuses it to this process (are stacks for signal handlers too "
+         "small?)";
 }
 
 const char* isa_name(attn_isa isa) {
@@ -137,6 +182,8 @@ const char* isa_name(attn_isa isa) {
       return "avx512";
     case ATTN_ISA_AVX512_BF16:
       return "avx512_bf16";
+    case ATTN_ISA_AMX_BF16:
+      return "amx_bf16";
     case ATTN_ISA_NEON:
       return "neon";
     default:

@@ -13,11 +13,11 @@ struct IsaEntry {
   const char* reason;  // why it is not available; "" if it is
 };
 
-inline constexpr int kIsaCount = 5;
+inline constexpr int kIsaCount = 6;
 
 struct Cpu {
   IsaEntry isas[kIsaCount];  // from the plainest to the widest
-  attn_isa best_isa;         // the fastest one
+  attn_isa best_isa;         // the fastest one that the process need not ask for
   int num_cpus;              // that this process may run on
   size_t l1_cache_size;      // bytes of data cache for one core; 0 if unknown
   size_t l2_cache_size;
@@ -25,6 +25,9 @@ struct Cpu {
 };
 
 Cpu detect_cpu();
+
+// Asks the operating system for what the process may use only then; "" or why it may not.
+const char* ask_for_isa(attn_isa isa);
 
 // "avx2"; "" for one that the library does not know.
 const char* isa_name(attn_isa isa);

@@ -19,6 +19,7 @@ const (
 	ISAAVX512     ISA = 3
 	ISANEON       ISA = 4
 	ISAAVX512BF16 ISA = 5 // AVX512 with products of bf16 where Q is BF16; attn.h tells of its denormals
+	ISAAMXBF16    ISA = 6 // the same with Intel's matrix units; never by default: attn.h tells why
 )
 
 // LogLevel is how much a message of the log matters.

@@ -242,7 +242,10 @@ typedef struct attn_context attn_context;
 /* Instruction sets of the CPU backends. AVX512_BF16 is AVX512, but that flash multiplies pairs of
  * bf16 where Q is bf16 and K and V are bf16, i8 or f8e4m3 (without more than one scale in a row):
  * exact products, summed in f32, in which bf16 and f32 denormals count as 0. By default it is used
- * where that is faster: on AMD's processors that have it. */
+ * where that is faster: on AMD's processors that have it. AMX_BF16 does those products with the
+ * matrix units of Intel's servers, for more than 16 queries. A process must ask Linux for these
+ * once, after which stacks for signal handlers have to be larger, for good and in all of its
+ * threads. So it is never chosen by default: to name it is to ask. Since 0.1. */
 typedef int32_t attn_isa;
 enum {
   ATTN_ISA_AUTO = 0,
@@ -250,7 +253,8 @@ enum {
   ATTN_ISA_AVX2 = 2,   /* with FMA and F16C */
   ATTN_ISA_AVX512 = 3, /* F, BW, DQ, VL */
   ATTN_ISA_NEON = 4,   /* AArch64 */
-  ATTN_ISA_AVX512_BF16 = 5
+  ATTN_ISA_AVX512_BF16 = 5,
+  ATTN_ISA_AMX_BF16 = 6
 };
 
 /* Memory that the library asks for: at creation, at warm-up and in attn_attention, never in a run

@@ -481,7 +481,7 @@ void accumulate(const QueryTile& tile, const Scratch& scratch, const Block& bloc
         pv.b = reinterpret_cast<const float*>(row[skipped]) + dim;
         pv.ldb = state.ldo;
         pv.k = keys;
-        pv.alpha = kOnes;
+        pv.alpha = kOnes.of;
         pv.c = o;
         pv.ldc = state.ldo;
         multiply_marked<Init::kRescale>(group.rows, vecs, pv);

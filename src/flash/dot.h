@@ -20,7 +20,8 @@ namespace {
 }
 
 struct DotF32 {
-  static constexpr int kWidth = 1;  // elements of an item
+  static constexpr int kWidth = 1;      // elements of an item
+  static constexpr int kItemBlock = 1;  // items that a product takes at a time
   static constexpr bool kScalesKeys = false;
   template <class Type>
   static constexpr bool kHolds = true;
@@ -60,16 +61,25 @@ struct DotF32 {
 #if defined(ATTN_FLASH_BF16)
 struct DotBF16 {
   static constexpr int kWidth = 2;
+#if defined(ATTN_FLASH_AMX)
+  static constexpr int kItemBlock = 16;
+#else
+  static constexpr int kItemBlock = 1;
+#endif
   static constexpr bool kScalesKeys = true;
   template <class Type>
   static constexpr bool kHolds = Type::kFitsBF16;
 
   [[gnu::always_inline]] static Vec add(Vec a, Vec b, Vec sum) { return DotPairs(a, b, sum); }
   [[gnu::always_inline]] static Vec add_marked(const float* a, Vec b, Vec sum) {
+    return add(Broadcast(a), AndBits(b, unmarked(a)), sum);
+  }
+  // The bits of a pair but of elements that are -0 in a.
+  [[gnu::always_inline]] static uint32_t unmarked(const float* a) {
     const uint32_t bits = bits_of(a);
     const uint32_t low = (bits & 0xffff) == 0x8000 ? 0 : 0xffff;
     const uint32_t high = bits >> 16 == 0x8000 ? 0 : 0xffff0000;
-    return add(Broadcast(a), AndBits(b, low | high), sum);
+    return low | high;
   }
   // A denormal sum is made 0 with its sign, which must not depend on how many additions of 0
   // follow.
@@ -111,8 +121,12 @@ using Dot = DotBF16;
 using Dot = DotF32;
 #endif
 
-// Items that hold n elements.
-constexpr int64_t items(int64_t n) { return (n + Dot::kWidth - 1) / Dot::kWidth; }
+// Items that hold n elements, in whole blocks.
+constexpr int64_t items(int64_t n) {
+  return round_up((n + Dot::kWidth - 1) / Dot::kWidth, Dot::kItemBlock);
+}
+
+constexpr int64_t kKeyBlock = Dot::kWidth * Dot::kItemBlock;  // keys that P V takes at a time
 
 }  // namespace
 }  // namespace attn::ATTN_FLASH_ISA

@@ -4,6 +4,8 @@
 //            packed K and V, or the results of chunks
 #include "flash.h"
 
+#include <numeric>
+
 #include "../error.h"
 #include "../merge/merge.h"
 #include "run.h"
@@ -34,6 +36,7 @@ const FlashKernels* kernels_for(attn_isa isa) {
       return &kFlashAvx2;
     case ATTN_ISA_AVX512:
     case ATTN_ISA_AVX512_BF16:
+    case ATTN_ISA_AMX_BF16:
       return &kFlashAvx512;
 #elif defined(__aarch64__)
     case ATTN_ISA_NEON:
@@ -53,9 +56,10 @@ const FlashKernels* kernels_for(attn_isa isa) {
 const FlashKernels* bf16_kernels_for([[maybe_unused]] attn_isa isa,
                                      [[maybe_unused]] const attn_plan_config& problem) {
 #if defined(__x86_64__)
-  if (isa == ATTN_ISA_AVX512_BF16 && problem.q_dtype == ATTN_DTYPE_BF16 &&
-      fits_bf16(problem.k_dtype) && fits_bf16(problem.v_dtype)) {
-    return &kFlashAvx512Bf16;
+  if (problem.q_dtype == ATTN_DTYPE_BF16 && fits_bf16(problem.k_dtype) &&
+      fits_bf16(problem.v_dtype)) {
+    if (isa == ATTN_ISA_AVX512_BF16) return &kFlashAvx512Bf16;
+    if (isa == ATTN_ISA_AMX_BF16) return &kFlashAmxBf16;
   }
 #endif
   return nullptr;
@@ -78,7 +82,7 @@ bool packs(const attn_plan_config& problem) { return problem.max_seqlen_q > kSho
 Workspace lay_out(const FlashKernels& kernels, const FlashKernels& tile_kernels,
                   const attn_host& host, const attn_plan_config& problem,
                   const attn_backend_plan& plan) {
-  const TileShape tile = tile_shape(kernels, problem, plan);
+  const TileShape tile = tile_shape(tile_kernels, problem, plan);
   const TileShape chunk = chunk_shape(kernels, problem, plan);
   const int64_t unit_size =
       packs(problem) ? packed_size(tile_kernels, problem, plan, problem.max_seqlen_k) : 0;
@@ -90,7 +94,7 @@ Workspace lay_out(const FlashKernels& kernels, const FlashKernels& tile_kernels,
   Workspace w{};
   w.unit_size = unit_size;
   w.scratch_size = kernels.scratch_size(&chunk);
-  if (packs(problem)) w.scratch_size = std::max(w.scratch_size, kernels.scratch_size(&tile));
+  if (packs(problem)) w.scratch_size = std::max(w.scratch_size, tile_kernels.scratch_size(&tile));
   w.streams_offset = w.scratch_size * static_cast<size_t>(workers);
   w.units_offset = w.streams_offset;
   size_t record = kChunkedUnitSize;
@@ -120,7 +124,7 @@ attn_status run_plan(const attn_host* host, const attn_plan_config* problem,
                 kernels,
                 tile_kernels,
                 *plan,
-                tile_shape(kernels, *problem, *plan),
+                tile_shape(tile_kernels, *problem, *plan),
                 chunk_shape(kernels, *problem, *plan),
                 lay_out(kernels, tile_kernels, *host, *problem, *plan),
                 problem->heads_q / problem->heads_kv,
@@ -193,11 +197,14 @@ attn_status plan_create(const attn_host* host, const attn_plan_config* problem,
   }
   const FlashKernels& kernels = *kernels_for(host->isa);
   plan->isa = host->isa;
-  plan->tile_q = choose_tile_q(*host, *problem, kernels.micro_rows);
+  const FlashKernels* bf16 = bf16_kernels_for(host->isa, *problem);
+  const int64_t micro_rows =  // of either kernels
+      std::lcm(kernels.micro_rows, bf16 ? bf16->micro_rows : kernels.micro_rows);
+  plan->tile_q = choose_tile_q(*host, *problem, micro_rows);
   plan->tile_k = problem->tile_k ? problem->tile_k : choose_tile_k(*problem);
   plan->kv_chunk = problem->kv_chunk ? problem->kv_chunk : choose_kv_chunk(*problem);
   plan->workspace_size = lay_out(kernels, kernels, *host, *problem, *plan).size;
-  if (const FlashKernels* bf16 = bf16_kernels_for(host->isa, *problem)) {
+  if (bf16) {
     const size_t size = lay_out(kernels, *bf16, *host, *problem, *plan).size;
     plan->workspace_size = std::max(plan->workspace_size, size);
   }

@@ -3,14 +3,14 @@
 //
 // A unit is the K and V of one (sequence, kv head), packed once and read by every query tile. An
 // item is 4 bytes: one f32, or two bf16, with which dims (K) and keys (V) go in pairs; what lacks
-// in the last pair is 0.
+// in the last item, or in the last block of them, is 0.
 //   K  [key panel][head_dim item][panel]  panel keys side by side; keys past the end are 0 up to
 //                                       the next multiple of lanes
 //   V  [key block][dv panel][key item][width]  tile_k keys a block (the last one shorter),
 //                                       head_dim_v cut into panels of equal width, a multiple of
 //                                       lanes and at most panel (the last one narrower)
 //   scales [key]                        with bf16: what S, and P, is multiplied by; 0 past the end
-//                                       up to the next multiple of lanes
+//                                       up to the next multiple of lanes, P's of a block too
 #ifndef ATTN_FLASH_KERNEL_ARGS_H_
 #define ATTN_FLASH_KERNEL_ARGS_H_
 
@@ -203,6 +203,7 @@ struct FlashKernels {
   int32_t panel;       // keys (K) or dims (V) side by side in a panel; divides 64
   int32_t micro_rows;  // query rows of the register tile
   int32_t item_width;  // elements in an item: 1 f32 or 2 bf16
+  int32_t item_block;  // head_dim (K) and keys (V) are padded to whole blocks of so many items
   void (*pack_k)(const PackArgs* args);
   void (*pack_v)(const PackArgs* args);
   size_t (*scratch_size)(const TileShape* shape);  // bytes, a multiple of 64
@@ -218,6 +219,7 @@ extern const FlashKernels kFlashScalar;
 extern const FlashKernels kFlashAvx2;
 extern const FlashKernels kFlashAvx512;
 extern const FlashKernels kFlashAvx512Bf16;
+extern const FlashKernels kFlashAmxBf16;
 extern const FlashKernels kFlashNeon;
 
 }  // namespace attn::flash

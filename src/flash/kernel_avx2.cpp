@@ -14,6 +14,7 @@ const FlashKernels kFlashAvx2 = {
     avx2::kPanel,
     avx2::kRows,
     avx2::Dot::kWidth,
+    avx2::Dot::kItemBlock,
     avx2::pack_k,
     avx2::pack_v,
     avx2::scratch_size,

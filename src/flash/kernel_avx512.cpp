@@ -14,6 +14,7 @@ const FlashKernels kFlashAvx512 = {
     avx512::kPanel,
     avx512::kRows,
     avx512::Dot::kWidth,
+    avx512::Dot::kItemBlock,
     avx512::pack_k,
     avx512::pack_v,
     avx512::scratch_size,

@@ -14,6 +14,7 @@ const FlashKernels kFlashNeon = {
     neon::kPanel,
     neon::kRows,
     neon::Dot::kWidth,
+    neon::Dot::kItemBlock,
     neon::pack_k,
     neon::pack_v,
     neon::scratch_size,

@@ -14,6 +14,7 @@ const FlashKernels kFlashScalar = {
     scalar::kPanel,
     scalar::kRows,
     scalar::Dot::kWidth,
+    scalar::Dot::kItemBlock,
     scalar::pack_k,
     scalar::pack_v,
     scalar::scratch_size,

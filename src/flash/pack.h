@@ -95,10 +95,11 @@ class KeyRows {
   const float* scales_[Type::kScaled ? kLocated : 1];
 };
 
-// Each key's scale times `factor`, from packed[key] on; 0 up to the end of the vector.
+// Each key's scale times `factor`, from packed[key] on; 0 up to a multiple of `block` keys.
 template <class Type>
-void pack_scales(const KeyRows<Type>& rows, int64_t keys, float factor, float* packed) {
-  for (int64_t i = 0; i < round_up(keys, kLanes); ++i) {
+void pack_scales(const KeyRows<Type>& rows, int64_t keys, int64_t block, float factor,
+                 float* packed) {
+  for (int64_t i = 0; i < round_up(keys, block); ++i) {
     packed[i] = i < keys ? factor * rows.scale_of_key(i) : 0.0f;
   }
 }
@@ -112,7 +113,9 @@ void pack_k(const PackArgs& args) {
     float* packed = args.packed + round_down(key, kPanel) * dim_items + key % kPanel;
     const int64_t keys = min(kLanes, args.key_end - key);
     rows.seek(key, min(2 * kLanes, args.key_end - key));
-    if constexpr (Dot::kScalesKeys) pack_scales(rows, keys, args.factor, args.scales_packed + key);
+    if constexpr (Dot::kScalesKeys) {
+      pack_scales(rows, keys, kLanes, args.factor, args.scales_packed + key);
+    }
     for (int64_t item = 0; item < dim_items; item += kLanes) {
       const int64_t n = min(kLanes, dim_items - item);
       // The next keys: rows that are read side by side are too many for the core's own prefetcher.
@@ -142,7 +145,8 @@ void pack_v(const PackArgs& args) {
       const int64_t keys = min(kLocated, block_keys - first);
       rows.seek(begin + first, keys);
       if constexpr (Dot::kScalesKeys && Type::kScaled) {
-        pack_scales(rows, keys, 1.0f, args.scales_packed + begin + first);
+        const int64_t block = max(kLanes, kKeyBlock);
+        pack_scales(rows, keys, block, 1.0f, args.scales_packed + begin + first);
       }
       for (int64_t panel = 0; panel < padded_dim; panel += panel_width) {
         const int64_t width = min(panel_width, padded_dim - panel);
@@ -153,12 +157,14 @@ void pack_v(const PackArgs& args) {
           Vec column[kN];  // poison of its own for each: additions in one row would take longer
           ATTN_UNROLL
           for (int v = 0; v < kN; ++v) column[v] = Zero();
-          for (int64_t key = 0; key < keys; key += Dot::kWidth, packed += kN * kLanes) {
+          for (int64_t key = 0; key < items(keys) * Dot::kWidth; key += Dot::kWidth) {
             ATTN_UNROLL
             for (int v = 0; v < kN; ++v) {
-              Store(Dot::load_v(rows, key, keys, panel + v * kLanes, &column[v]),
+              const int64_t dim = panel + v * kLanes;
+              Store(key < keys ? Dot::load_v(rows, key, keys, dim, &column[v]) : Zero(),
                     packed + v * kLanes);
             }
+            packed += kN * kLanes;
           }
           ATTN_UNROLL
           for (int v = 0; v < kN; ++v) poison = Add(poison, column[v]);

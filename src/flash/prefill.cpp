@@ -59,11 +59,13 @@ struct PackedLayout {
 PackedLayout packed_layout(const FlashKernels& kernels, const attn_plan_config& problem,
                            const attn_backend_plan& plan, int64_t seqlen_k) {
   constexpr int64_t kItem = 4;  // bytes
-  const auto items = [&](int64_t elements) { return ceil_div(elements, kernels.item_width); };
+  const auto items = [&](int64_t elements) {
+    return round_up(ceil_div(elements, kernels.item_width), kernels.item_block);
+  };
   const int64_t keys = round_up(seqlen_k, kernels.panel);
   const int64_t dims_v = round_up(problem.head_dim_v, kernels.lanes);
   // Only products of bf16 have scales apart.
-  const int64_t scales = kernels.item_width == 1 ? 0 : round_up(seqlen_k * kItem, 64);
+  const int64_t scales = kernels.item_width == 1 ? 0 : keys * kItem;
   PackedLayout at{};
   at.v = round_up(keys * items(problem.head_dim) * kItem, 64);
   at.k_scales = at.v + round_up(items(seqlen_k) * dims_v * kItem, 64);

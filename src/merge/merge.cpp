@@ -215,6 +215,7 @@ const Kernels& kernels_for(attn_isa isa) {
       return merging::kAvx2;
     case ATTN_ISA_AVX512:
     case ATTN_ISA_AVX512_BF16:
+    case ATTN_ISA_AMX_BF16:
       return merging::kAvx512;
 #elif defined(__aarch64__)
     case ATTN_ISA_NEON:

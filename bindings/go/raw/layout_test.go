@@ -184,7 +184,7 @@ func TestConstants(t *testing.T) {
 		"ATTN_SINK": attn.Sink, "ATTN_BLOCK_MASK": attn.BlockMask,
 		"ATTN_ISA_AUTO": attn.ISAAuto, "ATTN_ISA_SCALAR": attn.ISAScalar, "ATTN_ISA_AVX2": attn.ISAAVX2,
 		"ATTN_ISA_AVX512": attn.ISAAVX512, "ATTN_ISA_NEON": attn.ISANEON,
-		"ATTN_ISA_AVX512_BF16": attn.ISAAVX512BF16, "ATTN_REQUEST_BAD_SEQLEN_Q": attn.BadSeqlenQ,
+		"ATTN_ISA_AVX512_BF16": attn.ISAAVX512BF16, "ATTN_ISA_AMX_BF16": attn.ISAAMXBF16, "ATTN_REQUEST_BAD_SEQLEN_Q": attn.BadSeqlenQ,
 		"ATTN_REQUEST_BAD_SEQLEN_K": attn.BadSeqlenK, "ATTN_REQUEST_BAD_PAGE": attn.BadPage,
 		"ATTN_REQUEST_BAD_POSITION": attn.BadPosition,
 		"ATTN_LOG_DEBUG":            attn.LogDebug, "ATTN_LOG_INFO": attn.LogInfo, "ATTN_LOG_WARNING": attn.LogWarning,

@@ -208,6 +208,7 @@ extern swig_intgo _wrap_ATTN_ISA_AVX2_raw_5f2953b345db4a09(void);
 extern swig_intgo _wrap_ATTN_ISA_AVX512_raw_5f2953b345db4a09(void);
 extern swig_intgo _wrap_ATTN_ISA_NEON_raw_5f2953b345db4a09(void);
 extern swig_intgo _wrap_ATTN_ISA_AVX512_BF16_raw_5f2953b345db4a09(void);
+extern swig_intgo _wrap_ATTN_ISA_AMX_BF16_raw_5f2953b345db4a09(void);
 extern void _wrap_attn_allocator_struct_size_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
 extern swig_intgo _wrap_attn_allocator_struct_size_get_raw_5f2953b345db4a09(uintptr_t arg1);
 extern void _wrap_attn_allocator_reserved_set_raw_5f2953b345db4a09(uintptr_t arg1, swig_intgo arg2);
@@ -1307,6 +1308,14 @@ func _swig_getATTN_ISA_AVX512_BF16() (_swig_ret int) {
 }
 
 var ATTN_ISA_AVX512_BF16 int = _swig_getATTN_ISA_AVX512_BF16()
+
+func _swig_getATTN_ISA_AMX_BF16() (_swig_ret int) {
+	var swig_r int
+	swig_r = (int)(C._wrap_ATTN_ISA_AMX_BF16_raw_5f2953b345db4a09())
+	return swig_r
+}
+
+var ATTN_ISA_AMX_BF16 int = _swig_getATTN_ISA_AMX_BF16()
 
 type SwigcptrAttn_allocator uintptr
 

@@ -1246,6 +1246,18 @@ intgo _wrap_ATTN_ISA_AVX512_BF16_raw_5f2953b345db4a09() {
 }
 
 
+intgo _wrap_ATTN_ISA_AMX_BF16_raw_5f2953b345db4a09() {
+  int result;
+  intgo _swig_go_result;
+  
+  
+  result = ATTN_ISA_AMX_BF16;
+  
+  _swig_go_result = (intgo)result; 
+  return _swig_go_result;
+}
+
+
 void _wrap_attn_allocator_struct_size_set_raw_5f2953b345db4a09(struct attn_allocator *_swig_go_0, intgo _swig_go_1) {
   struct attn_allocator *arg1 = (struct attn_allocator *) 0 ;
   uint32_t arg2 ;

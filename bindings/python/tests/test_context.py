@@ -35,7 +35,14 @@ def test_info():
 
 def test_isas():
     isas = attn.isas()
-    assert {isa.name for isa in isas} == {"scalar", "avx2", "avx512", "avx512_bf16", "neon"}
+    assert {isa.name for isa in isas} == {
+        "scalar",
+        "avx2",
+        "avx512",
+        "avx512_bf16",
+        "amx_bf16",
+        "neon",
+    }
     for isa in isas:
         assert bool(isa.reason) == (not isa.available)
         if isa.available:

@@ -83,8 +83,10 @@ class Context:
     num_threads : int, optional
         Threads that a run uses, 1 to 1024. By default as many as the process may use CPUs.
     isa : str, optional
-        Forces an instruction set: "scalar", "avx2", "avx512", "avx512_bf16" or "neon". By
-        default the environment's ATTN_FORCE_ISA, else the fastest that this machine has.
+        Forces an instruction set: "scalar", "avx2", "avx512", "avx512_bf16", "amx_bf16" or
+        "neon". By default the environment's ATTN_FORCE_ISA, else the fastest that this machine
+        has, but for "amx_bf16", the matrix units of Intel's servers: a process must ask Linux for
+        them, and to name it is to ask.
     backend_dir : path, optional
         Absolute directory of the backend plugins. By default the environment's
         ATTN_BACKEND_DIR, else the library's own directory.

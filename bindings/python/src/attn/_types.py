@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 DType = Literal["f32", "f16", "bf16", "f8e4m3", "i8"]
 Layout = Literal["padded", "packed", "paged"]
 Alignment = Literal["bottom_right", "top_left"]
-Isa = Literal["auto", "scalar", "avx2", "avx512", "avx512_bf16", "neon"]
+Isa = Literal["auto", "scalar", "avx2", "avx512", "avx512_bf16", "amx_bf16", "neon"]
 Feature = Literal[
     "seqlens_q",
     "seqlens_k",

@@ -175,6 +175,7 @@ pub const ATTN_ISA_AVX2: _bindgen_ty_5 = 2;
 pub const ATTN_ISA_AVX512: _bindgen_ty_5 = 3;
 pub const ATTN_ISA_NEON: _bindgen_ty_5 = 4;
 pub const ATTN_ISA_AVX512_BF16: _bindgen_ty_5 = 5;
+pub const ATTN_ISA_AMX_BF16: _bindgen_ty_5 = 6;
 pub type _bindgen_ty_5 = ::core::ffi::c_uint;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]

@@ -111,6 +111,9 @@ pub enum Isa {
     Neon,
     /// AVX-512 with products of bf16.
     Avx512Bf16,
+    /// The same with the matrix units of Intel's servers, which a process must ask for: to name it
+    /// is to ask.
+    AmxBf16,
     /// One that a newer library has; 0 for a device that is no CPU.
     Other(i32),
 }
@@ -123,6 +126,7 @@ impl Isa {
             Isa::Avx512 => sys::ATTN_ISA_AVX512 as i32,
             Isa::Neon => sys::ATTN_ISA_NEON as i32,
             Isa::Avx512Bf16 => sys::ATTN_ISA_AVX512_BF16 as i32,
+            Isa::AmxBf16 => sys::ATTN_ISA_AMX_BF16 as i32,
             Isa::Other(value) => value,
         }
     }
@@ -134,6 +138,7 @@ impl Isa {
             sys::ATTN_ISA_AVX512 => Isa::Avx512,
             sys::ATTN_ISA_NEON => Isa::Neon,
             sys::ATTN_ISA_AVX512_BF16 => Isa::Avx512Bf16,
+            sys::ATTN_ISA_AMX_BF16 => Isa::AmxBf16,
             _ => Isa::Other(value),
         }
     }
