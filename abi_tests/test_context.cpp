@@ -1,5 +1,8 @@
 // test_context.cpp: contexts: every field's bad values, forced instruction sets, introspection, and
 // the errors of merging.
+#include <signal.h>
+
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <set>
@@ -28,6 +31,39 @@ void expect_refused(const char* what, const attn_context_config& config,
   } else {
     CHECK(context == untouched, "%s: the context was set on failure", what);
   }
+}
+
+// The first test: whatever the process asks for it has for good.
+void units_to_ask_for() {
+#if defined(__linux__) && defined(__x86_64__)
+  attn_context* probe = context_with_threads(ATTN_ISA_AUTO, 1);
+  attn_isa_info isa = ATTN_ISA_INFO_INIT;
+  for (int32_t i = 0; i < attn_context_isa_count(probe) && isa.isa != ATTN_ISA_AMX_BF16; i++) {
+    CHECK_OK(attn_context_get_isa(probe, i, &isa, nullptr));
+  }
+  attn_context_destroy(probe);
+  if (!isa.available) {
+    std::printf("amx_bf16 is not here: %s\n", isa.reason);
+    return;
+  }
+  attn_context_config config = ATTN_CONTEXT_CONFIG_INIT;
+  config.isa = ATTN_ISA_AMX_BF16;
+  static char memory[4096];  // too small for what a signal handler finds on it then
+  stack_t before, small = {};
+  small.ss_sp = memory;
+  small.ss_size = sizeof memory;
+  CHECK(sigaltstack(&small, &before) == 0);
+  expect_refused("a small stack", config, {ATTN_ERROR_UNAVAILABLE}, {"isa"}, "signal handlers");
+  CHECK(sigaltstack(&before, nullptr) == 0);
+  attn_context_destroy(context_with_threads(ATTN_ISA_AMX_BF16, 1));
+
+  // What the process may use now is not chosen for all that.
+  attn_context* context = context_with_threads(ATTN_ISA_AUTO, 1);
+  attn_context_info info = ATTN_CONTEXT_INFO_INIT;
+  CHECK_OK(attn_context_get_info(context, &info, nullptr));
+  CHECK(info.isa != ATTN_ISA_AMX_BF16 || std::getenv("ATTN_FORCE_ISA"));
+  attn_context_destroy(context);
+#endif
 }
 
 void bad_fields() {
@@ -332,8 +368,9 @@ void merge_errors() {
 int main(int argc, char** argv) {
   using namespace attn_test;
   const Test tests[] = {
-      TEST(bad_fields),    TEST(zero_means_one),        TEST(instruction_sets),
-      TEST(introspection), TEST(description_of_a_plan), TEST(merge_errors),
+      TEST(units_to_ask_for), TEST(bad_fields),    TEST(zero_means_one),
+      TEST(instruction_sets), TEST(introspection), TEST(description_of_a_plan),
+      TEST(merge_errors),
   };
   return run_tests("context", argc, argv, tests);
 }

@@ -549,7 +549,8 @@ std::vector<attn_isa_info> available_isas(const attn_context* context) {
 }
 
 // Instruction sets other than the machine's own that rows of this type are measured with too.
-std::vector<attn_isa_info> forced_isas(const std::vector<attn_isa_info>& isas, attn_isa own, attn_dtype dtype) {
+std::vector<attn_isa_info> forced_isas(const std::vector<attn_isa_info>& isas, attn_isa own,
+                                       attn_dtype dtype) {
   std::vector<attn_isa_info> forced;
   for (const attn_isa_info& info : isas) {
     const bool amx = info.isa == ATTN_ISA_AMX_BF16 && dtype == ATTN_DTYPE_BF16;

@@ -106,9 +106,7 @@ def _storage_goals(results, peers, select):
         for causal in (False, True):
             spreads = {}
             for head_dim in (64, 128):
-                for row in select(
-                    head_dim, dtype="bf16", isa="amx_bf16", causal=causal, threads=1
-                ):
+                for row in select(head_dim, dtype="bf16", isa="amx_bf16", causal=causal, threads=1):
                     other = results.get(dataclasses.replace(row.case, isa=""), peer)
                     if other:
                         where = f"d{head_dim} s{row.case.seqlen}"

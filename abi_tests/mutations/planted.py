@@ -23,6 +23,8 @@ OPERANDS = "src/flash/operands.cpp"
 PREFILL = "src/flash/prefill.cpp"
 DECODE = "src/flash/decode.cpp"
 KERNEL = "src/flash/kernel.h"
+PRODUCT = "src/flash/product.h"
+PRODUCT_AMX = "src/flash/product_amx.h"
 PACK = "src/flash/pack.h"
 CHUNK = "src/flash/chunk.h"
 DOT = "src/flash/dot.h"
@@ -245,7 +247,7 @@ MISTAKES = [
     ),
     Mistake(
         "flash: O is not rescaled when the maximum moves",
-        KERNEL,
+        PRODUCT,
         "acc[r][v] = MulAdd(Broadcast(product.alpha + r), Load(c + r * ldc + v * kLanes), Zero());",
         "acc[r][v] = Load(c + r * ldc + v * kLanes);",
     ),
@@ -405,6 +407,91 @@ MISTAKES = [
         isa="avx512_bf16",
     ),
     Mistake(
+        "flash: tiles of the second 16 rows are of the first ones",
+        PRODUCT_AMX,
+        "_tile_loadd(5, a + kTile * product.lda, lda);",
+        "_tile_loadd(5, a, lda);",
+        isa="amx_bf16",
+    ),
+    Mistake(
+        "flash: tiles of the second 16 columns are of the first ones",
+        PRODUCT_AMX,
+        "_tile_loadd(7, b + kTile, ldb);",
+        "_tile_loadd(7, b, ldb);",
+        isa="amx_bf16",
+    ),
+    Mistake(
+        "flash: tiles of O do not go on from the keys before",
+        PRODUCT_AMX,
+        "if constexpr (kInit == Init::kZero) {\n    _tile_zero(0);",
+        "if constexpr (true) {\n    _tile_zero(0);",
+        isa="amx_bf16",
+    ),
+    Mistake(
+        "flash: O is not rescaled before tiles are added",
+        PRODUCT_AMX,
+        "Store(MulAdd(Broadcast(product.alpha + r), Load(c), Zero()), c);",
+        "",
+        isa="amx_bf16",
+    ),
+    Mistake(
+        "flash: tiles of S without K's scales",
+        PRODUCT_AMX,
+        "Store(Mul(Load(c), Load(product.column_scales + v * kLanes)), c);",
+        "Store(Mul(Load(c), Load(product.column_scales)), c);",
+        isa="amx_bf16",
+    ),
+    Mistake(
+        "flash: the last block of items is not computed",
+        PRODUCT_AMX,
+        "for (int64_t k = product.k; k > 0; k -= kTile",
+        "for (int64_t k = product.k; k > kTile; k -= kTile",
+        isa="amx_bf16",
+    ),
+    Mistake(
+        "flash: a masked NaN in a tile reaches the output",
+        PRODUCT_AMX,
+        "AndBits(items, Dot::unmarked(from + i))",
+        "items",
+        "nonfinite",
+        isa="amx_bf16",
+    ),
+    Mistake(
+        "flash: a tile's columns begin at the group's first key",
+        KERNEL,
+        "round_down(begin, max(kLanes, kKeyBlock))",
+        "round_down(begin, kLanes)",
+        isa="amx_bf16",
+    ),
+    Mistake(
+        "flash: a tile's columns end at the group's last key",
+        KERNEL,
+        "round_up(end, kKeyBlock)",
+        "end",
+        isa="amx_bf16",
+    ),
+    Mistake(
+        "flash: a block of items of V is not filled up",
+        PACK,
+        "key < items(keys) * Dot::kWidth; key += Dot::kWidth",
+        "key < keys; key += Dot::kWidth",
+        isa="amx_bf16",
+    ),
+    Mistake(
+        "flash: a block of items of Q is not filled up",
+        KERNEL,
+        "dim < padded_dim; dim += kLanes) {\n      Dot::store_q",
+        "dim < head_dim; dim += kLanes) {\n      Dot::store_q",
+        isa="amx_bf16",
+    ),
+    Mistake(
+        "flash: V's scales end with the vector",
+        PACK,
+        "const int64_t block = max(kLanes, kKeyBlock);",
+        "const int64_t block = kLanes;",
+        isa="amx_bf16",
+    ),
+    Mistake(
         "flash: rows past a padded query's length are left as they were",
         PREFILL,
         "clear_rows(run, sequence, rows.head, attended_end, end);",
@@ -473,7 +560,7 @@ MISTAKES = [
     Mistake(
         "flash: O is rescaled again after skipped blocks",
         KERNEL,
-        "pv.alpha = kOnes;",
+        "pv.alpha = kOnes.of;",
         "",
     ),
     Mistake(

@@ -9,18 +9,10 @@
 namespace attn::flash {
 
 const FlashKernels kFlashAvx2 = {
-    "avx2",
-    avx2::kLanes,
-    avx2::kPanel,
-    avx2::kRows,
-    avx2::Dot::kWidth,
-    avx2::Dot::kItemBlock,
-    avx2::pack_k,
-    avx2::pack_v,
-    avx2::scratch_size,
-    avx2::attend,
-    avx2::partial_size,
-    avx2::attend_chunk,
+    "avx2",       avx2::kLanes,       avx2::kPanel,
+    avx2::kRows,  avx2::Dot::kWidth,  avx2::Dot::kItemBlock,
+    avx2::pack_k, avx2::pack_v,       avx2::scratch_size,
+    avx2::attend, avx2::partial_size, avx2::attend_chunk,
     avx2::merge,
 };
 

@@ -9,18 +9,10 @@
 namespace attn::flash {
 
 const FlashKernels kFlashAvx512 = {
-    "avx512",
-    avx512::kLanes,
-    avx512::kPanel,
-    avx512::kRows,
-    avx512::Dot::kWidth,
-    avx512::Dot::kItemBlock,
-    avx512::pack_k,
-    avx512::pack_v,
-    avx512::scratch_size,
-    avx512::attend,
-    avx512::partial_size,
-    avx512::attend_chunk,
+    "avx512",       avx512::kLanes,       avx512::kPanel,
+    avx512::kRows,  avx512::Dot::kWidth,  avx512::Dot::kItemBlock,
+    avx512::pack_k, avx512::pack_v,       avx512::scratch_size,
+    avx512::attend, avx512::partial_size, avx512::attend_chunk,
     avx512::merge,
 };
 

@@ -10,9 +10,18 @@
 namespace attn::flash {
 
 const FlashKernels kFlashAvx512Bf16 = {
-    "avx512_bf16",        avx512::kLanes,          avx512::kPanel, avx512::kRows,
-    avx512::Dot::kWidth,  avx512::Dot::kItemBlock, avx512::pack_k, avx512::pack_v,
-    avx512::scratch_size, avx512::attend,          nullptr,        nullptr,
+    "avx512_bf16",
+    avx512::kLanes,
+    avx512::kPanel,
+    avx512::kRows,
+    avx512::Dot::kWidth,
+    avx512::Dot::kItemBlock,
+    avx512::pack_k,
+    avx512::pack_v,
+    avx512::scratch_size,
+    avx512::attend,
+    nullptr,
+    nullptr,
     nullptr,
 };
 

@@ -9,18 +9,10 @@
 namespace attn::flash {
 
 const FlashKernels kFlashNeon = {
-    "neon",
-    neon::kLanes,
-    neon::kPanel,
-    neon::kRows,
-    neon::Dot::kWidth,
-    neon::Dot::kItemBlock,
-    neon::pack_k,
-    neon::pack_v,
-    neon::scratch_size,
-    neon::attend,
-    neon::partial_size,
-    neon::attend_chunk,
+    "neon",       neon::kLanes,       neon::kPanel,
+    neon::kRows,  neon::Dot::kWidth,  neon::Dot::kItemBlock,
+    neon::pack_k, neon::pack_v,       neon::scratch_size,
+    neon::attend, neon::partial_size, neon::attend_chunk,
     neon::merge,
 };
 

@@ -9,18 +9,10 @@
 namespace attn::flash {
 
 const FlashKernels kFlashScalar = {
-    "scalar",
-    scalar::kLanes,
-    scalar::kPanel,
-    scalar::kRows,
-    scalar::Dot::kWidth,
-    scalar::Dot::kItemBlock,
-    scalar::pack_k,
-    scalar::pack_v,
-    scalar::scratch_size,
-    scalar::attend,
-    scalar::partial_size,
-    scalar::attend_chunk,
+    "scalar",       scalar::kLanes,       scalar::kPanel,
+    scalar::kRows,  scalar::Dot::kWidth,  scalar::Dot::kItemBlock,
+    scalar::pack_k, scalar::pack_v,       scalar::scratch_size,
+    scalar::attend, scalar::partial_size, scalar::attend_chunk,
     scalar::merge,
 };
 

@@ -91,7 +91,7 @@ template <class Fn>
 
 // For `rows` <= kRows and `vecs` <= kVecs; k is a multiple of kItemBlock.
 template <Init kInit>
-void multiply(int rows, int vecs, Product product) {
+void multiply(int rows, int vecs, const Product& product) {
   if constexpr (kInit == Init::kRescale) {  // + 0 as in product.h
     for_each_vector_of_c(rows, vecs, product, [&](int r, int, float* c) {
       Store(MulAdd(Broadcast(product.alpha + r), Load(c), Zero()), c);
@@ -100,9 +100,8 @@ void multiply(int rows, int vecs, Product product) {
   Product part = product;
   for (int v = 0; v < vecs; v += 2, part.b += 2 * kTile, part.c += 2 * kTile) {
     with_int<2>(rows > kTile ? 2 : 1, [&](auto m) {
-      with_int<2>(min(vecs - v, 2), [&](auto n) {
-        add_tiles<kInit, decltype(m)::value, decltype(n)::value>(part);
-      });
+      with_int<2>(min(vecs - v, 2),
+                  [&](auto n) { add_tiles<kInit, decltype(m)::value, decltype(n)::value>(part); });
     });
     part.ahead_step = 0;
   }

@@ -278,7 +278,7 @@ struct FeatureStage {
 
   static bool attends_panel(const QueryTile& tile, const Group& group, int64_t column) {
     const BlockMask& mask = tile.features->block_mask;
-    const int64_t end = min(min(panel_end(column), group.end), tile.seqlen_k - group.key);
+    const int64_t end = min(panel_end(column), group.end);
     return !mask.data || attends(tile, group.row, group.rows, group.key + column, group.key + end);
   }
 

@@ -24,7 +24,7 @@ int fail(const attn_error& error) {
 
 // One row of the list of instruction sets or backends: "  flash     yes  what it serves".
 void print_row(const char* name, bool available, const char* words) {
-  printf("  %-10s %-4s %s\n", name, available ? "yes" : "no", words);
+  printf("  %-12s%-4s %s\n", name, available ? "yes" : "no", words);
 }
 
 int print_info(attn_context* context) {
@@ -44,7 +44,9 @@ int print_info(attn_context* context) {
   for (int32_t i = 0; i < attn_context_isa_count(context); ++i) {
     attn_isa_info isa = ATTN_ISA_INFO_INIT;
     if (attn_context_get_isa(context, i, &isa, &error) != ATTN_OK) return fail(error);
-    print_row(isa.name, isa.available != 0, isa.reason);
+    const bool to_ask_for = isa.isa == ATTN_ISA_AMX_BF16 && isa.available != 0;
+    print_row(isa.name, isa.available != 0,
+              to_ask_for ? "never by default: to name it is to ask Linux for it" : isa.reason);
   }
 
   printf("\nbackends, in the order in which plans try them\n");
