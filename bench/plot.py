@@ -1,5 +1,7 @@
 """The benchmark's pictures: fractions of the limit over the length, and what features cost."""
 
+import dataclasses
+
 import matplotlib
 
 matplotlib.use("Agg")
@@ -8,6 +10,7 @@ from matplotlib import pyplot
 # Fixed, so that a colour means the same in every picture (Okabe and Ito's palette).
 _LOOKS = {
     "flash": ("attn flash", "#D55E00", "o", 2.4),
+    "flash_amx_bf16": ("attn flash, AMX", "#882255", "P", 2.4),
     "standard": ("attn standard", "#E69F00", "s", 1.4),
     "ort": ("ONNX Runtime", "#0072B2", "^", 1.4),
     "openvino": ("OpenVINO", "#009E73", "v", 1.4),
@@ -25,6 +28,7 @@ def draw(results, path, machine):
         if row.seconds and row.case.threads == 1 and not row.case.isa
     ]
     plain = [row for row in rows if not row.case.feature]
+    plain += [_of_own_limit(results, row) for row in results.rows.values() if _is_amx(row)]
     prefill = [row for row in plain if row.case.kind == "prefill" and not row.case.own_heads]
     decode = [row for row in plain if row.case.kind == "decode" and row.case.heads_kv == 8]
     figures = {
@@ -57,6 +61,20 @@ def draw(results, path, machine):
         figure.savefig(written[-1], dpi=130)
         pyplot.close(figure)
     return written
+
+
+def _is_amx(row):
+    case = row.case
+    return row.seconds and (case.isa, case.feature, case.threads) == ("amx_bf16", "", 1)
+
+
+def _of_own_limit(results, row):
+    """The row against the limit of the instruction set that is not forced, as everyone else's."""
+    own = results.row(dataclasses.replace(row.case, isa=""), row.who)
+    seconds = {number: s for number, s in row.seconds.items() if number in own.peaks}
+    return dataclasses.replace(
+        row, case=own.case, who=f"{row.who}_{row.case.isa}", seconds=seconds, peaks=own.peaks
+    )
 
 
 def _bars(spreads):
