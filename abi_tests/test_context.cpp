@@ -61,7 +61,18 @@ void units_to_ask_for() {
   attn_context* context = context_with_threads(ATTN_ISA_AUTO, 1);
   attn_context_info info = ATTN_CONTEXT_INFO_INIT;
   CHECK_OK(attn_context_get_info(context, &info, nullptr));
-  CHECK(info.isa != ATTN_ISA_AMX_BF16 || std::getenv("ATTN_FORCE_ISA"));
+  if (!std::getenv("ATTN_FORCE_ISA")) {
+    CHECK(info.isa != ATTN_ISA_AMX_BF16);
+    attn_plan_config problem = ATTN_PLAN_CONFIG_INIT;
+    problem.q_dtype = ATTN_DTYPE_BF16;
+    problem.heads_q = problem.head_dim = problem.max_seqlen_q = problem.max_seqlen_k = 16;
+    attn_plan* plan = nullptr;
+    CHECK_OK(attn_plan_create(context, &problem, &plan, nullptr));
+    std::vector<char> text(attn_plan_describe(plan, nullptr, 0) + 1);
+    attn_plan_describe(plan, text.data(), text.size());
+    CHECK(std::strstr(text.data(), "not amx_bf16"), "%s", text.data());
+    attn_plan_destroy(plan);
+  }
   attn_context_destroy(context);
 #endif
 }

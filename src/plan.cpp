@@ -5,6 +5,7 @@
 #include <cstdarg>
 #include <cstdio>
 #include <cstring>
+#include <iterator>
 #include <new>
 
 #include "config.h"
@@ -34,6 +35,13 @@ attn_status unknown_backend(const Registry& registry, const char* name, attn_err
   }
   return fail(error, ATTN_ERROR_INVALID_ARGUMENT, "backend is '%.64s'; known here: %s", name,
               names);
+}
+
+// Whether the machine has the one instruction set that is never chosen by default.
+bool offers_amx(const Cpu& cpu) {
+  return std::any_of(std::begin(cpu.isas), std::end(cpu.isas), [](const IsaEntry& entry) {
+    return entry.isa == ATTN_ISA_AMX_BF16 && !*entry.reason;
+  });
 }
 
 // Asks one backend. ATTN_OK makes it the plan's; otherwise *error tells why not.
@@ -227,6 +235,11 @@ size_t describe_plan(const attn_plan& plan, char* text, size_t size) {
   for (int i = 0; i < plan.context->registry.count; ++i) {
     if (!plan.refusals[i][0]) continue;
     out.write("not %-14s %s\n", plan.context->registry.entries[i].name, plan.refusals[i]);
+  }
+  const Cpu& cpu = plan.context->cpu;
+  if (b.isa && b.isa == cpu.best_isa && p.q_dtype == ATTN_DTYPE_BF16 && offers_amx(cpu)) {
+    out.write("not %-14s a process must ask for it: only where a context names it\n",
+              isa_name(ATTN_ISA_AMX_BF16));
   }
   return out.length();
 }
