@@ -100,7 +100,7 @@ def test_refused_is_refused(normal):
         ({"num_threads": 1025}, attn.InvalidArgument, "num_threads"),
         ({"num_threads": 1 << 40}, attn.InvalidArgument, "num_threads: .* in 32 bits"),
         ({"num_threads": 2.5}, TypeError, "num_threads: must be an integer, not float"),
-        ({"isa": "sse"}, attn.InvalidArgument, "isa: 'sse' is none of auto, avx2"),
+        ({"isa": "sse"}, attn.InvalidArgument, "isa: 'sse' is none of amx_bf16, auto, avx2"),
         ({"isa": 1}, TypeError, "isa: must be a string, not int"),
         ({"backend_dir": "relative/dir"}, attn.InvalidArgument, "backend_dir"),
         ({"backend_dir": 3}, TypeError, "backend_dir: must be a path, not int"),
