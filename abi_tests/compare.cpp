@@ -91,7 +91,11 @@ void check_everywhere(const Problem& problem) { check_everywhere(problem, make_d
 
 void check_everywhere(const Problem& problem, const Data& data) {
   const Expected expected = reference(problem, data);
+  static int turn = 0;
+  turn++;
+  int number = turn;
   for (const Target& target : targets()) {
+    if (number++ % kTurns != 0) continue;
     Placement placement(problem, data);
     std::string damage;
     const Outcome outcome =

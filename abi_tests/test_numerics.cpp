@@ -553,7 +553,7 @@ void random_long_problems() {
 void enough_ran() {
   for (const Target& target : targets()) {
     const bool ours = target.backend == "standard" || target.backend == "flash";
-    const int least = ours ? 2700 : 0;
+    const int least = ours ? 2700 / kTurns : 0;
     CHECK(counted(target.label()) >= least, "%s ran %d problems, at least %d expected",
           target.label().c_str(), counted(target.label()), least);
   }
