@@ -87,15 +87,21 @@ std::string difference(const Problem& p, const Placement& placement, const Expec
   return "";
 }
 
+std::vector<Target> targets_in_turn() {
+  static int turn = 0;
+  int number = turn++;
+  std::vector<Target> list;
+  for (const Target& target : targets()) {
+    if (number++ % kTurns == 0) list.push_back(target);
+  }
+  return list;
+}
+
 void check_everywhere(const Problem& problem) { check_everywhere(problem, make_data(problem)); }
 
 void check_everywhere(const Problem& problem, const Data& data) {
   const Expected expected = reference(problem, data);
-  static int turn = 0;
-  turn++;
-  int number = turn;
-  for (const Target& target : targets()) {
-    if (number++ % kTurns != 0) continue;
+  for (const Target& target : targets_in_turn()) {
     Placement placement(problem, data);
     std::string damage;
     const Outcome outcome =

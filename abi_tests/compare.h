@@ -18,7 +18,10 @@ bool refusal_names_a_reason(const std::string& message, const Problem& problem);
 std::string difference(const Problem& problem, const Placement& placement,
                        const Expected& expected);
 
-// Runs on all targets, checks results, damage and refusals, and counts what ran and what was
+// The targets that the next problem goes to: all of them, but see kTurns.
+std::vector<Target> targets_in_turn();
+
+// Runs on those targets, checks results, damage and refusals, and counts what ran and what was
 // refused as "LABEL" and "LABEL refused".
 void check_everywhere(const Problem& problem);
 void check_everywhere(const Problem& problem, const Data& data);
